@@ -1,0 +1,109 @@
+"""What goes into the engine and what comes out of it: requests, deltas, the end, the errors.
+
+Plain frozen structs, so that a model process may put them on a wire. Knows no tenant, no socket
+and no model.
+"""
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How the next token is chosen, and when to stop.
+
+    temperature 0 takes the most likely token. logprobs is the number of alternatives reported
+    beside each token: 0 reports the chosen token alone, None reports nothing.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One conversation or one raw prompt; exactly one of the two is given.
+
+    messages: each with ``role`` and ``content``. deadline_seconds is on the clock of
+    ``time.monotonic``; a request that passes it finishes as an error.
+    """
+
+    request_id: str
+    params: SamplingParams
+    messages: tuple[dict[str, str], ...] | None = None
+    prompt: str | None = None
+    deadline_seconds: float | None = None
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """One generated token under the model's own distribution (temperature 1), natural logarithm.
+
+    bytes_ are the token's exact bytes, which may be part of a character; top is the most likely
+    tokens, best first.
+    """
+
+    token: str
+    bytes_: bytes
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """New text of one request. The deltas of a request, joined, are its answer.
+
+    tokens counts what was generated since the last delta, with tokens whose text is still held
+    back (half a character, the possible start of a stop string).
+    """
+
+    text: str
+    tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """The last message of every request. compute_us is its share of the engine thread's time."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    compute_us: int
+    message: str = ""
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded model is. context_tokens bounds prompt and answer together."""
+
+    name: str
+    context_tokens: int
+    vocabulary: int
+    fused: bool
+    accuracy_level: int
+
+
+class LocalModelError(Exception):
+    """Base of everything this package raises on purpose. The message is one sentence."""
+
+
+class ModelUnavailable(LocalModelError):
+    """A model's files are missing, cannot be fetched, or are not what the catalogue promises."""
+
+
+class InvalidModel(LocalModelError):
+    """A model file is truncated, corrupt or of a kind that this package cannot run."""
+
+
+class EngineBusy(LocalModelError):
+    """The engine's waiting line is full, or the engine is closed."""
+
+
+class InvalidPrompt(LocalModelError):
+    """The request has no usable prompt, or its parameters are out of range."""
+
+
+class PromptTooLong(InvalidPrompt):
+    """The prompt leaves no room for an answer in the context window."""
