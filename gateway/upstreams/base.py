@@ -1,0 +1,72 @@
+"""The seam between the gateway and whoever answers: ``Upstream``.
+
+A hosted provider over HTTP and the node's own model process look alike from here: both give an
+answer's status and headers, then its bytes. Knows no tenant, no policy, no money.
+"""
+
+from typing import Protocol
+
+import msgspec
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt. Deadlines are absolute, in seconds of the monotonic clock."""
+
+    request_id: str  # of the attempt; the model process uses it to cancel
+    path: str  # below the provider's base URL, e.g. "/chat/completions"
+    body: bytes
+    headers: Headers = ()  # to pass on, e.g. traceparent; authorization is the upstream's own
+    stream: bool = False
+    first_byte_deadline: float
+    idle_seconds: float  # longest silence between two chunks of the answer
+    deadline: float
+
+
+class UpstreamResponse(Protocol):
+    """An answer whose head has arrived. Bytes are read until ``receive`` gives ``b""``."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Headers:
+        """Names in lower case; hop-by-hop headers removed."""
+
+    async def receive(self) -> bytes:
+        """The next bytes as they came (an SSE frame may be split anywhere); ``b""`` at a clean end.
+
+        Raises UpstreamUnavailable when the connection breaks, UpstreamTimeout when idle or total
+        deadline passes, UpstreamProtocolError when framing or a size limit is violated.
+        """
+
+    def close(self) -> None:
+        """Stop at once: closes the connection or cancels the generation. Idempotent, never awaits."""
+
+
+class Upstream(Protocol):
+    """A provider. One instance per provider of the policy, shared by all requests."""
+
+    @property
+    def name(self) -> str:
+        """The provider's name in the policy."""
+
+    @property
+    def healthy(self) -> bool:
+        """False while the model process is away or the circuit breaker is open."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Send and wait for the answer's head.
+
+        Raises UpstreamUnavailable (nothing was sent, or the connection broke before the head),
+        UpstreamTimeout, UpstreamOverloaded (at the concurrency limit) or UpstreamProtocolError.
+        Cancelling the awaiting task closes the connection before ``CancelledError`` leaves.
+        """
+
+    def report(self, *, failed: bool) -> None:
+        """Feed the circuit breaker when the answer has ended, well or not."""
+
+    async def close(self) -> None:
+        """Close every connection."""

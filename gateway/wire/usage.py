@@ -1,0 +1,90 @@
+"""Token usage of one answer, in disjoint buckets whose sums are asserted.
+
+Knows the OpenAI usage object. Does not know prices.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+UsageSource = Literal["provider", "tokenizer", "partial_stream", "cache", "none"]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one answer consumed. Sub-counts are parts of their totals, never additions to them."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0  # part of prompt_tokens, read from the provider's prompt cache
+    cache_write_tokens: int = 0  # part of prompt_tokens, written to it
+    prompt_audio_tokens: int = 0  # part of prompt_tokens
+    prompt_image_tokens: int = 0  # part of prompt_tokens
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0  # part of completion_tokens
+    completion_audio_tokens: int = 0  # part of completion_tokens
+    compute_us: int = 0  # processor time on our own machine, microseconds
+    source: UsageSource = "provider"
+
+    def __post_init__(self) -> None:
+        if self.cached_tokens + self.cache_write_tokens > self.prompt_tokens:
+            raise ValueError("cached and cache-write tokens exceed the prompt's tokens")
+        if self.reasoning_tokens + self.completion_audio_tokens > self.completion_tokens:
+            raise ValueError("reasoning and audio tokens exceed the completion's tokens")
+
+    def document(self) -> dict[str, Any]:
+        """The OpenAI ``usage`` object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {
+                "cached_tokens": self.cached_tokens,
+                "audio_tokens": self.prompt_audio_tokens,
+            },
+            "completion_tokens_details": {
+                "reasoning_tokens": self.reasoning_tokens,
+                "audio_tokens": self.completion_audio_tokens,
+            },
+        }
+
+
+def parse_usage(document: Any) -> Usage | None:
+    """Read a provider's OpenAI-shaped ``usage`` object; None where it is absent or unusable.
+
+    Missing and zero differ: an absent object is None, an explicit zero is a Usage of zeros.
+    A part that exceeds its total is cut to it, so that a lying provider cannot break the books.
+    """
+    if not isinstance(document, dict):
+        return None
+    prompt = _count(document.get("prompt_tokens", document.get("input_tokens")))
+    completion = _count(document.get("completion_tokens", document.get("output_tokens", 0)))
+    if prompt is None or completion is None:
+        return None
+    prompt_parts = document.get("prompt_tokens_details") or {}
+    completion_parts = document.get("completion_tokens_details") or {}
+    cached = min(_part(prompt_parts, "cached_tokens"), prompt)
+    reasoning = min(_part(completion_parts, "reasoning_tokens"), completion)
+    return Usage(
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        cache_write_tokens=min(_part(prompt_parts, "cache_write_tokens"), prompt - cached),
+        prompt_audio_tokens=min(_part(prompt_parts, "audio_tokens"), prompt),
+        prompt_image_tokens=min(_part(prompt_parts, "image_tokens"), prompt),
+        completion_tokens=completion,
+        reasoning_tokens=reasoning,
+        completion_audio_tokens=min(
+            _part(completion_parts, "audio_tokens"), completion - reasoning
+        ),
+    )
+
+
+def _count(value: Any) -> int | None:
+    """A token count is a non-negative integer below 2**53; anything else is no count."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        return None
+    return value
+
+
+def _part(parts: Any, key: str) -> int:
+    if not isinstance(parts, dict):
+        return 0
+    return _count(parts.get(key)) or 0

@@ -1,0 +1,1 @@
+"""Local models on ONNX Runtime: generation and embeddings. Knows no tenant and no gateway."""
