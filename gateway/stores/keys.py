@@ -1,0 +1,221 @@
+"""API keys and admin keys: shown once, stored as a keyed digest.
+
+A key is ``th_`` or ``tha_`` and 256 random bits. At that size no slow hash is needed; the digest
+is HMAC-SHA-256 under a pepper that lives in its own file, so a copied database opens no door.
+Knows SQLite and digests. Does not know HTTP.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import sqlite3
+import stat
+import threading
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["api", "admin"]
+Role = Literal["viewer", "finance", "operator", "admin"]
+
+ROLES: tuple[Role, ...] = ("viewer", "finance", "operator", "admin")
+_PREFIX: dict[Kind, str] = {"api": "th_", "admin": "tha_"}
+_SECRET_LENGTH = 43  # 256 bits in URL-safe base 64
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS access_key (
+  id TEXT PRIMARY KEY,
+  digest TEXT NOT NULL UNIQUE,
+  kind TEXT NOT NULL CHECK (kind IN ('api', 'admin')),
+  tenant_id TEXT,
+  project_id TEXT NOT NULL,
+  role TEXT,
+  name TEXT NOT NULL,
+  created_us INTEGER NOT NULL,
+  expires_us INTEGER,
+  revoked_us INTEGER,
+  CHECK (kind = 'api' AND tenant_id IS NOT NULL AND role IS NULL
+      OR kind = 'admin' AND role IS NOT NULL)
+) STRICT;
+"""
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known about a key. The key itself is not."""
+
+    id: str
+    kind: Kind
+    tenant_id: str | None  # of an admin key: None sees every tenant
+    project_id: str = "default"
+    role: Role | None = None
+    name: str = ""
+    created_us: int
+    expires_us: int | None = None
+    revoked_us: int | None = None
+    tags: dict[str, str] = {}
+
+    def usable(self, now_us: int) -> bool:
+        """Neither revoked nor expired."""
+        return self.revoked_us is None and (self.expires_us is None or now_us < self.expires_us)
+
+
+class KeyStore:
+    """Keys made at run time, in SQLite, with every live digest in memory.
+
+    Looking one up is a dictionary access by its HMAC: no comparison depends on the secret.
+    """
+
+    def __init__(self, path: Path, pepper: bytes) -> None:
+        self._pepper = pepper
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        os.chmod(path, 0o600)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.executescript(_SCHEMA)
+        self._by_digest: dict[str, KeyRecord] = {}
+        self._static: dict[str, KeyRecord] = {}
+        self._load()
+
+    def create_api(
+        self,
+        tenant_id: str,
+        project_id: str,
+        name: str,
+        expires_us: int | None = None,
+        *,
+        now_us: int,
+    ) -> tuple[KeyRecord, str]:
+        """A new key for ``/v1``; the second value is the only time its text is seen."""
+        return self._create("api", tenant_id, project_id, None, name, expires_us, now_us)
+
+    def create_admin(
+        self,
+        role: Role,
+        tenant_id: str | None,
+        name: str,
+        expires_us: int | None = None,
+        *,
+        now_us: int,
+    ) -> tuple[KeyRecord, str]:
+        """A new key for the admin port; with a tenant it sees that tenant only."""
+        if role not in ROLES:
+            raise ValueError(f"no role {role!r}; the roles are {', '.join(ROLES)}")
+        return self._create("admin", tenant_id, "default", role, name, expires_us, now_us)
+
+    def list(self, kind: Kind | None = None) -> list[KeyRecord]:
+        """Every key made at run time, revoked ones too, oldest first."""
+        with self._lock:
+            rows = self._database.execute(_SELECT + " ORDER BY created_us, id").fetchall()
+        records = [_record(row) for row in rows]
+        return [record for record in records if kind is None or record.kind == kind]
+
+    def revoke(self, key_id: str, *, now_us: int) -> bool:
+        """Revoke at once; False if there is no such live key."""
+        with self._lock:
+            changed = self._database.execute(
+                "UPDATE access_key SET revoked_us = ? WHERE id = ? AND revoked_us IS NULL",
+                (now_us, key_id),
+            ).rowcount
+        self._load()
+        return changed == 1
+
+    def authenticate(self, token: str, kind: Kind, now_us: int) -> KeyRecord | None:
+        """The record of a live key of this kind, or None. Never raises, whatever the text."""
+        prefix = _PREFIX[kind]
+        if len(token) != len(prefix) + _SECRET_LENGTH or not token.startswith(prefix):
+            return None
+        digest = self.digest(token)
+        record = self._by_digest.get(digest) or self._static.get(digest)
+        if record is None or record.kind != kind or not record.usable(now_us):
+            return None
+        return record
+
+    def digest(self, token: str) -> str:
+        """Hex HMAC-SHA-256 of a key under the pepper: what YAML and the database hold."""
+        return hmac.digest(
+            self._pepper, token.encode("utf-8", "surrogatepass"), hashlib.sha256
+        ).hex()
+
+    def replace_static(self, records: dict[str, KeyRecord]) -> None:
+        """The read-only keys of the policy now in force, by digest."""
+        self._static = records
+
+    def tenant_secret(self, tenant_id: str) -> bytes:
+        """A secret of this tenant alone, for keyed hashes of its cache entries; 32 bytes."""
+        return hmac.digest(self._pepper, b"tenant\0" + tenant_id.encode(), hashlib.sha256)
+
+    def derive(self, purpose: str) -> bytes:
+        """A secret for one named purpose, such as signing cookies; 32 bytes."""
+        return hmac.digest(self._pepper, b"purpose\0" + purpose.encode(), hashlib.sha256)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def _create(
+        self,
+        kind: Kind,
+        tenant_id: str | None,
+        project_id: str,
+        role: Role | None,
+        name: str,
+        expires_us: int | None,
+        now_us: int,
+    ) -> tuple[KeyRecord, str]:
+        token = _PREFIX[kind] + secrets.token_urlsafe(32)
+        record = KeyRecord(
+            id="key_" + secrets.token_hex(6),
+            kind=kind,
+            tenant_id=tenant_id,
+            project_id=project_id,
+            role=role,
+            name=name,
+            created_us=now_us,
+            expires_us=expires_us,
+        )
+        digest = self.digest(token)
+        with self._lock:
+            self._database.execute(
+                "INSERT INTO access_key (id, digest, kind, tenant_id, project_id, role, name,"
+                " created_us, expires_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (record.id, digest, kind, tenant_id, project_id, role, name, now_us, expires_us),
+            )
+            self._by_digest = {**self._by_digest, digest: record}
+        return record, token
+
+    def _load(self) -> None:
+        with self._lock:
+            rows = self._database.execute(_SELECT + " WHERE revoked_us IS NULL").fetchall()
+            self._by_digest = {row[-1]: _record(row) for row in rows}
+
+
+_SELECT = (
+    "SELECT id, kind, tenant_id, project_id, role, name, created_us, expires_us, revoked_us,"
+    " digest FROM access_key"
+)
+
+
+def _record(row: tuple[object, ...]) -> KeyRecord:
+    names = KeyRecord.__struct_fields__[: len(row) - 1]
+    return msgspec.convert(dict(zip(names, row[:-1], strict=True)), KeyRecord)
+
+
+def load_pepper(path: Path) -> bytes:
+    """Read the pepper, making it on first use. Raises PermissionError if others may read it."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        mode = path.stat().st_mode
+        if mode & (stat.S_IRGRP | stat.S_IROTH):
+            raise PermissionError(
+                f"{path} can be read by others; every key depends on it: chmod 600 {path}"
+            ) from None
+        return path.read_bytes()
+    with os.fdopen(descriptor, "wb") as file:
+        pepper = secrets.token_bytes(32)
+        file.write(pepper)
+        file.flush()
+        os.fsync(file.fileno())
+    return pepper

@@ -1,0 +1,168 @@
+"""Rate limits of one process: requests and tokens per minute, and concurrency, per tenant.
+
+A sliding window of whole seconds: in no sixty seconds is a limit exceeded, not even by one.
+``reserve`` takes the worst case, ``settle`` corrects it to what was really used and frees the
+concurrent slot; each happens once. With several processes these sums would be per process, so
+more than one worker needs Redis. Knows no HTTP.
+"""
+
+from collections import deque
+
+import msgspec
+
+from gateway.errors import RateLimited
+from gateway.policy.snapshot import RateLimits
+
+WINDOW_SECONDS = 60
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """What is left after a reservation, for the ``x-ratelimit-*`` headers. None: unlimited."""
+
+    requests_limit: int | None
+    requests_remaining: int
+    requests_reset_seconds: float
+    tokens_limit: int | None
+    tokens_remaining: int
+    tokens_reset_seconds: float
+
+
+class _Window:
+    """Amounts of the last minute by second. A second counts until all of it is over a minute old."""
+
+    __slots__ = ("seconds", "total")
+
+    def __init__(self) -> None:
+        self.seconds: deque[list[int]] = deque()  # [second, amount], oldest first
+        self.total = 0
+
+    def prune(self, now: float) -> None:
+        oldest_live = int(now) - WINDOW_SECONDS
+        while self.seconds and self.seconds[0][0] < oldest_live:
+            self.total -= self.seconds.popleft()[1]
+
+    def add(self, amount: int, now: float) -> list[int]:
+        """Count ``amount`` and return its second, for a later correction."""
+        second = int(now)
+        if not self.seconds or self.seconds[-1][0] != second:
+            self.seconds.append([second, 0])
+        self.seconds[-1][1] += amount
+        self.total += amount
+        return self.seconds[-1]
+
+    def correct(self, second: list[int], difference: int) -> None:
+        if self.seconds and second[0] >= self.seconds[0][0]:
+            second[1] += difference
+            self.total += difference
+
+    def seconds_until(self, amount: int, now: float) -> float:
+        """How long until ``amount`` of what is counted has left the window."""
+        for second, counted in self.seconds:
+            amount -= counted
+            if amount <= 0:
+                return max(0.0, second + WINDOW_SECONDS + 1 - now)
+        return float(WINDOW_SECONDS)
+
+
+class _Account:
+    __slots__ = ("concurrent", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = _Window()
+        self.tokens = _Window()
+        self.concurrent = 0
+
+
+class Reservation:
+    """One admitted request's share of its tenant's limits."""
+
+    __slots__ = ("_account", "_second", "_tokens", "allowance")
+
+    def __init__(
+        self, account: _Account, second: list[int] | None, tokens: int, allowance: Allowance
+    ) -> None:
+        self._account: _Account | None = account
+        self._second = second
+        self._tokens = tokens
+        self.allowance = allowance
+
+    def settle(self, tokens_used: int) -> None:
+        """Correct the reservation to what was used and free the slot. Idempotent."""
+        account, self._account = self._account, None
+        if account is None:
+            return
+        account.concurrent -= 1
+        if self._second is not None:
+            account.tokens.correct(self._second, tokens_used - self._tokens)
+
+
+class Limiter:
+    """The limits of every tenant of this process."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[str, _Account] = {}
+
+    def reserve(
+        self, tenant_id: str, limits: RateLimits, tokens_max: int, tokens_min: int, now: float
+    ) -> Reservation:
+        """Take one request, its tokens and one concurrent slot, or nothing at all.
+
+        tokens_max is the worst case, which is held (at most the whole limit); tokens_min what the
+        request surely needs: above the limit it can never be served. now: monotonic seconds.
+        Raises RateLimited, naming the limit and when to retry.
+        """
+        account = self._accounts.get(tenant_id)
+        if account is None:
+            account = self._accounts[tenant_id] = _Account()
+        if limits.concurrent is not None and account.concurrent >= limits.concurrent:
+            raise RateLimited(
+                f"tenant {tenant_id}: {limits.concurrent} requests are already in progress;"
+                " wait for one to end",
+                retry_after_seconds=1.0,
+            )
+        requests_per_minute, tokens_per_minute = limits.requests_per_minute, limits.tokens_per_minute
+        tokens = tokens_max
+        if tokens_per_minute is not None:
+            if tokens_min > tokens_per_minute:
+                raise RateLimited(
+                    f"tenant {tenant_id}: this request needs about {tokens_min} tokens and the"
+                    f" limit is {tokens_per_minute} per minute; shorten the prompt or max_tokens"
+                )
+            tokens = min(tokens_max, tokens_per_minute)
+            _require(account.tokens, tokens_per_minute, tokens, now, tenant_id, "tokens")
+        if requests_per_minute is not None:
+            _require(account.requests, requests_per_minute, 1, now, tenant_id, "requests")
+            account.requests.add(1, now)
+        second = account.tokens.add(tokens, now) if tokens_per_minute is not None else None
+        account.concurrent += 1
+        return Reservation(account, second, tokens, _allowance(account, limits, now))
+
+    def concurrent(self, tenant_id: str) -> int:
+        """Requests of this tenant in progress."""
+        account = self._accounts.get(tenant_id)
+        return account.concurrent if account else 0
+
+
+def _require(
+    window: _Window, limit: int, amount: int, now: float, tenant_id: str, what: str
+) -> None:
+    window.prune(now)
+    over = window.total + amount - limit
+    if over > 0:
+        raise RateLimited(
+            f"tenant {tenant_id}: the limit of {limit} {what} per minute is reached",
+            retry_after_seconds=window.seconds_until(over, now),
+        )
+
+
+def _allowance(account: _Account, limits: RateLimits, now: float) -> Allowance:
+    requests_limit, tokens_limit = limits.requests_per_minute, limits.tokens_per_minute
+    requests, tokens = account.requests, account.tokens
+    return Allowance(
+        requests_limit,
+        max(0, requests_limit - requests.total) if requests_limit is not None else 0,
+        requests.seconds_until(requests.total, now) if requests.total else 0.0,
+        tokens_limit,
+        max(0, tokens_limit - tokens.total) if tokens_limit is not None else 0,
+        tokens.seconds_until(tokens.total, now) if tokens.total else 0.0,
+    )
