@@ -19,15 +19,15 @@ BLOCK = 32
 
 def unpack_q4(q: Codes) -> Codes:
     """Codes 0..15, one in a byte. q: uint8 [N, K/32, 16]; returns uint8 [N, K]."""
-    codes = np.stack([q & 0x0F, q >> 4], axis=-1)
-    return codes.reshape(q.shape[0], -1)
+    codes: Codes = np.stack([q & 0x0F, q >> 4], axis=-1).reshape(q.shape[0], -1)
+    return codes
 
 
 def dequantize_q4(q: Codes, d: Float, m: Float) -> Float:
     """W = d * code + m. q: uint8 [N, K/32, 16]; d, m: float32 [N, K/32]; returns [N, K]."""
     codes = unpack_q4(q).reshape(*d.shape, BLOCK).astype(np.float32)
-    weights: Float = d[..., None] * codes + m[..., None]
-    return weights.reshape(q.shape[0], -1)
+    weights: Float = (d[..., None] * codes + m[..., None]).reshape(q.shape[0], -1)
+    return weights
 
 
 def quantize_activations(x: Float) -> Float:
@@ -39,7 +39,8 @@ def quantize_activations(x: Float) -> Float:
     blocks = x.reshape(*x.shape[:-1], -1, BLOCK)
     scale = np.abs(blocks).max(axis=-1, keepdims=True) / np.float32(127)
     steps = np.rint(np.divide(blocks, scale, where=scale > 0, out=np.zeros_like(blocks)))
-    return (steps * scale).astype(np.float32).reshape(x.shape)
+    rounded: Float = (steps * scale).reshape(x.shape)
+    return rounded
 
 
 def matmul_q4(x: Float, q: Codes, d: Float, m: Float, *, accuracy_level: int = 1) -> Float:
@@ -85,7 +86,8 @@ def rms_norm_matmul_q4(
 
 def silu(x: Float) -> Float:
     """x * sigmoid(x), written with tanh so that no exponential overflows."""
-    return x * (np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1)))
+    y: Float = x * (np.float32(0.5) * (np.tanh(np.float32(0.5) * x) + np.float32(1)))
+    return y
 
 
 def rms_norm_swiglu_q4(
@@ -120,7 +122,8 @@ def rotate(x: Float, positions: npt.NDArray[np.int64], base: float) -> Float:
     angle = positions[:, None] * speed
     cos, sin = (f(angle).astype(np.float32)[:, None, :] for f in (np.cos, np.sin))
     even, odd = x[..., 0::2], x[..., 1::2]
-    return np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(x.shape)
+    turned: Float = np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+    return turned.reshape(x.shape)
 
 
 def softmax(x: Float) -> Float:
@@ -142,7 +145,8 @@ def attention(queries: Float, keys: Float, values: Float) -> Float:
     scores = np.einsum("qhd,khd->hqk", queries, keys) / np.float32(np.sqrt(head_dim))
     future = np.arange(total)[None, :] > np.arange(total - new, total)[:, None]
     scores[:, future] = -np.inf
-    return np.einsum("hqk,khd->qhd", softmax(scores), values).reshape(new, heads * head_dim)
+    seen: Float = np.einsum("hqk,khd->qhd", softmax(scores), values)
+    return seen.reshape(new, heads * head_dim)
 
 
 class ReferenceDecoder:
@@ -179,7 +183,8 @@ class ReferenceDecoder:
             x = x + self._attend(layer, x)
             x = x + self._feed_forward(layer, x)
         h = rms_norm(x, w["output_norm.weight"], self._epsilon)
-        return h @ w.get("output.weight", w["token_embd.weight"]).T
+        y: Float = h @ w.get("output.weight", w["token_embd.weight"]).T
+        return y
 
     def _attend(self, layer: int, x: Float) -> Float:
         w, block = self._weights, f"blk.{layer}"
@@ -194,10 +199,12 @@ class ReferenceDecoder:
         values = np.concatenate([past_values, v])
         self._cache[layer] = keys, values
         seen = attention(rotate(q, positions, self._rope_base), keys, values)
-        return seen @ w[f"{block}.attn_output.weight"].T
+        y: Float = seen @ w[f"{block}.attn_output.weight"].T
+        return y
 
     def _feed_forward(self, layer: int, x: Float) -> Float:
         w, block = self._weights, f"blk.{layer}"
         h = rms_norm(x, w[f"{block}.ffn_norm.weight"], self._epsilon)
         gate, up = (h @ w[f"{block}.ffn_{name}.weight"].T for name in ("gate", "up"))
-        return (silu(gate) * up) @ w[f"{block}.ffn_down.weight"].T
+        y: Float = (silu(gate) * up) @ w[f"{block}.ffn_down.weight"].T
+        return y
