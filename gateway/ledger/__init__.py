@@ -1,0 +1,1 @@
+"""The ledger: every request is booked once, whatever dies in between."""
