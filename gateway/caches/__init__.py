@@ -1,0 +1,1 @@
+"""Answers given before: by identical bytes (``exact``) or by the same meaning (``semantic``)."""

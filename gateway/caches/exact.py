@@ -1,0 +1,203 @@
+"""Exact cache: an identical request gets the stored answer, and identical misses share one call.
+
+Knows keys, bytes and the event loop. Does not know HTTP, policies or money.
+"""
+
+import asyncio
+import hmac
+import threading
+from collections import OrderedDict
+
+import msgspec
+
+from gateway.caches.entry import StoredAnswer
+
+SCHEMA_VERSION = b"exact-1"
+
+# The key, the structs, the two dictionary slots and the strings of an entry that holds an empty
+# answer: 1.1 KiB by tracemalloc, rounded up.
+ENTRY_OVERHEAD_BYTES = 1_280
+
+
+def exact_key(
+    *, tenant_secret: bytes, scope: str, route_identity: bytes, canonical: bytes
+) -> bytes:
+    """The 32-byte key of one request: HMAC-SHA-256 under the tenant's own secret.
+
+    Who knows a body but not the secret cannot even ask whether it is stored. Each part carries its
+    length, so that no two different lists of parts make the same message.
+    """
+    parts = (SCHEMA_VERSION, scope.encode(), route_identity, canonical)
+    message = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+    return hmac.digest(tenant_secret, message, "sha256")
+
+
+class ExactStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts since the start, and what is held now."""
+
+    hits: int
+    misses: int
+    expired: int
+    evicted: int
+    refused: int  # larger than the whole budget
+    entries: int
+    size_bytes: int
+
+
+class ExactCache:
+    """Least recently used entries go first; the sum of sizes never exceeds ``bytes_max``."""
+
+    def __init__(self, *, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[bytes, StoredAnswer] = OrderedDict()
+        self._keys: dict[str, bytes] = {}  # cache_id → key
+        self._size_bytes = 0
+        self._hits = self._misses = self._expired = self._evicted = self._refused = 0
+
+    def get(self, key: bytes, now_us: int) -> StoredAnswer | None:
+        """The live entry under ``key``, now the most recently used; None when there is none."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and not entry.alive(now_us):
+                self._drop(key)
+                self._expired += 1
+                entry = None
+            if entry is None:
+                self._misses += 1
+                return None
+            self._entries.move_to_end(key)
+            self._hits += 1
+            return entry
+
+    def put(self, key: bytes, entry: StoredAnswer) -> None:
+        """Store or replace; evicts until it fits. An entry above the whole budget is refused."""
+        size_bytes = entry_size_bytes(entry)
+        with self._lock:
+            self._drop(key)
+            if size_bytes > self._bytes_max:
+                self._refused += 1
+                return
+            while self._size_bytes + size_bytes > self._bytes_max:
+                self._drop(next(iter(self._entries)))
+                self._evicted += 1
+            self._entries[key] = entry
+            self._keys[entry.cache_id] = key
+            self._size_bytes += size_bytes
+
+    def delete(self, cache_id: str) -> bool:
+        """Forget one entry; whether it was there."""
+        with self._lock:
+            key = self._keys.get(cache_id)
+            if key is None:
+                return False
+            self._drop(key)
+            return True
+
+    def clear(self) -> None:
+        """Forget every entry; the counts stay."""
+        with self._lock:
+            self._entries.clear()
+            self._keys.clear()
+            self._size_bytes = 0
+
+    @property
+    def stats(self) -> ExactStats:
+        """The counts at this moment."""
+        with self._lock:
+            return ExactStats(
+                hits=self._hits,
+                misses=self._misses,
+                expired=self._expired,
+                evicted=self._evicted,
+                refused=self._refused,
+                entries=len(self._entries),
+                size_bytes=self._size_bytes,
+            )
+
+    def _drop(self, key: bytes) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        self._size_bytes -= entry_size_bytes(entry)
+        if self._keys.get(entry.cache_id) == key:
+            del self._keys[entry.cache_id]
+
+
+def entry_size_bytes(entry: StoredAnswer) -> int:
+    """What one entry costs in memory, as the budget counts it."""
+    return len(entry.answer) + ENTRY_OVERHEAD_BYTES
+
+
+class Flight:
+    """One request's part in a shared miss: the leader asks, the followers wait for its answer."""
+
+    def __init__(self, owner: "SingleFlight", key: bytes, shared: "_Shared | None", leads: bool):
+        self._owner = owner
+        self._key = key
+        self._shared = shared
+        self.leads = leads
+
+    def finish(self, entry: StoredAnswer | None) -> None:
+        """The leader's last word: an entry to share, or None. Only the first call counts."""
+        if not self.leads or self._shared is None:
+            return
+        self._owner._land(self._key, self._shared)
+        if not self._shared.landed.done():
+            self._shared.landed.set_result(entry)
+
+    async def wait(self, timeout_seconds: float) -> StoredAnswer | None:
+        """The leader's entry; None when it had none to share or did not finish in time.
+
+        A follower that gets None goes on by itself.
+        """
+        if self.leads or self._shared is None:
+            return None
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                # Shielded: a follower that is cancelled must not cancel what others wait for.
+                return await asyncio.shield(self._shared.landed)
+        except TimeoutError:
+            return None
+
+
+class _Shared:
+    __slots__ = ("landed", "started_seconds")
+
+    def __init__(self, landed: "asyncio.Future[StoredAnswer | None]", started_seconds: float):
+        self.landed = landed
+        self.started_seconds = started_seconds
+
+
+class SingleFlight:
+    """Concurrent identical misses make one upstream call. Belongs to one event loop.
+
+    A leader that has not finished after ``lead_seconds_max`` counts as lost: the next request
+    leads anew, so nobody waits twice for the dead. Beyond ``keys_max`` distinct keys in flight
+    requests go on alone.
+    """
+
+    def __init__(self, *, keys_max: int = 4096, lead_seconds_max: float = 60.0) -> None:
+        self._keys_max = keys_max
+        self._lead_seconds_max = lead_seconds_max
+        self._flights: dict[bytes, _Shared] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def join(self, key: bytes) -> Flight:
+        """Take part in the miss of ``key``; the first to come leads and must call ``finish``."""
+        loop = asyncio.get_running_loop()
+        shared = self._flights.get(key)
+        now_seconds = loop.time()
+        if shared is not None and now_seconds - shared.started_seconds < self._lead_seconds_max:
+            return Flight(self, key, shared, leads=False)
+        if shared is None and len(self._flights) >= self._keys_max:
+            return Flight(self, key, None, leads=True)
+        shared = _Shared(loop.create_future(), now_seconds)
+        self._flights[key] = shared
+        return Flight(self, key, shared, leads=True)
+
+    def _land(self, key: bytes, shared: _Shared) -> None:
+        if self._flights.get(key) is shared:
+            del self._flights[key]
