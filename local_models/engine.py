@@ -1,0 +1,343 @@
+"""Continuous batching: many requests, one thread, one session.
+
+The engine thread owns the session. Each step appends one token to every sequence that is
+decoding and, beside them, one chunk of the one sequence whose prompt is being read; sequences
+join and leave between steps. Sequences that decode fill the session's slots from the first on;
+the one that prefills has the slot after them.
+
+    submit ──► waiting line ──► prefill, chunk by chunk ──► decode, row of the batch ──► deliver
+
+Knows requests and slots. Does not know tenants, sockets or an event loop: ``deliver`` is called
+on the engine thread and must return quickly.
+"""
+
+import importlib
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence as Many
+from pathlib import Path
+
+from local_models import graph, sampler
+from local_models.chat_template import ChatTemplate
+from local_models.gguf import GgufFile
+from local_models.messages import (
+    Delta,
+    EngineBusy,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    InvalidModel,
+    InvalidPrompt,
+    LocalModelError,
+    ModelInfo,
+    PromptTooLong,
+    SamplingParams,
+    TokenLogprob,
+)
+from local_models.sequence import Deliver, Sequence
+from local_models.session import DecoderSession
+from local_models.tokenizer import Tokenizer
+
+__all__ = [
+    "Delta",
+    "Engine",
+    "EngineBusy",
+    "Finished",
+    "GenerationRequest",
+    "InvalidModel",
+    "InvalidPrompt",
+    "LocalModelError",
+    "ModelInfo",
+    "PromptTooLong",
+    "SamplingParams",
+    "TokenLogprob",
+]
+
+WAITING_MAX = 64
+"""Requests that may wait for a slot; the next one is refused."""
+
+CHUNK_TOKENS_ALONE = 256
+"""Prompt tokens read in one step when nobody else would be kept waiting."""
+
+CHUNK_TOKENS_SHARED = 64
+"""Prompt tokens read in one step beside rows that decode: bounds their pause to about 50 ms."""
+
+CLOSE_TIMEOUT_SECONDS = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """A loaded model that answers requests. Any thread may call ``submit`` and ``cancel``."""
+
+    info: ModelInfo
+
+    def __init__(
+        self, session: DecoderSession, tokenizer: Tokenizer, chat: ChatTemplate, info: ModelInfo
+    ) -> None:
+        self.info = info
+        self._session = session
+        self._tokenizer = tokenizer
+        self._chat = chat
+        self._changed = threading.Condition()
+        self._waiting: deque[Sequence] = deque()  # guarded by _changed
+        self._cancelled: set[str] = set()  # guarded by _changed
+        self._live: set[str] = set()  # guarded by _changed
+        self._closed = False  # guarded by _changed
+        self._decoding: list[Sequence] = []
+        self._prefilling: Sequence | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: Path,
+        *,
+        threads: int = 2,
+        slots: int = 4,
+        context_tokens: int = 2048,
+        accuracy_level: int = 4,
+        fused: bool | None = None,
+    ) -> "Engine":
+        """Load the model in a catalogue's folder; the first time, its graph is built there.
+
+        fused: our own operators; None takes them when the native library is there and the weights
+        suit it. context_tokens: at most what the model was trained for. Raises InvalidModel.
+        """
+        gguf_path = model_dir / "model.gguf"
+        gguf = GgufFile(gguf_path)
+        shape = graph.read_shape(gguf)
+        library = _native_library()
+        if fused is None:
+            fused = library is not None and graph.can_be_fused(gguf)
+        if fused and library is None:
+            raise InvalidModel("the fused operators need the native library, which is not built")
+        options = graph.Options(
+            accuracy_level=accuracy_level,
+            fused=fused,
+            context_tokens=min(context_tokens, shape.context_tokens),
+        )
+        tokenizer = Tokenizer(gguf.metadata)
+        if len(tokenizer) != shape.vocabulary:
+            raise InvalidModel("the vocabulary and the embedding differ in size")
+        session = DecoderSession(
+            graph.ensure_graph(gguf_path, options),
+            shape,
+            options,
+            threads=threads,
+            slots=slots,
+            library=library if fused else None,
+        )
+        info = ModelInfo(
+            name=model_dir.name,
+            context_tokens=options.context_tokens,
+            vocabulary=shape.vocabulary,
+            fused=fused,
+            accuracy_level=accuracy_level,
+        )
+        return cls(session, tokenizer, ChatTemplate(gguf.metadata, tokenizer), info)
+
+    def submit(self, request: GenerationRequest, deliver: Deliver) -> None:
+        """Put a request into the waiting line; its last message to ``deliver`` is a Finished.
+
+        Raises EngineBusy, PromptTooLong or InvalidPrompt at once, and then delivers nothing.
+        """
+        sampler.check(request.params)
+        prompt = self._prompt_tokens(request)
+        limit = self.info.context_tokens
+        if len(prompt) >= limit:
+            raise PromptTooLong(
+                f"the prompt has {len(prompt)} tokens; the context window is {limit}"
+            )
+        sequence = Sequence(request, prompt, deliver, self._tokenizer, limit)
+        with self._changed:
+            if self._closed:
+                raise EngineBusy("the engine is closed")
+            if request.request_id in self._live:
+                raise InvalidPrompt(f"request_id {request.request_id!r} is already in use")
+            if len(self._waiting) >= WAITING_MAX:
+                raise EngineBusy(f"{WAITING_MAX} requests are waiting already")
+            self._live.add(request.request_id)
+            self._waiting.append(sequence)
+            self._changed.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """End a request before the next step; unknown and finished ones are ignored."""
+        with self._changed:
+            if request_id in self._live:
+                self._cancelled.add(request_id)
+                self._changed.notify()
+
+    def count_tokens(self, messages_or_prompt: Many[dict[str, str]] | str) -> int:
+        """Prompt tokens of a conversation, its template included, or of a raw prompt."""
+        if isinstance(messages_or_prompt, str):
+            return len(self._raw_tokens(messages_or_prompt))
+        return len(self._chat.encode(messages_or_prompt))
+
+    def close(self) -> None:
+        """Finish every request as cancelled and end the engine thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(CLOSE_TIMEOUT_SECONDS)
+
+    def _prompt_tokens(self, request: GenerationRequest) -> list[int]:
+        if (request.messages is None) == (request.prompt is None):
+            raise InvalidPrompt("a request has either messages or a prompt")
+        texts = [request.prompt or ""]
+        for message in request.messages or ():
+            texts.append(message.get("content") or "")
+        # Before tokenizing, which takes a second for some megabytes.
+        limit_bytes = self.info.context_tokens * self._tokenizer.token_bytes_max
+        if sum(map(len, texts)) > limit_bytes:
+            raise PromptTooLong(f"the prompt is over {limit_bytes} bytes, more than can ever fit")
+        if request.messages is not None:
+            return self._chat.encode(request.messages)
+        return self._raw_tokens(request.prompt or "")
+
+    def _raw_tokens(self, prompt: str) -> list[int]:
+        first = self._tokenizer.first_token
+        tokens = self._tokenizer.encode(prompt)
+        tokens = tokens if first is None else [first, *tokens]
+        if not tokens:
+            raise InvalidPrompt("the prompt is empty")
+        return tokens
+
+    # From here on: the engine thread.
+
+    def _run(self) -> None:
+        while self._wait_for_work():
+            try:
+                self._retire_unwanted()
+                self._step()
+            except Exception:
+                # The outermost edge: a step's failure must end its requests, never the engine.
+                _log.exception("a step of the engine failed")
+                self._end_running("error", "the model failed; the log has the reason")
+        self._end_running("cancelled", "the engine is closing")
+        with self._changed:
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        for sequence in waiting:
+            self._end(sequence, "cancelled", "the engine is closing")
+
+    def _wait_for_work(self) -> bool:
+        with self._changed:
+            while not (self._closed or self._decoding or self._prefilling or self._waiting):
+                self._changed.wait()
+            return not self._closed
+
+    def _retire_unwanted(self) -> None:
+        """End what was cancelled or is too late, wherever it is."""
+        now_seconds = time.monotonic()
+        with self._changed:
+            cancelled = set(self._cancelled)
+            waiting = list(self._waiting)
+        for sequence in [*self._running(), *waiting]:
+            deadline_seconds = sequence.request.deadline_seconds
+            if sequence.request.request_id in cancelled:
+                self._remove(sequence)
+                self._end(sequence, "cancelled")
+            elif deadline_seconds is not None and now_seconds >= deadline_seconds:
+                self._remove(sequence)
+                self._end(sequence, "error", "the deadline passed")
+
+    def _step(self) -> None:
+        if self._decoding:
+            self._decode()
+        if self._prefilling is None:
+            self._admit()
+        if self._prefilling is not None:
+            self._prefill(self._prefilling)
+
+    def _admit(self) -> None:
+        with self._changed:
+            if self._waiting and len(self._decoding) < self._session.slots:
+                self._prefilling = self._waiting.popleft()
+
+    def _decode(self) -> None:
+        begin_seconds = time.perf_counter()
+        rows = list(self._decoding)
+        logits = self._session.decode(
+            [sequence.last_token for sequence in rows], [sequence.cached for sequence in rows]
+        )
+        for row, sequence in enumerate(rows):
+            sequence.cached += 1
+            self._accept(sequence, logits[row])
+        share_seconds = (time.perf_counter() - begin_seconds) / len(rows)
+        for sequence in rows:
+            sequence.compute_seconds += share_seconds
+        for sequence in rows:
+            self._retire_if_ended(sequence)
+
+    def _prefill(self, sequence: Sequence) -> None:
+        begin_seconds = time.perf_counter()
+        size = CHUNK_TOKENS_SHARED if self._decoding else CHUNK_TOKENS_ALONE
+        chunk = sequence.prompt[sequence.cached : sequence.cached + size]
+        logits = self._session.prefill(len(self._decoding), chunk, sequence.cached)
+        sequence.cached += len(chunk)
+        if sequence.prefilled:
+            self._decoding.append(sequence)
+            self._prefilling = None
+            self._accept(sequence, logits)
+        sequence.compute_seconds += time.perf_counter() - begin_seconds
+        self._retire_if_ended(sequence)
+
+    def _accept(self, sequence: Sequence, logits: "sampler.Float") -> None:
+        try:
+            sequence.accept(logits)
+        except Exception:
+            # A reader that fails loses its own answer; the other rows go on.
+            _log.exception("delivering to request %s failed", sequence.request.request_id)
+            sequence.reason = "error"
+
+    def _retire_if_ended(self, sequence: Sequence) -> None:
+        if sequence.reason is not None:
+            self._remove(sequence)
+            self._end(sequence, sequence.reason)
+
+    def _remove(self, sequence: Sequence) -> None:
+        """Take a sequence out of the line or its slot, and close the gap it leaves."""
+        if sequence is self._prefilling:
+            self._prefilling = None
+        elif sequence in self._decoding:
+            slot, last = self._decoding.index(sequence), len(self._decoding) - 1
+            moved = self._decoding.pop()
+            if moved is not sequence:
+                self._session.move(last, slot, moved.cached)
+                self._decoding[slot] = moved
+            if self._prefilling is not None:
+                self._session.move(last + 1, last, self._prefilling.cached)
+        else:
+            with self._changed:
+                self._waiting.remove(sequence)
+
+    def _end(self, sequence: Sequence, reason: FinishReason, message: str = "") -> None:
+        with self._changed:
+            self._live.discard(sequence.request.request_id)
+            self._cancelled.discard(sequence.request.request_id)
+        try:
+            sequence.finish(reason, message)
+        except Exception:
+            _log.exception("ending request %s failed", sequence.request.request_id)
+
+    def _end_running(self, reason: FinishReason, message: str) -> None:
+        running = self._running()
+        self._decoding, self._prefilling = [], None
+        for sequence in running:
+            self._end(sequence, reason, message)
+
+    def _running(self) -> list[Sequence]:
+        return [*self._decoding, *([self._prefilling] if self._prefilling else [])]
+
+
+def _native_library() -> Path | None:
+    try:
+        native = importlib.import_module("local_models.native")
+    except ModuleNotFoundError:
+        return None
+    found: Path | None = native.library_path()
+    return found

@@ -1,0 +1,121 @@
+"""One request inside the engine: its tokens, its text, and when it ends.
+
+Knows sampling and text; does not know slots, threads or sessions.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from local_models.messages import (
+    Delta,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    TokenLogprob,
+)
+from local_models.sampler import Sampler, log_probabilities
+from local_models.stopping import StopFilter
+from local_models.tokenizer import Detokenizer, Tokenizer
+
+Deliver = Callable[[str, Delta | Finished], None]
+
+
+class Sequence:
+    """A prompt that grows. ``cached`` counts its tokens whose keys and values are in the cache."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        prompt: list[int],
+        deliver: Deliver,
+        tokenizer: Tokenizer,
+        context_tokens: int,
+    ) -> None:
+        self.request = request
+        self.prompt = prompt
+        self.cached = 0
+        self.last_token = prompt[-1]
+        self.completion_tokens = 0
+        self.compute_seconds = 0.0
+        self.reason: FinishReason | None = None
+        self._deliver = deliver
+        self._tokenizer = tokenizer
+        room_tokens = context_tokens - len(prompt)
+        self._tokens_max = min(request.params.max_tokens, room_tokens)
+        self._sampler = Sampler(request.params)
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stops = StopFilter(request.params.stop)
+        self._undelivered_tokens = 0
+        # Logarithms wait with their token's text: they would give a stop string away.
+        self._waiting: list[tuple[int, TokenLogprob]] = []
+        self._decoded_characters = 0
+        self._shown_characters = 0
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether the whole prompt is in the cache."""
+        return self.cached >= len(self.prompt)
+
+    def accept(self, logits: npt.NDArray[np.float32]) -> None:
+        """Choose the next token from float32 [vocabulary], and deliver the text it makes certain.
+
+        Sets ``reason`` when the sequence has ended.
+        """
+        token = self._sampler.choose(logits)
+        self.last_token = token
+        self.completion_tokens += 1
+        self._undelivered_tokens += 1
+        if token in self._tokenizer.end_tokens:
+            self.reason = "stop"
+            return
+        if self.request.params.logprobs is not None:
+            self._waiting.append((self._decoded_characters, self._logprob(logits, token)))
+        text = self._detokenizer.push(token)
+        self._decoded_characters += len(text)
+        shown = self._stops.push(text)
+        if self._stops.stopped:
+            self.reason = "stop"
+        elif self.completion_tokens >= self._tokens_max:
+            self.reason = "length"
+        self._show(shown)
+
+    def finish(self, reason: FinishReason, message: str = "") -> None:
+        """Deliver what is still held back, then the end."""
+        shown = self._stops.push(self._detokenizer.flush())
+        self._show(shown + self._stops.flush())
+        if self._stops.stopped and reason == "length":
+            reason = "stop"
+        finished = Finished(
+            reason=reason,
+            prompt_tokens=len(self.prompt),
+            completion_tokens=self.completion_tokens,
+            compute_us=round(self.compute_seconds * 1e6),
+            message=message,
+        )
+        self._deliver(self.request.request_id, finished)
+
+    def _show(self, text: str) -> None:
+        if not text:
+            return
+        self._shown_characters += len(text)
+        ready = [entry for start, entry in self._waiting if start < self._shown_characters]
+        del self._waiting[: len(ready)]
+        delta = Delta(text=text, tokens=self._undelivered_tokens, logprobs=tuple(ready))
+        self._undelivered_tokens = 0
+        self._deliver(self.request.request_id, delta)
+
+    def _logprob(self, logits: npt.NDArray[np.float32], token: int) -> TokenLogprob:
+        alternatives = self.request.params.logprobs or 0
+        logprob, best = log_probabilities(logits, token, alternatives)
+        top = tuple((self._shown_as(other), value) for other, value in best)
+        return TokenLogprob(
+            token=self._shown_as(token),
+            bytes_=self._tokenizer.bytes_of(token),
+            logprob=logprob,
+            top=top,
+        )
+
+    def _shown_as(self, token: int) -> str:
+        return self._tokenizer.bytes_of(token).decode("utf-8", errors="replace")
