@@ -1,0 +1,73 @@
+// Preparation of activations and the plain product. See q4_product.h.
+#include "q4_product.h"
+
+#include <vector>
+
+namespace tollhouse {
+namespace {
+
+// Grows to the largest call that a thread has made and stays.
+struct Scratch {
+  std::vector<float> normalised, scale, sum;
+  std::vector<int8_t> q;
+};
+thread_local Scratch t_scratch;
+thread_local std::vector<float> t_row;
+
+template <class T>
+T* at_least(std::vector<T>& buffer, size_t size) {
+  if (buffer.size() < size) buffer.resize(size);
+  return buffer.data();
+}
+
+}  // namespace
+
+Activations prepare(const Isa& isa, Accuracy accuracy, const InputRows& in,
+                    const Threads& threads) {
+  const bool int8 = accuracy == Accuracy::kInt8, norm = in.gain != nullptr;
+  const size_t rows = in.rows, width = in.width, blocks = width / kBlock;
+  float* sum = at_least(t_scratch.sum, rows * blocks);
+  float* scale = int8 ? at_least(t_scratch.scale, rows * blocks) : nullptr;
+  int8_t* q = int8 ? at_least(t_scratch.q, rows * width) : nullptr;
+  float* normalised = norm && !int8 ? at_least(t_scratch.normalised, rows * width) : nullptr;
+
+  const auto prepare_row = [&](size_t r) {
+    const float* row = in.x + r * width;
+    if (norm) {
+      float* h = int8 ? at_least(t_row, width) : normalised + r * width;
+      isa.rms_norm(row, in.skip ? in.skip + r * width : nullptr, in.gain, in.epsilon, in.width,
+                   in.residual ? in.residual + r * width : nullptr, h);
+      row = h;
+    }
+    if (int8) {
+      isa.quantize(row, static_cast<int>(blocks), q + r * width, scale + r * blocks,
+                   sum + r * blocks);
+    } else {
+      isa.sum_blocks(row, static_cast<int>(blocks), sum + r * blocks);
+    }
+  };
+  // A row takes a fraction of a microsecond: fewer than 16 are done before a thread would wake.
+  constexpr size_t kRowsPerTask = 8;
+  const size_t tasks = rows < 2 * kRowsPerTask ? 1 : (rows + kRowsPerTask - 1) / kRowsPerTask;
+  threads.parallel(tasks, [&](size_t task) {
+    for (size_t r = rows * task / tasks; r < rows * (task + 1) / tasks; r++) prepare_row(r);
+  });
+  const float* x = normalised != nullptr ? normalised : in.x;
+  return {in.rows, static_cast<int>(blocks), int8 ? nullptr : x, q, scale, sum};
+}
+
+void multiply(const Isa& isa, Accuracy accuracy, const Q4Matrix& w, const Activations& a, float* y,
+              const Threads& threads) {
+  const Dot dot = dot_of(isa, accuracy, w);
+  walk(w, a.rows, threads, [&](int tile, int first_row, int rows) {
+    alignas(64) float sums[kRowsMax * kLanes];
+    dot(w.tile(tile, 0), a, first_row, rows, sums);
+    const int column = tile * kLanes, lanes = std::min(kLanes, w.rows() - column);
+    for (int r = 0; r < rows; r++) {
+      float* out = y + static_cast<size_t>(first_row + r) * w.rows() + column;
+      std::copy_n(sums + r * kLanes, lanes, out);
+    }
+  });
+}
+
+}  // namespace tollhouse

@@ -1,0 +1,68 @@
+// Q4 product: what the 4-bit kernels share. Rows are prepared once, then tiles are walked by threads.
+//
+// A kernel is a prologue (what becomes of a row before the product), this walk, and an epilogue (what
+// becomes of the sums of 16 outputs). Allocates nothing once its thread-local scratch has grown.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "isa.h"
+#include "q4_matrix.h"
+#include "threads.h"
+
+namespace tollhouse {
+
+// Rows that enter a product: plain, or normalised on the way in when gain is given.
+struct InputRows {
+  const float* x;               // [rows, width]
+  int rows;
+  int width;                    // a multiple of kBlock
+  const float* gain = nullptr;  // [width]; null: no normalisation
+  const float* skip = nullptr;  // [rows, width], added before normalisation
+  float epsilon = 0;
+  float* residual = nullptr;    // [rows, width], receives x + skip; may be null
+};
+
+// Normalises and quantises each row. The result lives in the calling thread's scratch, until its
+// next call.
+Activations prepare(const Isa& isa, Accuracy accuracy, const InputRows& in, const Threads& threads);
+
+// Tasks that a walk over the matrix is cut into: about 16 KB of weights' worth of time each (a
+// microsecond at 16 GB/s, ten times the cost of claiming a task), and enough to balance 16 threads.
+inline size_t task_count(const Q4Matrix& w, int rows) {
+  constexpr size_t kTaskBytes = 16 << 10, kTasksMax = 64;
+  const size_t work = w.size_bytes() * static_cast<size_t>(std::max(1, rows / 4));
+  const size_t tasks = std::min(work / kTaskBytes + 1, kTasksMax);
+  return std::min(tasks, static_cast<size_t>(w.tiles()));
+}
+
+// Calls body(tile, first_row, rows) for every tile and every group of up to kRowsMax rows. 128 rows
+// at a time: their int8 activations stay in the second-level cache while a task's tiles pass by.
+template <class Body>
+void walk(const Q4Matrix& w, int rows, const Threads& threads, const Body& body) {
+  constexpr int kRowsCached = 128;
+  const size_t tasks = task_count(w, rows);
+  threads.parallel(tasks, [&](size_t task) {
+    const int begin = static_cast<int>(w.tiles() * task / tasks);
+    const int end = static_cast<int>(w.tiles() * (task + 1) / tasks);
+    for (int cached = 0; cached < rows; cached += kRowsCached) {
+      const int last = std::min(rows, cached + kRowsCached);
+      for (int tile = begin; tile < end; tile++) {
+        for (int row = cached; row < last; row += kRowsMax) {
+          body(tile, row, std::min(kRowsMax, last - row));
+        }
+      }
+    }
+  });
+}
+
+inline Dot dot_of(const Isa& isa, Accuracy accuracy, const Q4Matrix& w) {
+  return (accuracy == Accuracy::kInt8 ? isa.int8_dot : isa.float_dot)[w.half_scales()];
+}
+
+// y [rows, N] = activations times W, each row written where it belongs.
+void multiply(const Isa& isa, Accuracy accuracy, const Q4Matrix& w, const Activations& a, float* y,
+              const Threads& threads);
+
+}  // namespace tollhouse
