@@ -11,7 +11,6 @@ Knows requests and slots. Does not know tenants, sockets or an event loop: ``del
 on the engine thread and must return quickly.
 """
 
-import importlib
 import logging
 import threading
 import time
@@ -19,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence as Many
 from pathlib import Path
 
-from local_models import graph, sampler
+from local_models import graph, native, sampler
 from local_models.chat_template import ChatTemplate
 from local_models.gguf import GgufFile
 from local_models.messages import (
@@ -110,7 +109,7 @@ class Engine:
         gguf_path = model_dir / "model.gguf"
         gguf = GgufFile(gguf_path)
         shape = graph.read_shape(gguf)
-        library = _native_library()
+        library = native.library_path()
         if fused is None:
             fused = library is not None and graph.can_be_fused(gguf)
         if fused and library is None:
@@ -332,12 +331,3 @@ class Engine:
 
     def _running(self) -> list[Sequence]:
         return [*self._decoding, *([self._prefilling] if self._prefilling else [])]
-
-
-def _native_library() -> Path | None:
-    try:
-        native = importlib.import_module("local_models.native")
-    except ModuleNotFoundError:
-        return None
-    found: Path | None = native.library_path()
-    return found
