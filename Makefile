@@ -1,0 +1,85 @@
+# Tollhouse: `make demo` and `make test` set themselves up on a machine with Python 3.11+.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DATA ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system demo test test-long check format bench bench-gateway bench-local \
+	bench-kernels kernels kernels-cuda lock clean
+
+help: ## say what can be made
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make the environment in .venv
+$(READY): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Tollhouse needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the locked requirements into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		-r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation -e .
+	@touch $@
+
+system: ## install what some tests use and Python cannot bring (as root; optional)
+	@sh deploy/system-packages.sh
+
+demo: $(READY) ## the whole job on real models (make demo ARGS=--exit ends it)
+	@$(BIN)/tollhouse demo $(ARGS)
+
+test: $(READY) system kernels ## every test, from a fresh clone
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: $(READY) system kernels ## the tests that take minutes
+	@$(BIN)/python -m pytest -m "long" $(ARGS)
+
+check: $(READY) ## formatting, types, layers, docstrings
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/interrogate -q --fail-under 100 -c pyproject.toml gateway local_models
+
+format: $(READY) ## let ruff format everything
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+kernels: $(READY) ## build the fused operators where there is a C++ compiler
+	@sh kernels/build.sh
+
+kernels-cuda: ## compile the CUDA twins where there is nvcc
+	@sh kernels/build.sh --cuda
+
+bench: bench-kernels bench-local bench-gateway ## every benchmark
+
+bench-kernels: kernels ## fused operators against plain ONNX Runtime
+	@$(BIN)/python tests/bench/bench_kernels.py $(ARGS)
+
+bench-local: kernels ## tokens per second of the local model
+	@$(BIN)/python tests/bench/bench_local_model.py $(ARGS)
+	@$(BIN)/python tests/bench/bench_embedder.py $(ARGS)
+
+bench-gateway: $(READY) ## CPU microseconds per request
+	@$(BIN)/python tests/bench/bench_gateway.py $(ARGS)
+
+bench-routing: $(READY) ## routing quality against baselines (DATA=folder)
+	@$(BIN)/python tests/bench/bench_routing.py $(DATA) $(ARGS)
+
+bench-semantic: $(READY) ## wrong hits and recall of the semantic cache (DATA=folder)
+	@$(BIN)/python tests/bench/bench_semantic.py $(DATA) $(ARGS)
+
+lock: $(READY) ## write the hash-locked requirements anew
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url pyproject.toml -o requirements.lock
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url pyproject.toml --extra dev -o requirements-dev.lock
+
+clean: ## remove what was built here (models stay in the cache)
+	rm -rf $(VENV) .build build dist .mypy_cache .ruff_cache local_models/lib
