@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from gateway.money import scale_half_even
+from gateway.prices import Price
 from gateway.wire.usage import Usage
 
 Decision = Literal["easy", "hard", "pinned", "fallback", "downgraded", "cached", "refused"]
@@ -20,7 +22,7 @@ EVENT_PICO_MAX = 10**16
 EVENT_TOKENS_MAX = 10**12
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True):
+class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Who asked for what, and why it went where it went."""
 
     event_id: str  # request_id + "/" + attempt: the idempotency key, minted by us
@@ -84,3 +86,105 @@ class UsageEvent(Identity, frozen=True, kw_only=True, tag="final"):
 
 
 Record = Intent | Checkpoint | UsageEvent
+
+
+def plausible(event: UsageEvent) -> UsageEvent:
+    """The event itself, or, where its amounts cannot be true, the event without them.
+
+    Such an event is booked as unpriced and ``estimated`` with the error ``implausible_usage``, so
+    that it is seen and questioned, and neither stops nor distorts the books.
+    """
+    usage = event.usage
+    amounts = (event.list_pico, event.cost_pico, event.charge_pico, event.baseline_pico)
+    money_fits = all(
+        amount is None or -EVENT_PICO_MAX <= amount <= EVENT_PICO_MAX
+        for amount in (*amounts, event.overhead_pico)
+    )
+    counts = (usage.prompt_tokens, usage.completion_tokens, usage.compute_us)
+    tokens_fit = all(0 <= count <= EVENT_TOKENS_MAX for count in counts)
+    if money_fits and tokens_fit:
+        return event
+    return msgspec.structs.replace(
+        event,
+        state="estimated",
+        usage=Usage(source="none"),
+        list_pico=None,
+        cost_pico=None,
+        charge_pico=None,
+        baseline_pico=None,
+        overhead_pico=0,
+        error_type="implausible_usage",
+    )
+
+
+def saved_pico(event: UsageEvent) -> int | None:
+    """Baseline minus cost minus the cost of deciding; None where one of them is not priced.
+
+    A superseded attempt saves nothing: what it cost is a loss, whatever its baseline.
+    """
+    if event.cost_pico is None:
+        return None
+    if event.superseded:
+        return -event.cost_pico - event.overhead_pico
+    if event.baseline_pico is None:
+        return None
+    return event.baseline_pico - event.cost_pico - event.overhead_pico
+
+
+def unpriced(event: UsageEvent) -> bool:
+    """Whether something was consumed whose cost is not known."""
+    usage = event.usage
+    return event.cost_pico is None and (
+        event.state != "final" or usage.prompt_tokens + usage.completion_tokens > 0
+    )
+
+
+def interrupted(
+    intent: Intent,
+    completion_tokens: int | None,
+    *,
+    price: Price | None,
+    baseline: Price | None,
+    recorded_us: int,
+) -> UsageEvent:
+    """What is booked for an attempt whose process died during it.
+
+    With a checkpoint its tokens are priced (``interrupted``); without one the reservation is what
+    it may have cost (``estimated``). An attempt without a price stays unpriced.
+    """
+    cost: int | None = intent.held_pico if intent.price_id is not None else None
+    usage = Usage(source="none")
+    state: State = "estimated"
+    if completion_tokens is not None:
+        usage = Usage(
+            prompt_tokens=intent.prompt_tokens,
+            completion_tokens=completion_tokens,
+            source="partial_stream",
+        )
+        state = "interrupted"
+        if price is not None:
+            cost = price.cost_pico(usage)
+    identity = {name: getattr(intent, name) for name in Identity.__struct_fields__}
+    charge = None if cost is None else cost + scale_half_even(cost, intent.markup_ppm, 10**6)
+    return plausible(
+        UsageEvent(
+            **identity,
+            state=state,
+            recorded_us=recorded_us,
+            usage=usage,
+            list_pico=cost,
+            cost_pico=cost,
+            charge_pico=charge,
+            baseline_pico=_baseline_pico(usage, cost, baseline),
+            status=500,
+            error_type="interrupted",
+            duration_us=0,
+        )
+    )
+
+
+def _baseline_pico(usage: Usage, cost: int | None, baseline: Price | None) -> int | None:
+    """The counterfactual of an interrupted attempt. Unknown tokens save and lose nothing."""
+    if usage.source == "none":
+        return cost
+    return None if baseline is None else baseline.cost_pico(usage)

@@ -1,0 +1,174 @@
+"""The shipper: carries the write-ahead logs of all processes into the store, again and again.
+
+It may be killed at any instant: what it books and how far it got are one transaction of the store.
+Knows which processes live. Does not know what a record means.
+"""
+
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.ledger.frames import lock_name, segment_owner
+from gateway.ledger.store import LedgerStore
+from gateway.ledger.wal import is_held
+
+RETENTION_SECONDS = 3600.0
+_log = logging.getLogger(__name__)
+
+
+class Shipper:
+    """Ships once per interval in a thread of its own; ``ship`` does the same at once.
+
+    A failure of the store (disk full, file locked) is kept in ``last_error`` and tried again at
+    the next interval: the records wait in the log.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        store: LedgerStore,
+        *,
+        now_us: Callable[[], int],
+        interval_seconds: float = 1.0,
+        retention_seconds: float = RETENTION_SECONDS,
+    ) -> None:
+        """``directory`` holds the segments. Shipped ones stay for ``retention_seconds``."""
+        self.last_error: str | None = None
+        self._directory = directory
+        self._store = store
+        self._now_us = now_us
+        self._interval_seconds = interval_seconds
+        self._retention_seconds = retention_seconds
+        self._shipping = threading.Lock()
+        self._wake = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._caught_up = time.monotonic()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="ledger-shipper", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the thread finish what it does, and end it. What is left stays in the log."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def flush(self) -> None:
+        """Book everything appended before this call, in the calling thread.
+
+        Raises sqlite3.Error or OSError where the store cannot be written.
+        """
+        self.ship()
+
+    def ship(self) -> int:
+        """One pass over all segments; returns the number of events newly booked."""
+        with self._shipping:
+            booked = 0
+            segments = self._segments()
+            for owner, paths in segments.items():
+                # Looked up first: what a process wrote before it was seen dead is complete.
+                alive = self._alive(owner)
+                for path in paths:
+                    booked += self._ship_segment(path, growing=alive and path == paths[-1])
+                if not alive:
+                    self._store.recover(owner, self._now_us())
+            for owner in self._store.open_owners() - segments.keys():
+                if not self._alive(owner):
+                    self._store.recover(owner, self._now_us())
+            self._caught_up = time.monotonic()
+            return booked
+
+    @property
+    def lag_seconds(self) -> float:
+        """Age at most of the oldest record that is not in the store; 0 when none is missing."""
+        return time.monotonic() - self._caught_up if self.wal_bytes else 0.0
+
+    @property
+    def wal_bytes(self) -> int:
+        """Bytes of the logs that are not yet in the store."""
+        offsets = self._store.offsets()
+        total = 0
+        for paths in self._segments().values():
+            for path in paths:
+                try:
+                    total += max(0, path.stat().st_size - offsets.get(path.name, 0))
+                except FileNotFoundError:
+                    continue
+        return total
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.ship()
+                self._tidy()
+                self.last_error = None
+            except (sqlite3.Error, OSError) as error:
+                if self.last_error is None:
+                    _log.warning("usage is not booked for now, and kept in the log: %s", error)
+                self.last_error = str(error)
+            self._wake.wait(self._interval_seconds)
+            self._wake.clear()
+
+    def _ship_segment(self, path: Path, *, growing: bool) -> int:
+        booked = 0
+        while True:
+            done = self._store.ingest(path, growing=growing)
+            booked += done.events
+            if done.rejected:
+                _log.error("%s: %d records were refused; see ledger verify", path, done.rejected)
+            if not done.more:
+                return booked
+
+    def _tidy(self) -> None:
+        """Delete segments that are booked, ended and old enough, and locks of ended processes."""
+        oldest = time.time() - self._retention_seconds
+        for owner, paths in self._segments().items():
+            alive = self._alive(owner)
+            # The last segment of a living process is still written to.
+            for path in paths[:-1] if alive else paths:
+                if path.stat().st_mtime < oldest:
+                    # The file first: if we die in between, an offset without a file is harmless,
+                    # while a file without its offset would be read from the start again.
+                    path.unlink()
+                    self._store.forget(path.name)
+        with_segments = {lock_name(owner) for owner in self._segments()}
+        for lock in self._directory.glob("usage-*.lock"):
+            if lock.name not in with_segments:
+                _remove_dead_lock(lock)
+
+    def _segments(self) -> dict[str, list[Path]]:
+        """Segments by owner, oldest first."""
+        found: dict[str, list[Path]] = {}
+        for path in sorted(self._directory.glob("usage-*.wal")):
+            parsed = segment_owner(path)
+            if parsed is not None:
+                found.setdefault(parsed[0], []).append(path)
+        return found
+
+    def _alive(self, owner: str) -> bool:
+        return is_held(self._directory / lock_name(owner))
+
+
+def _remove_dead_lock(path: Path) -> None:
+    """Remove a lock file only while holding it, so that no starting process loses its name."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return
+    finally:
+        os.close(file)
