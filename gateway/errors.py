@@ -194,6 +194,7 @@ class UpstreamError(GatewayError):
     """The provider failed. Subclasses say how."""
 
     status, type, code, fault, retryable = 502, "api_error", "upstream_error", "upstream", True
+    unsent: bool = False  # the provider surely has not seen the request, so it costs nothing
 
 
 class UpstreamUnavailable(UpstreamError):

@@ -63,6 +63,9 @@ class _Window:
                 return max(0.0, second + WINDOW_SECONDS + 1 - now)
         return float(WINDOW_SECONDS)
 
+    def seconds_until_empty(self, now: float) -> float:
+        return max(0.0, self.seconds[-1][0] + WINDOW_SECONDS + 1 - now) if self.seconds else 0.0
+
 
 class _Account:
     __slots__ = ("concurrent", "requests", "tokens")
@@ -161,8 +164,8 @@ def _allowance(account: _Account, limits: RateLimits, now: float) -> Allowance:
     return Allowance(
         requests_limit,
         max(0, requests_limit - requests.total) if requests_limit is not None else 0,
-        requests.seconds_until(requests.total, now) if requests.total else 0.0,
+        requests.seconds_until_empty(now),
         tokens_limit,
         max(0, tokens_limit - tokens.total) if tokens_limit is not None else 0,
-        tokens.seconds_until(tokens.total, now) if tokens.total else 0.0,
+        tokens.seconds_until_empty(now),
     )

@@ -74,6 +74,7 @@ def parse_usage(document: Any) -> Usage | None:
         completion_audio_tokens=min(
             _part(completion_parts, "audio_tokens"), completion - reasoning
         ),
+        compute_us=_part(document.get("tollhouse"), "compute_us"),
     )
 
 

@@ -1,0 +1,189 @@
+"""Booking: an exchange's attempts and cached answers as ledger records. Pure functions.
+
+Knows prices, mark-ups and what "saved" means. Writes nothing.
+"""
+
+from typing import Any, cast
+
+from gateway.exchange import Attempt, Exchange
+from gateway.ledger.event import CacheStatus, Decision, Intent, State, UsageEvent
+from gateway.money import scale_half_even
+from gateway.policy.snapshot import Model
+from gateway.wire.usage import Usage
+
+_PPM = 1_000_000
+_NOTHING = Usage(source="none")
+_BOOKED_CACHE_STATUS: dict[str, CacheStatus] = {
+    "miss": "miss",
+    "bypass": "bypass",
+    "hit-exact": "exact",
+    "hit-semantic": "semantic",
+}
+
+
+def intent(exchange: Exchange, attempt: Attempt, prompt_tokens: int) -> Intent:
+    """What must be on record before ``attempt`` is sent. prompt_tokens: an estimate."""
+    return Intent(
+        **_identity(exchange, attempt.number, attempt.target, prompt_tokens),
+        prompt_tokens=prompt_tokens,
+        held_pico=attempt.held_pico,
+        markup_ppm=exchange.tenant.charging.markup_ppm,
+    )
+
+
+def attempt_event(
+    exchange: Exchange, attempt: Attempt, *, recorded_us: int, superseded: bool
+) -> UsageEvent:
+    """The final record of one attempt, priced."""
+    usage = attempt.usage or _NOTHING
+    cost, baseline = costs_pico(exchange, attempt.target, usage)
+    error = attempt.error if superseded else (exchange.error or attempt.error)
+    state: State = "final" if usage.source in ("provider", "none") else "estimated"
+    duration_us = round((attempt.ended_monotonic - attempt.started_monotonic) * 1e6)
+    return UsageEvent(
+        **_identity(exchange, attempt.number, attempt.target, usage.prompt_tokens),
+        state=state,
+        recorded_us=recorded_us,
+        cache_status=_BOOKED_CACHE_STATUS[exchange.cache_status],
+        upstream_request_id=attempt.upstream_request_id,
+        usage=usage,
+        list_pico=cost,
+        cost_pico=cost,
+        charge_pico=charge_pico(exchange, cost),
+        # What failed on the way saved nothing; only the answer is compared with the baseline.
+        baseline_pico=0 if superseded and baseline is not None else baseline,
+        status=error.status if error is not None else 200,
+        error_type=error.code if error is not None else None,
+        duration_us=max(0, duration_us),
+        ttft_us=None if superseded else _ttft_us(exchange),
+        superseded=superseded,
+    )
+
+
+def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEvent:
+    """The record of an answer from a cache: no cost, the stored tokens as baseline."""
+    entry = exchange.hit
+    assert entry is not None, "only a hit is booked as one"
+    served = exchange.policy.models.get(entry.served_model) or exchange.route.to
+    usage = entry.usage
+    baseline = _baseline(exchange)
+    price = (
+        baseline.prices.at(exchange.started_us, usage.prompt_tokens)
+        if baseline is not None and baseline.prices is not None
+        else None
+    )
+    saved = price.cost_pico(usage) if price is not None else None
+    charge = scale_half_even(saved or 0, exchange.tenant.charging.cache_hits_ppm, _PPM)
+    identity = _identity(exchange, 0, served, usage.prompt_tokens)
+    identity |= {"model_served": entry.served_model, "provider": entry.provider}
+    return UsageEvent(
+        **identity,
+        recorded_us=recorded_us,
+        cache_status=_BOOKED_CACHE_STATUS[exchange.cache_status],
+        cache_ref=entry.cache_id,
+        similarity=exchange.hit_similarity,
+        usage=Usage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            source="cache",
+        ),
+        list_pico=0,
+        cost_pico=0,
+        charge_pico=charge,
+        baseline_pico=saved,
+        status=200,
+        duration_us=max(0, round((now - exchange.started) * 1e6)),
+    )
+
+
+def costs_pico(exchange: Exchange, target: Model, usage: Usage) -> tuple[int | None, int | None]:
+    """(cost, baseline) of these tokens: at the target, and had the baseline model produced them."""
+    own = target.prices.at(exchange.started_us, usage.prompt_tokens) if target.prices else None
+    baseline = _baseline(exchange)
+    other = (
+        baseline.prices.at(exchange.started_us, usage.prompt_tokens)
+        if baseline is not None and baseline.prices is not None
+        else None
+    )
+    return (
+        own.cost_pico(usage) if own is not None else None,
+        other.cost_pico(usage) if other is not None else None,
+    )
+
+
+def charge_pico(exchange: Exchange, cost: int | None) -> int | None:
+    """What the tenant is charged for a cost; unpriced stays unpriced."""
+    if cost is None:
+        return None
+    return cost + scale_half_even(cost, exchange.tenant.charging.markup_ppm, _PPM)
+
+
+def worst_case_pico(exchange: Exchange, target: Model, output_tokens: int) -> int:
+    """What one attempt at ``target`` can cost at most. Unpriced targets hold nothing."""
+    if target.prices is None:
+        return 0
+    return target.prices.worst_case_pico(
+        exchange.started_us,
+        # No tokenizer yields more tokens than there are bytes.
+        prompt_tokens=exchange.request.prompt_bytes,
+        output_tokens=output_tokens,
+        choices=exchange.request.choices,
+    )
+
+
+def _baseline(exchange: Exchange) -> Model | None:
+    """The model a request would have paid for without us: of its own route, else the policy's.
+
+    A pinned model is its own baseline: nothing is saved by doing as one is told.
+    """
+    if exchange.pinned is not None:
+        return exchange.pinned
+    return exchange.policy.baseline or exchange.route.large
+
+
+def _identity(
+    exchange: Exchange, number: int, target: Model | None, prompt_tokens: int
+) -> dict[str, Any]:
+    plan, hit = exchange.plan, exchange.hit
+    baseline = _baseline(exchange)
+    if hit is not None:
+        decision, reason = "cached", f"{exchange.cache_status}: {hit.cache_id}"
+    elif plan is not None:
+        decision, reason = ("fallback" if number > 1 else plan.decision), plan.reason
+    else:
+        decision, reason = "refused", ""
+    return {
+        "event_id": f"{exchange.request_id}/{number}",
+        "request_id": exchange.request_id,
+        "attempt": number,
+        "ts_us": exchange.started_us,
+        "tenant_id": exchange.tenant.id,
+        "project_id": exchange.key.project_id,
+        "key_id": exchange.key.id,
+        "end_user": exchange.request.user,
+        "client_request_id": exchange.client_request_id,
+        "tags": dict(exchange.tags),
+        "policy_version": exchange.policy.version,
+        "route": exchange.route.name,
+        "decision": cast(Decision, decision),
+        "reason": reason,
+        "difficulty": exchange.decision.difficulty if exchange.decision is not None else None,
+        "provider": target.provider.name if target is not None else "",
+        "model_requested": exchange.request.model,
+        "model_served": target.name if target is not None else "",
+        "price_id": _price_id(target, exchange.started_us, prompt_tokens),
+        "baseline_price_id": _price_id(baseline, exchange.started_us, prompt_tokens),
+    }
+
+
+def _price_id(model: Model | None, now_us: int, prompt_tokens: int) -> str | None:
+    if model is None or model.prices is None:
+        return None
+    price = model.prices.at(now_us, prompt_tokens)
+    return price.price_id if price is not None else None
+
+
+def _ttft_us(exchange: Exchange) -> int | None:
+    if exchange.first_byte is None:
+        return None
+    return max(0, round((exchange.first_byte - exchange.started) * 1e6))

@@ -1,0 +1,198 @@
+"""``Exchange``: one request and all that is learned about it, from its first byte to its booking.
+
+The one thing that changes while a request runs. Each field has one writer, named beside it; a
+field is read only by stages that come later. Knows no socket: ``client`` is a ``Client``.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from gateway.caches.entry import StoredAnswer
+from gateway.errors import GatewayError
+from gateway.ledger.budgets import Hold
+from gateway.policy.snapshot import Model, Policy, Route, Tenant
+from gateway.routing import Decision
+from gateway.stores.keys import KeyRecord
+from gateway.stores.limits import Reservation
+from gateway.wire.assemble import replay
+from gateway.wire.openai import Endpoint, ParsedRequest
+from gateway.wire.usage import Usage
+
+JSON = b"application/json"
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+
+_ANSWER_PREFIX: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-", "embeddings": ""}
+
+CacheStatus = Literal["miss", "hit-exact", "hit-semantic", "bypass"]
+
+
+class Client(Protocol):
+    """The other end of the connection, as the stages see it."""
+
+    gone: bool
+
+    async def start(self, exchange: "Exchange", status: int, content_type: bytes) -> None:
+        """Send the head. At most once."""
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes of the body; waits while the client does not read."""
+
+    def watch(self, task: "asyncio.Task[object] | None") -> None:
+        """Cancel ``task`` when the client leaves; None: nobody wants to know any more."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Which targets are tried, in which order, and why."""
+
+    candidates: tuple[Model, ...]  # first is tried first; never empty
+    decision: str  # easy | hard | pinned | downgraded
+    reason: str  # shown to admins verbatim
+    output_tokens_max: int  # worst case of one choice
+
+
+class Attempt(msgspec.Struct, kw_only=True):
+    """One call of one target. Booked as one ledger event."""
+
+    number: int
+    target: Model
+    started_us: int
+    started_monotonic: float
+    held_pico: int = 0
+    usage: Usage | None = None
+    upstream_request_id: str | None = None
+    error: GatewayError | None = None
+    ended_monotonic: float = 0.0  # 0.0: still running
+
+
+class Exchange:
+    """One request on its way through the stages."""
+
+    __slots__ = (
+        "answer", "attempts", "bypass", "cache_id", "cache_key", "cache_status", "client",
+        "client_request_id", "cost_pico", "decision", "embedding_us", "endpoint", "error",
+        "first_byte", "flight", "forced", "headers", "hit", "hit_similarity", "hold", "key", "marks",
+        "partition", "pinned", "plan", "policy", "rate", "raw", "request", "request_id", "route",
+        "saved_pico", "semantic_reason", "started", "started_us", "tags", "tail",
+        "tail_content_type", "tail_status", "tenant", "usage", "vector",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        request_id: str,
+        endpoint: Endpoint,
+        headers: Mapping[bytes, bytes],
+        raw: bytes,
+        client: Client,
+        policy: Policy,
+        started: float,
+        started_us: int,
+    ) -> None:
+        # endpoints
+        self.request_id = request_id  # ULID, ours
+        self.endpoint: Endpoint = endpoint
+        self.headers = headers  # names in lower case; of a repeated one the last
+        self.raw = raw  # the body as it came
+        self.client = client
+        self.policy = policy  # the one version this request sees
+        self.started = started  # seconds, monotonic
+        self.started_us = started_us  # microseconds UTC
+        self.client_request_id: str | None = None
+
+        # authenticate
+        self.key: KeyRecord
+        self.tenant: Tenant
+
+        # resolve
+        self.request: ParsedRequest
+        self.tags: Mapping[str, str] = {}
+        self.route: Route
+        self.pinned: Model | None = None  # the one target; None: small or large
+
+        # admit
+        self.rate: Reservation | None = None
+
+        # exact
+        self.bypass: str | None = None  # why no cache may answer or learn from this
+        self.cache_key: bytes | None = None
+        self.flight: Callable[[StoredAnswer | None], None] | None = None  # tells the followers
+
+        # assess
+        self.forced: str | None = None  # why the small model is not even considered
+        self.decision: Decision | None = None
+        self.semantic_reason: str | None = None  # why the semantic tier was not asked
+        self.partition: bytes | None = None
+        self.vector: npt.NDArray[np.float32] | None = None
+        self.embedding_us = 0
+
+        # exact, semantic
+        self.cache_status: CacheStatus = "bypass"
+        self.hit: StoredAnswer | None = None
+        self.hit_similarity: float | None = None
+        self.cache_id: str | None = None
+
+        # plan
+        self.plan: Plan | None = None
+
+        # reserve
+        self.hold: Hold | None = None
+
+        # generate (attempts: the first by reserve)
+        self.attempts: list[Attempt] = []
+        self.first_byte: float | None = None  # monotonic, of the answer's first byte
+        self.answer: dict[str, Any] | None = None  # the complete answer, where it may be stored
+
+        # exact, semantic, generate: what is released after settling
+        self.tail = b""
+        self.tail_status = 200
+        self.tail_content_type = JSON
+
+        # pipeline
+        self.error: GatewayError | None = None
+        self.marks: list[tuple[str, float]] = []  # (stage, monotonic at its end)
+
+        # settle
+        self.usage: Usage | None = None
+        self.cost_pico: int | None = None  # None: unpriced
+        self.saved_pico: int | None = None
+
+    def answer_from_cache(
+        self, entry: StoredAnswer, status: CacheStatus, similarity: float | None = None
+    ) -> None:
+        """Make a stored answer the answer to this request, as JSON or as a stream."""
+        self.hit, self.hit_similarity = entry, similarity
+        self.cache_status, self.cache_id = status, entry.cache_id
+        document = orjson.loads(entry.answer)
+        answer_id = _ANSWER_PREFIX[self.endpoint] + self.request_id
+        created = self.started_us // 1_000_000
+        if self.request.stream:
+            self.tail_content_type = EVENT_STREAM
+            self.tail = b"".join(
+                replay(
+                    self.endpoint,
+                    document,
+                    include_usage=self.request.include_usage,
+                    answer_id=answer_id,
+                    created=created,
+                )
+            )
+        else:
+            if "id" in document:
+                document |= {"id": answer_id, "created": created}
+            self.tail = orjson.dumps(document)
+
+    @property
+    def answered(self) -> bool:
+        """A stage has answered; what follows is closing."""
+        return self.hit is not None or bool(self.attempts and self.attempts[-1].ended_monotonic)
+
+    @property
+    def status(self) -> int:
+        """What the client is told, or would have been told had it stayed."""
+        return self.error.status if self.error is not None else self.tail_status

@@ -1,0 +1,226 @@
+"""What a loaded policy is at run time: frozen structs, compiled prices, closures for conditions.
+
+``Policy`` is built by ``compile.py`` and swapped by one reference; a request keeps the one it
+began with. Knows no YAML, no file, no request body.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import msgspec
+
+from gateway.prices import PriceSchedule
+
+Api = Literal["openai", "local"]
+OnExceeded = Literal["reject", "downgrade", "allow"]
+
+
+class Secret(str):
+    """A credential that does not print itself. ``reveal`` is the one way to the text."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __format__(self, spec: str) -> str:
+        return "***"
+
+    def reveal(self) -> str:
+        """The text itself, for the one header that carries it."""
+        return str.__str__(self)
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Deadlines of one provider, in seconds."""
+
+    connect_seconds: float = 2.0
+    first_byte_seconds: float = 30.0
+    idle_seconds: float = 30.0
+    total_seconds: float = 600.0
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """When a provider's circuit breaker opens, and for how long."""
+
+    window_seconds: float = 30.0
+    min_requests: int = 20
+    error_rate: float = 0.5
+    eject_seconds: float = 30.0
+
+
+class LocalRuntime(msgspec.Struct, frozen=True, kw_only=True):
+    """How the node's model process runs a local model."""
+
+    model: str = "smollm2-135m-instruct"
+    max_batch: int = 4
+
+
+class Provider(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody who answers: a hosted API, or this node's model process."""
+
+    name: str
+    api: Api
+    base_url: str = ""  # empty for the local provider
+    authorization: Secret | None = None  # the whole value of the header, "Bearer …"
+    simulated: bool = False  # said wherever the provider's name is shown
+    timeouts: Timeouts = Timeouts()
+    health: Health = Health()
+    concurrent_max: int = 256
+    runtime: LocalRuntime = LocalRuntime()
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A model of the catalogue: whom to ask, under which name, at which price."""
+
+    name: str
+    provider: Provider
+    upstream_model: str
+    prices: PriceSchedule | None  # None: unpriced; shown as such, never zero
+    capabilities: frozenset[str] = frozenset({"chat"})
+    context_tokens: int | None = None  # None: not known, not checked
+    output_tokens_max: int = 4096  # assumed worst case where the request sets no limit
+
+
+class QualityTarget(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly one of the three is set; each is a share between 0 and 1."""
+
+    quality: float | None = None  # of the large model's quality
+    confidence: float = 0.9
+    cost: float | None = None  # of the cost of sending all to the large model
+    large_share: float | None = None  # of the requests
+
+
+class AlwaysLarge(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests that the small model is never asked."""
+
+    tools: bool = True
+    images: bool = True
+    json_schema: bool = True
+    prompt_tokens_over: int | None = 6000
+
+
+class ExactRule(msgspec.Struct, frozen=True, kw_only=True):
+    """The exact cache of one route."""
+
+    ttl_seconds: float = 86_400.0
+    scope: Literal["tenant", "key", "user"] = "tenant"
+    sampled: Literal["allow", "deny"] = "allow"
+
+
+class SemanticRule(msgspec.Struct, frozen=True, kw_only=True):
+    """The semantic cache of one route."""
+
+    ttl_seconds: float = 21_600.0
+    max_wrong: float = 0.01  # promised share of wrong answers among hits
+    skip_when: "Callable[[RequestFacts], bool] | None" = None
+
+
+class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What conditions may look at. ``input_tokens`` is an estimate from the prompt's bytes."""
+
+    tenant: str
+    key: str
+    model: str
+    endpoint: str
+    tags: Mapping[str, str]
+    input_tokens: int
+    has_tools: bool
+    has_images: bool
+    stream: bool
+    temperature: float
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One rule. Either ``to`` (a fixed target) or ``small`` and ``large`` (routed by difficulty)."""
+
+    name: str
+    where: str  # "routing.yaml:12", for explanations
+    matches: Callable[[RequestFacts], bool]
+    models: frozenset[str]  # literal model names it matches; empty: any
+    to: Model | None = None
+    small: Model | None = None
+    large: Model | None = None
+    target: QualityTarget = QualityTarget(quality=0.95)
+    always_large: AlwaysLarge = AlwaysLarge()
+    fallback: tuple[Model, ...] = ()
+    fallback_on: frozenset[str] = frozenset({"timeout", "429", "5xx", "overloaded"})
+    exact: ExactRule | None = None  # None: off
+    semantic: SemanticRule | None = None  # None: off
+    identity: bytes = b""  # digest of this rule and what it names: the caches' part of the key
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """An amount of money per period. ``tags`` narrows it to requests that carry them."""
+
+    name: str
+    amount_pico: int
+    period: Literal["calendar_month", "day"] = "calendar_month"
+    timezone: str = "UTC"
+    enforce: Literal["hard", "soft"] = "hard"
+    on_exceeded: OnExceeded = "reject"
+    downgrade_to: Model | None = None
+    tags: Mapping[str, str] = {}
+
+
+class Charging(msgspec.Struct, frozen=True, kw_only=True):
+    """What the tenant is charged, from what the request cost. In parts per million of cost."""
+
+    markup_ppm: int = 0
+    cache_hits_ppm: int = 0  # share of the stored answer's list price charged on a cache hit
+
+
+class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Per tenant. None: unlimited."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+    max_output_tokens: int | None = None
+
+
+class StaticKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A key written in YAML by its digest; read-only at run time."""
+
+    id: str
+    digest: str  # hex of HMAC-SHA-256(pepper, key)
+    project: str = "default"
+    expires_us: int | None = None
+    tags: Mapping[str, str] = {}
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """Whoever pays."""
+
+    id: str
+    name: str = ""
+    cost_center: str = ""
+    tags: Mapping[str, str] = {}
+    required_tags: tuple[str, ...] = ()
+    allow_models: frozenset[str] | None = None  # None: every model
+    limits: RateLimits = RateLimits()
+    budgets: tuple[Budget, ...] = ()
+    charging: Charging = Charging()
+    keys: tuple[StaticKey, ...] = ()
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the admins decided, as one immutable value."""
+
+    version: str  # hex digest of the canonical form, 12 characters
+    providers: Mapping[str, Provider]
+    models: Mapping[str, Model]
+    routes: tuple[Route, ...]  # first match wins
+    tenants: Mapping[str, Tenant]
+    baseline: Model | None  # counterfactual of every "saved" figure
+    known_models: frozenset[str]  # every name a client may send: auto, models, names in matches
+
+    def resolve(self, facts: RequestFacts) -> Route | None:
+        """The first route that matches, or None."""
+        for route in self.routes:
+            if (not route.models or facts.model in route.models) and route.matches(facts):
+                return route
+        return None

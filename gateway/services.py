@@ -1,0 +1,57 @@
+"""``Services``: everything a stage may use, built once by ``app.py`` and handed to each stage.
+
+Holds parts, does nothing itself. What a stage needs and does not find here it must not do.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from gateway.caches.exact import ExactCache, SingleFlight
+from gateway.caches.semantic import SemanticCache
+from gateway.config import Settings
+from gateway.ids import UlidFactory
+from gateway.ledger import Ledger
+from gateway.policy.holder import PolicyHolder
+from gateway.policy.snapshot import Provider
+from gateway.policy.switches import Switches
+from gateway.routing import Router
+from gateway.stores.keys import KeyStore
+from gateway.stores.limits import Limiter
+from gateway.telemetry import Metrics
+from gateway.upstreams.base import Upstream
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Embed(Protocol):
+    """Texts to unit vectors [texts, 384] and their token counts, in the model process."""
+
+    def __call__(self, texts: Sequence[str]) -> Awaitable[tuple[Vectors, list[int]]]:
+        """Raises UpstreamUnavailable or UpstreamTimeout."""
+
+
+class Services(msgspec.Struct, kw_only=True):
+    """The parts of one gateway worker."""
+
+    settings: Settings
+    policies: PolicyHolder
+    switches: Switches
+    keys: KeyStore
+    limiter: Limiter
+    ledger: Ledger
+    exact: ExactCache
+    flights: SingleFlight
+    semantic: SemanticCache
+    router: Router
+    upstream: Callable[[Provider], Upstream]  # one instance per provider, made on first use
+    embed: Embed | None  # None: no model process is configured
+    embedding_ready: Callable[[], bool]
+    local_answers: Callable[[], bool]  # the model process can generate
+    metrics: Metrics
+    new_id: UlidFactory
+    now_us: Callable[[], int]  # UTC microseconds
+    monotonic: Callable[[], float]  # seconds

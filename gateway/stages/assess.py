@@ -1,0 +1,115 @@
+"""assess: how hard is it? Text features first; one embedding only where something needs it.
+
+The same vector serves the difficulty and the semantic lookup.
+"""
+
+from collections.abc import Awaitable
+
+from gateway.caches.semantic import eligible, partition_key
+from gateway.errors import UpstreamError
+from gateway.exchange import Exchange
+from gateway.policy.snapshot import AlwaysLarge, Model
+from gateway.routing import Score
+from gateway.services import Services
+
+
+def assess(exchange: Exchange, services: Services) -> Awaitable[None] | None:
+    """Set ``decision`` (or ``forced``), and ``partition`` and ``vector`` for the semantic tier."""
+    exchange.semantic_reason = _semantic_refusal(exchange, services)
+    if exchange.semantic_reason is None:
+        rule = exchange.route.exact
+        exchange.partition = partition_key(
+            tenant_secret=services.keys.tenant_secret(exchange.tenant.id),
+            scope=exchange.tenant.id
+            if rule is None or rule.scope == "tenant"
+            else f"{exchange.tenant.id}\0{exchange.key.id}\0{exchange.request.user}",
+            route_identity=exchange.route.identity,
+            parsed=exchange.request,
+        )
+    score: Score | None = None
+    if exchange.pinned is None:
+        exchange.forced = _must_be_large(exchange, services)
+        if exchange.forced is None:
+            score = services.router.score(
+                exchange.request.last_user_text or "", uncertain_around=exchange.route.target
+            )
+    needed = exchange.partition is not None or (score is not None and score.uncertain)
+    if needed and services.embed is not None and services.embedding_ready():
+        return _assess_with_vector(exchange, services, score)
+    if exchange.partition is not None:
+        exchange.partition, exchange.semantic_reason = None, "no embedding model is ready"
+    _decide(exchange, services, score)
+    return None
+
+
+async def _assess_with_vector(
+    exchange: Exchange, services: Services, score: Score | None
+) -> None:
+    text = exchange.request.last_user_text
+    assert services.embed is not None and text is not None, "an embedding needs a text"
+    began = services.monotonic()
+    try:
+        vectors, _ = await services.embed([text])
+    except UpstreamError:
+        # The embedding is a help, not a condition: without it features decide.
+        exchange.partition, exchange.semantic_reason = None, "the embedding failed"
+    else:
+        exchange.vector = vectors[0]
+        exchange.embedding_us = round((services.monotonic() - began) * 1e6)
+        if score is not None and score.uncertain:
+            score = services.router.refine(score, text, exchange.vector)
+    _decide(exchange, services, score)
+
+
+def _decide(exchange: Exchange, services: Services, score: Score | None) -> None:
+    if score is None:
+        return
+    exchange.decision = services.router.decide(score, exchange.route.target)
+    services.metrics.difficulty.observe(exchange.decision.difficulty, (exchange.route.name,))
+
+
+def _semantic_refusal(exchange: Exchange, services: Services) -> str | None:
+    """Why the semantic tier is not asked; None if it may be."""
+    rule = exchange.route.semantic
+    if rule is None:
+        return "off in this route"
+    if exchange.bypass is not None:
+        return exchange.bypass
+    if services.switches.is_on("semantic", exchange.started_us):
+        return "switched off"
+    return eligible(exchange.request)
+
+
+def _must_be_large(exchange: Exchange, services: Services) -> str | None:
+    """Why the small model is not even considered; None if it is."""
+    request, rule, small = exchange.request, exchange.route.always_large, exchange.route.small
+    assert small is not None, "a route without a fixed target names small and large"
+    if services.switches.is_on("all-large", exchange.started_us):
+        return "the switch all-large is on"
+    if small.provider.api == "local":
+        if services.switches.is_on("local", exchange.started_us):
+            return "the local model is switched off"
+        if not services.local_answers():
+            return "the local model is not ready"
+    if request.last_user_text is None:
+        return "the request does not end with a user's text"
+    return _not_for_small(exchange, rule, small)
+
+
+def _not_for_small(exchange: Exchange, rule: AlwaysLarge, small: Model) -> str | None:
+    request, capabilities = exchange.request, small.capabilities
+    if request.has_tools and (rule.tools or "tools" not in capabilities):
+        return "tools always go to the large model"
+    if request.has_media and (rule.images or "vision" not in capabilities):
+        return "images, audio and files always go to the large model"
+    if request.has_json_format and (rule.json_schema or "json_schema" not in capabilities):
+        return "structured output always goes to the large model"
+    if request.choices > 1 and small.provider.api == "local":
+        return "several choices always go to the large model"
+    tokens = request.prompt_bytes // 4
+    if rule.prompt_tokens_over is not None and tokens > rule.prompt_tokens_over:
+        return f"about {tokens} prompt tokens, over {rule.prompt_tokens_over}"
+    window = small.context_tokens
+    if window is not None and tokens + (request.max_output_tokens or 0) > window:
+        return f"about {tokens} prompt tokens do not fit the small model's {window}"
+    return None

@@ -1,0 +1,100 @@
+"""exact: the same request before? One hash, no model. Concurrent twins wait for the first.
+
+Refuses to merge what it does not understand: an unknown field is part of the key.
+"""
+
+from collections.abc import Awaitable
+
+from gateway.caches.exact import exact_key
+from gateway.errors import InvalidRequest, NotCached
+from gateway.exchange import Exchange
+from gateway.policy.snapshot import ExactRule
+from gateway.services import Services
+from gateway.wire.canonical import cacheable, canonical_body
+
+
+def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
+    """Set ``hit`` or ``cache_key`` (and ``flight`` where others may wait for this answer).
+
+    Sets ``bypass`` where no cache may be asked nor taught. Raises NotCached or InvalidRequest.
+    """
+    control = _cache_control(exchange)
+    exchange.bypass = _bypass(exchange, control)
+    if exchange.bypass is not None:
+        if "only-if-cached" in control:
+            raise NotCached(f"Nothing is cached for this request: {exchange.bypass}.")
+        return None
+    exchange.cache_status = "miss"
+    rule = exchange.route.exact
+    if rule is None or services.switches.is_on("exact", exchange.started_us):
+        return None
+    key = exchange.cache_key = exact_key(
+        tenant_secret=services.keys.tenant_secret(exchange.tenant.id),
+        scope=_scope(exchange, rule),
+        route_identity=exchange.route.identity,
+        canonical=canonical_body(exchange.request),
+    )
+    if "no-cache" in control:
+        return None
+    entry = services.exact.get(key, exchange.started_us)
+    if entry is not None and _fresh_enough(exchange.started_us - entry.stored_us, control):
+        services.metrics.cache_lookups_total.inc(("exact", "hit"))
+        exchange.answer_from_cache(entry, "hit-exact")
+        return None
+    services.metrics.cache_lookups_total.inc(("exact", "miss"))
+    if exchange.request.stream:
+        return None  # a stream does not wait for another's end to begin
+    return _join(exchange, services, key)
+
+
+async def _join(exchange: Exchange, services: Services, key: bytes) -> None:
+    """Lead, or wait for the leader's answer; a leader without one leaves us to ourselves."""
+    flight = services.flights.join(key)
+    if flight.leader:
+        exchange.flight = flight.finish
+        return
+    entry = await flight.wait()
+    if entry is not None:
+        exchange.answer_from_cache(entry, "hit-exact")
+
+
+def _bypass(exchange: Exchange, control: dict[str, str]) -> str | None:
+    if exchange.route.exact is None and exchange.route.semantic is None:
+        return "the route has no cache"
+    if "no-store" in control:
+        return "cache-control: no-store"
+    if exchange.headers.get(b"x-tollhouse-cache", b"").lower() == b"bypass":
+        return "x-tollhouse-cache: bypass"
+    rule = exchange.route.exact
+    if rule is not None and rule.scope == "user" and exchange.request.user is None:
+        return "the cache is per user and the request names none"
+    if rule is not None and rule.sampled == "deny" and exchange.request.temperature != 0:
+        return "the route does not cache sampled answers"
+    return cacheable(exchange.request)
+
+
+def _scope(exchange: Exchange, rule: ExactRule) -> str:
+    """Within the tenant: everyone, one key, or one user of one key."""
+    if rule.scope == "tenant":
+        return exchange.tenant.id
+    if rule.scope == "key":
+        return f"{exchange.tenant.id}\0{exchange.key.id}"
+    return f"{exchange.tenant.id}\0{exchange.key.id}\0{exchange.request.user}"
+
+
+def _cache_control(exchange: Exchange) -> dict[str, str]:
+    """Directives of the request's ``cache-control`` (RFC 9111 §5.2.1), names in lower case."""
+    header = exchange.headers.get(b"cache-control")
+    if header is None:
+        return {}
+    directives: dict[str, str] = {}
+    for part in header.decode("latin-1").split(","):
+        name, _, value = part.strip().partition("=")
+        directives[name.lower()] = value.strip('"')
+    if "max-age" in directives and not directives["max-age"].isdecimal():
+        raise InvalidRequest("cache-control: max-age must be a whole number of seconds.")
+    return directives
+
+
+def _fresh_enough(age_us: int, control: dict[str, str]) -> bool:
+    return "max-age" not in control or age_us <= int(control["max-age"]) * 1_000_000

@@ -1,0 +1,328 @@
+"""generate: try the targets until one answers, and pass its bytes to the client.
+
+Retries and falls back only before the first byte. Frames are relayed as they came; the last
+bytes are kept back until the answer is booked. Refuses to know HTTP: ``Upstream`` does.
+"""
+
+import asyncio
+import random
+from typing import Any
+
+import orjson
+
+from gateway.booking import attempt_event, intent
+from gateway.errors import UpstreamError, UpstreamProtocolError
+from gateway.exchange import EVENT_STREAM, Attempt, Exchange
+from gateway.policy.snapshot import Model
+from gateway.services import Services
+from gateway.upstreams.base import UpstreamRequest, UpstreamResponse
+from gateway.wire.assemble import answer_text
+from gateway.wire.openai import Endpoint, encode_request, upstream_error
+from gateway.wire.relay import StreamRelay
+from gateway.wire.tokens import count_prompt, count_tokens
+from gateway.wire.usage import Usage, parse_usage
+
+_PATHS: dict[Endpoint, str] = {
+    "chat": "/chat/completions",
+    "completions": "/completions",
+    "embeddings": "/embeddings",
+}
+_PASSED_ON = (b"traceparent", b"tracestate")
+_COUNTED_BYTES_MAX = 8192  # above it, tokenizing would hold up the event loop: estimate
+_CHECKPOINT_EVENTS = 64
+_CHECKPOINT_SECONDS = 1.0
+_AFTER_DONE_SECONDS = 0.05  # patience for the end of an answer whose [DONE] has come
+_BACKOFF_SECONDS = 0.05
+
+
+async def generate(exchange: Exchange, services: Services) -> None:
+    """Complete ``attempts`` and set ``answer`` and ``tail``. Raises UpstreamError.
+
+    A client that leaves cancels this coroutine: the upstream is closed on the way out, and what
+    was generated stays in the attempt's ``usage``.
+    """
+    plan = exchange.plan
+    assert plan is not None, "plan comes before generate"
+    deadline = exchange.started + max(
+        target.provider.timeouts.total_seconds for target in plan.candidates
+    )
+    while True:
+        attempt = exchange.attempts[-1]
+        try:
+            await _try(exchange, services, attempt, deadline)
+            return
+        except UpstreamError as error:
+            attempt.error = error
+            successor = _successor(exchange, services, attempt, error, deadline)
+            if successor is None:
+                raise
+            wait_seconds, target = successor
+            if wait_seconds:
+                await asyncio.sleep(wait_seconds)
+            _begin_next(exchange, services, attempt, target)
+        finally:
+            attempt.ended_monotonic = services.monotonic()
+
+
+async def _try(
+    exchange: Exchange, services: Services, attempt: Attempt, deadline: float
+) -> None:
+    """One attempt: send, judge the head, and relay. Leaves ``attempt.usage`` set if it may cost."""
+    provider = attempt.target.provider
+    upstream = services.upstream(provider)
+    timeouts = provider.timeouts
+    failed = True
+    response: UpstreamResponse | None = None
+    try:
+        response = await upstream.send(
+            UpstreamRequest(
+                request_id=f"{exchange.request_id}/{attempt.number}",
+                path=_PATHS[exchange.endpoint],
+                body=encode_request(
+                    exchange.request,
+                    upstream_model=attempt.target.upstream_model,
+                    max_output_tokens=_output_cap(exchange, attempt.target),
+                ),
+                headers=_headers(exchange, attempt),
+                stream=exchange.request.stream,
+                first_byte_deadline=min(
+                    deadline, services.monotonic() + timeouts.first_byte_seconds
+                ),
+                idle_seconds=timeouts.idle_seconds,
+                deadline=deadline,
+            )
+        )
+        attempt.upstream_request_id = _header(response, b"x-request-id")
+        if response.status != 200:
+            body = await _read(response)
+            failed = response.status >= 500 or response.status == 429
+            secret = provider.authorization
+            raise upstream_error(
+                response.status, body, response.headers, [secret.reveal()] if secret else []
+            )
+        if exchange.request.stream:
+            await _relay_stream(exchange, services, attempt, response)
+        else:
+            await _relay_document(exchange, services, attempt, response)
+        failed = False
+    except UpstreamError as error:
+        if attempt.usage is None and not error.unsent:
+            attempt.usage = _estimate(exchange, services, attempt, None)
+        raise
+    except BaseException:
+        failed = False  # the client left: nobody's fault
+        if attempt.usage is None:
+            attempt.usage = _estimate(exchange, services, attempt, None)
+        raise
+    finally:
+        if response is not None:
+            response.close()
+        upstream.report(failed=failed)
+        status = str(response.status) if response is not None else "none"
+        services.metrics.upstream_requests_total.inc((provider.name, attempt.target.name, status))
+
+
+async def _relay_document(
+    exchange: Exchange, services: Services, attempt: Attempt, response: UpstreamResponse
+) -> None:
+    body = await _read(response)
+    exchange.first_byte = services.monotonic()
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise UpstreamProtocolError(
+            f"The provider '{attempt.target.provider.name}' answered with invalid JSON."
+        ) from None
+    if not isinstance(document, dict):
+        raise UpstreamProtocolError(
+            f"The provider '{attempt.target.provider.name}' answered with no JSON object."
+        )
+    attempt.usage = parse_usage(document.get("usage")) or _estimate_document(
+        exchange, attempt, document
+    )
+    exchange.answer = document
+    exchange.tail = body
+
+
+async def _relay_stream(
+    exchange: Exchange, services: Services, attempt: Attempt, response: UpstreamResponse
+) -> None:
+    relay = StreamRelay(
+        endpoint=exchange.endpoint,
+        include_usage=exchange.request.include_usage,
+        keep=exchange.cache_key is not None or exchange.partition is not None,
+    )
+    client = exchange.client
+    checkpoint_events, checkpoint_at = _CHECKPOINT_EVENTS, 0.0
+    started = False
+    try:
+        while not relay.finished:
+            data = await response.receive()
+            if not data:
+                break
+            frames = relay.feed(data)
+            if not frames:
+                continue
+            if not started:
+                started = True
+                exchange.first_byte = services.monotonic()
+                checkpoint_at = exchange.first_byte + _CHECKPOINT_SECONDS
+                await client.start(exchange, 200, EVENT_STREAM)
+            await client.write(frames)
+            if relay.content_events >= checkpoint_events or (
+                relay.content_events & 7 == 0 and services.monotonic() >= checkpoint_at
+            ):
+                checkpoint_events = relay.content_events + _CHECKPOINT_EVENTS
+                checkpoint_at = services.monotonic() + _CHECKPOINT_SECONDS
+                services.ledger.checkpoint(_event_id(exchange, attempt), relay.content_events)
+        exchange.tail = relay.end()
+        exchange.tail_content_type = EVENT_STREAM
+        await _drain(response)
+        exchange.answer = relay.answer()
+    finally:
+        attempt.usage = relay.usage or _estimate(exchange, services, attempt, relay)
+
+
+async def _drain(response: UpstreamResponse) -> None:
+    """Read the end of a finished answer, so that its connection can serve again."""
+    try:
+        async with asyncio.timeout(_AFTER_DONE_SECONDS):
+            while await response.receive():
+                pass
+    except (TimeoutError, UpstreamError):
+        response.close()
+
+
+async def _read(response: UpstreamResponse) -> bytes:
+    first = await response.receive()
+    if not first:
+        return b""
+    chunks = [first]
+    while data := await response.receive():
+        chunks.append(data)
+    return b"".join(chunks) if len(chunks) > 1 else first
+
+
+def _successor(
+    exchange: Exchange,
+    services: Services,
+    attempt: Attempt,
+    error: UpstreamError,
+    deadline: float,
+) -> tuple[float, Model] | None:
+    """(seconds to wait, target) of the next attempt, or None to give up."""
+    plan = exchange.plan
+    assert plan is not None, "there is a plan once there is an attempt"
+    if exchange.first_byte is not None or not error.retryable:
+        return None
+    if attempt.number >= services.settings.limits.attempts_max:
+        return None
+    tried = {past.target.name for past in exchange.attempts}
+    untried = [model for model in plan.candidates if model.name not in tried]
+    if untried and _falls_back(exchange, attempt, error):
+        return 0.0, untried[0]
+    if error.status == 504:
+        return None  # a paid provider may be working on it still: asking again pays twice
+    # Full jitter, from the delay the provider asked for where it did.
+    wait = max(
+        error.retry_after_seconds or 0.0,
+        random.uniform(0, _BACKOFF_SECONDS * 2**attempt.number),  # noqa: S311 - no secret
+    )
+    return (wait, attempt.target) if services.monotonic() + wait < deadline else None
+
+
+def _falls_back(exchange: Exchange, attempt: Attempt, error: UpstreamError) -> bool:
+    """The small model's failure always goes to the large one; others as the route says."""
+    if attempt.target is exchange.route.small:
+        return True
+    conditions = exchange.route.fallback_on
+    if error.status == 429:
+        return "429" in conditions
+    if error.status == 504:
+        return "timeout" in conditions
+    if error.status == 503 and "overloaded" in conditions:
+        return True
+    return "5xx" in conditions
+
+
+def _begin_next(
+    exchange: Exchange, services: Services, failed: Attempt, target: Model
+) -> None:
+    """Book the failed attempt and put the next one's intent on record."""
+    failed.ended_monotonic = services.monotonic()
+    services.ledger.settle(
+        attempt_event(exchange, failed, recorded_us=services.now_us(), superseded=True)
+    )
+    following = Attempt(
+        number=failed.number + 1,
+        target=target,
+        started_us=services.now_us(),
+        started_monotonic=services.monotonic(),
+    )
+    services.ledger.intend(intent(exchange, following, exchange.request.prompt_bytes // 4 + 1))
+    exchange.attempts.append(following)
+
+
+def _output_cap(exchange: Exchange, target: Model) -> int | None:
+    """A limit for a request that sets none where money is bounded; None leaves it as it came."""
+    if exchange.endpoint == "embeddings" or exchange.request.max_output_tokens is not None:
+        return None
+    tenant_max = exchange.tenant.limits.max_output_tokens
+    if tenant_max is not None:
+        return min(tenant_max, target.output_tokens_max)
+    return target.output_tokens_max if exchange.tenant.budgets else None
+
+
+def _headers(exchange: Exchange, attempt: Attempt) -> tuple[tuple[bytes, bytes], ...]:
+    own = (b"x-request-id", _event_id(exchange, attempt).encode())
+    passed_on = (
+        (name, exchange.headers[name]) for name in _PASSED_ON if name in exchange.headers
+    )
+    return (own, *passed_on)
+
+
+def _header(response: UpstreamResponse, name: bytes) -> str | None:
+    for key, value in response.headers:
+        if key == name:
+            return value.decode("latin-1")[:200]
+    return None
+
+
+def _event_id(exchange: Exchange, attempt: Attempt) -> str:
+    return f"{exchange.request_id}/{attempt.number}"
+
+
+def _estimate(
+    exchange: Exchange, services: Services, attempt: Attempt, relay: StreamRelay | None
+) -> Usage:
+    """What an interrupted answer has consumed, as far as we saw it."""
+    local = attempt.target.provider.api == "local"
+    elapsed = services.monotonic() - attempt.started_monotonic
+    return Usage(
+        prompt_tokens=_prompt_tokens(exchange),
+        completion_tokens=relay.content_events if relay is not None else 0,
+        compute_us=max(0, round(elapsed * 1e6)) if local else 0,
+        source="partial_stream",
+    )
+
+
+def _estimate_document(
+    exchange: Exchange, attempt: Attempt, document: dict[str, Any]
+) -> Usage:
+    """Usage of a complete answer that reports none: counted by a tokenizer."""
+    text = answer_text(document)
+    if len(text) <= _COUNTED_BYTES_MAX:
+        tokens, _ = count_tokens(text, model=attempt.target.upstream_model)
+    else:
+        tokens = len(text) // 4
+    return Usage(
+        prompt_tokens=_prompt_tokens(exchange), completion_tokens=tokens, source="tokenizer"
+    )
+
+
+def _prompt_tokens(exchange: Exchange) -> int:
+    if exchange.request.prompt_bytes <= _COUNTED_BYTES_MAX:
+        return count_prompt(exchange.request)[0]
+    return exchange.request.prompt_bytes // 4
+
+

@@ -1,0 +1,81 @@
+"""record: metrics and the access log. The last stage; it never fails a request."""
+
+import logging
+
+import orjson
+
+from gateway.exchange import Exchange
+from gateway.services import Services
+
+_log = logging.getLogger("tollhouse.access")
+
+
+def record(exchange: Exchange, services: Services) -> None:
+    """Count the request and, where it is on, write one line of JSON about it."""
+    now = services.monotonic()
+    _count(exchange, services, now)
+    if _log.isEnabledFor(logging.INFO):
+        _log.info("%s", orjson.dumps(_line(exchange, now)).decode())
+
+
+def _count(exchange: Exchange, services: Services, now: float) -> None:
+    metrics = services.metrics
+    route, target = _route(exchange), _target(exchange)
+    metrics.requests_total.inc((route, target, _outcome(exchange)))
+    total = now - exchange.started
+    metrics.request_duration_seconds.observe(total, (route, target))
+    waited = sum(
+        attempt.ended_monotonic - attempt.started_monotonic for attempt in exchange.attempts
+    )
+    metrics.overhead_seconds.observe(max(0.0, total - waited), (route,))
+    if exchange.first_byte is not None and exchange.request.stream:
+        metrics.ttft_seconds.observe(exchange.first_byte - exchange.started, (route, target))
+    usage = exchange.usage
+    if usage is None:
+        return
+    fresh = usage.prompt_tokens - usage.cached_tokens
+    metrics.tokens_total.inc(("input", "none", target), fresh)
+    if usage.cached_tokens:
+        metrics.tokens_total.inc(("input", "read", target), usage.cached_tokens)
+    metrics.tokens_total.inc(("output", "none", target), usage.completion_tokens)
+    if exchange.cost_pico is None:
+        metrics.unpriced_requests_total.inc((target,))
+    else:
+        metrics.cost_usd_total.inc((exchange.tenant.id, target), exchange.cost_pico)
+    if exchange.saved_pico:
+        reason = "routing" if exchange.hit is None else exchange.cache_status.removeprefix("hit-")
+        metrics.book_saving(exchange.tenant.id, reason, exchange.saved_pico)
+
+
+def _line(exchange: Exchange, now: float) -> dict[str, object]:
+    usage = exchange.usage
+    return {
+        "request_id": exchange.request_id,
+        "tenant": exchange.tenant.id if hasattr(exchange, "tenant") else None,
+        "endpoint": exchange.endpoint,
+        "status": exchange.status,
+        "error": exchange.error.code if exchange.error is not None else None,
+        "route": _route(exchange),
+        "target": _target(exchange),
+        "cache": exchange.cache_status,
+        "prompt_tokens": usage.prompt_tokens if usage else None,
+        "completion_tokens": usage.completion_tokens if usage else None,
+        "cost_pico": exchange.cost_pico,
+        "duration_ms": round((now - exchange.started) * 1e3, 3),
+    }
+
+
+def _route(exchange: Exchange) -> str:
+    return exchange.route.name if hasattr(exchange, "route") else "none"
+
+
+def _target(exchange: Exchange) -> str:
+    if exchange.hit is not None:
+        return exchange.hit.served_model
+    return exchange.attempts[-1].target.name if exchange.attempts else "none"
+
+
+def _outcome(exchange: Exchange) -> str:
+    if exchange.hit is not None:
+        return exchange.cache_status
+    return exchange.error.code or "error" if exchange.error is not None else "ok"

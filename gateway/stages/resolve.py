@@ -1,0 +1,91 @@
+"""resolve: what is asked, and which rule of the policy answers it? No model is called.
+
+Decodes the body, once, and only for a caller who is known.
+"""
+
+from collections.abc import Mapping
+
+from gateway.errors import InvalidRequest, MissingTags, ModelNotFound
+from gateway.exchange import Exchange
+from gateway.policy.snapshot import RequestFacts
+from gateway.services import Services
+from gateway.wire.openai import parse_request
+
+AUTO = "auto"
+TAGS_MAX = 32
+TAG_LENGTH_MAX = 128
+_ASSUMED_BYTES_PER_TOKEN = 4
+
+
+def resolve(exchange: Exchange, services: Services) -> None:
+    """Set ``request``, ``tags``, ``route`` and, where one target is certain, ``pinned``.
+
+    Raises InvalidRequest, ModelNotFound or MissingTags.
+    """
+    request = exchange.request = parse_request(exchange.endpoint, exchange.raw)
+    tenant, policy = exchange.tenant, exchange.policy
+    exchange.tags = _tags(exchange)
+    missing = [tag for tag in tenant.required_tags if tag not in exchange.tags]
+    if missing:
+        raise MissingTags(
+            f"The tenant '{tenant.id}' requires the tags {', '.join(missing)}:"
+            " send them as 'x-tollhouse-tags: name=value,...'."
+        )
+    model = request.model
+    permitted = tenant.allow_models is None or model in tenant.allow_models
+    if model not in policy.known_models or not permitted:
+        raise ModelNotFound(
+            f"The model '{model}' does not exist or you do not have access to it.", param="model"
+        )
+    route = policy.resolve(
+        RequestFacts(
+            tenant=tenant.id,
+            key=exchange.key.id,
+            model=model,
+            endpoint=exchange.endpoint,
+            tags=exchange.tags,
+            input_tokens=request.prompt_bytes // _ASSUMED_BYTES_PER_TOKEN + 1,
+            has_tools=request.has_tools,
+            has_images=request.has_media,
+            stream=request.stream,
+            temperature=1.0 if request.temperature is None else request.temperature,
+        )
+    )
+    if route is None:
+        raise ModelNotFound(f"No route of the policy takes the model '{model}'.", param="model")
+    exchange.route = route
+    if model in route.models and model != AUTO:
+        exchange.pinned = route.to or policy.models.get(model)
+    elif model == AUTO:
+        exchange.pinned = route.to
+    else:
+        exchange.pinned = policy.models.get(model)  # an explicit model is never rerouted
+
+
+def _tags(exchange: Exchange) -> Mapping[str, str]:
+    """Tags of tenant and key, then of the header; what is nearer to the request wins."""
+    tags: Mapping[str, str] = exchange.tenant.tags
+    if exchange.key.tags:
+        tags = {**tags, **exchange.key.tags}
+    header = exchange.headers.get(b"x-tollhouse-tags")
+    return {**tags, **parse_tags(header)} if header is not None else tags
+
+
+def parse_tags(header: bytes) -> dict[str, str]:
+    """Read ``name=value,name=value``. Raises InvalidRequest."""
+    tags: dict[str, str] = {}
+    try:
+        text = header.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest("The header x-tollhouse-tags is not UTF-8.") from None
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, value = (part.strip() for part in pair.partition("="))
+        if not separator or not name or max(len(name), len(value)) > TAG_LENGTH_MAX:
+            raise InvalidRequest(
+                f"The header x-tollhouse-tags must be 'name=value,...', each at most"
+                f" {TAG_LENGTH_MAX} characters; {pair[:40]!r} is not."
+            )
+        tags[name] = value
+    if len(tags) > TAGS_MAX:
+        raise InvalidRequest(f"The header x-tollhouse-tags has more than {TAGS_MAX} tags.")
+    return tags

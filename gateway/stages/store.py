@@ -1,0 +1,64 @@
+"""store: teach the caches what was just answered, and wake those who wait for the same.
+
+Only complete answers that ended well, and only once they are booked.
+"""
+
+import msgspec
+import orjson
+
+from gateway.caches.entry import StoredAnswer
+from gateway.exchange import Exchange
+from gateway.services import Services
+from gateway.wire.assemble import complete
+
+
+def store(exchange: Exchange, services: Services) -> None:
+    """Write the caches. A follower always hears, be it that there is nothing."""
+    entry = _entry(exchange, services)
+    try:
+        if entry is not None:
+            _write(exchange, services, entry)
+    finally:
+        if exchange.flight is not None:
+            exchange.flight(entry if entry is not None else exchange.hit)
+
+
+def _entry(exchange: Exchange, services: Services) -> StoredAnswer | None:
+    answer, usage = exchange.answer, exchange.usage
+    if (
+        exchange.error is not None
+        or answer is None
+        or usage is None
+        or not exchange.attempts
+        or exchange.bypass is not None
+        or (exchange.endpoint != "embeddings" and not complete(answer))
+    ):
+        return None
+    target = exchange.attempts[-1].target
+    return StoredAnswer(
+        answer=orjson.dumps(answer),
+        endpoint=exchange.endpoint,
+        served_model=target.name,
+        provider=target.provider.name,
+        usage=usage,
+        stored_us=exchange.started_us,
+        expires_us=exchange.started_us,  # each cache sets its own
+        cache_id=exchange.request_id,
+        route_identity=exchange.route.identity,
+        writer_key_id=exchange.key.id,
+    )
+
+
+def _write(exchange: Exchange, services: Services, entry: StoredAnswer) -> None:
+    exact, semantic = exchange.route.exact, exchange.route.semantic
+    if exact is not None and exchange.cache_key is not None:
+        services.exact.put(exchange.cache_key, _until(entry, exact.ttl_seconds))
+        exchange.cache_id = entry.cache_id
+    text = exchange.request.last_user_text
+    vector, partition = exchange.vector, exchange.partition
+    if semantic is not None and partition is not None and vector is not None and text is not None:
+        services.semantic.store(partition, text, vector, _until(entry, semantic.ttl_seconds))
+
+
+def _until(entry: StoredAnswer, ttl_seconds: float) -> StoredAnswer:
+    return msgspec.structs.replace(entry, expires_us=entry.stored_us + round(ttl_seconds * 1e6))

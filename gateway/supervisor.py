@@ -1,0 +1,216 @@
+"""The parent process: binds the sockets, starts the gateway worker and the model process, and
+starts again what dies.
+
+It holds no state and serves nothing, so that there is little in it that could fail. A worker that
+dies finds its sockets still open: clients wait for its successor instead of being refused.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.config import Settings
+
+_RESTART_SECONDS_MIN = 0.1
+_RESTART_SECONDS_MAX = 5.0
+_STEADY_SECONDS = 10.0  # one that ran this long is restarted without delay
+_KILL_AFTER_SECONDS = 5.0
+_BACKLOG = 2048
+_log = logging.getLogger("tollhouse.supervisor")
+
+
+class StartError(Exception):
+    """The gateway cannot start; the message says what to do."""
+
+
+class Child:
+    """One child process that is to be running."""
+
+    def __init__(self, name: str, command: Callable[[], list[str]], fds: tuple[int, ...]) -> None:
+        self.name = name
+        self._command = command
+        self._fds = fds
+        self._delay_seconds = _RESTART_SECONDS_MIN
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started = 0.0
+        self.start_at: float | None = 0.0  # monotonic; None: not to be started again
+
+    def start(self) -> None:
+        """Start it now."""
+        self.started = time.monotonic()
+        self.start_at = None
+        self.process = subprocess.Popen(  # noqa: S603 - our own modules, no text from outside
+            self._command(), pass_fds=self._fds, stdin=subprocess.DEVNULL
+        )
+        _log.info("%s runs as process %d", self.name, self.process.pid)
+
+    def reap(self) -> int | None:
+        """The exit status if it has ended, and plan its restart; else None."""
+        if self.process is None:
+            return None
+        status = self.process.poll()
+        if status is None:
+            return None
+        self.process = None
+        steady = time.monotonic() - self.started >= _STEADY_SECONDS
+        self._delay_seconds = (
+            _RESTART_SECONDS_MIN
+            if steady
+            else min(_RESTART_SECONDS_MAX, max(_RESTART_SECONDS_MIN, self._delay_seconds * 2))
+        )
+        self.start_at = time.monotonic() + self._delay_seconds
+        return status
+
+    def signal(self, number: int) -> None:
+        """Send a signal if it runs."""
+        if self.process is not None:
+            self.process.send_signal(number)
+
+    def end(self, seconds: float) -> int | None:
+        """Wait for it to end, then kill it. Returns its exit status."""
+        self.start_at = None
+        if self.process is None:
+            return None
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            _log.warning("%s did not end in %.0f s and is killed", self.name, seconds)
+            self.process.kill()
+            return self.process.wait()
+
+
+def supervise(settings: Settings, config_path: Path | None) -> int:
+    """Run the gateway until SIGTERM or SIGINT; the exit status. Raises StartError."""
+    public = bind(settings.listen.host, settings.listen.port)
+    admin = bind(settings.admin.host, settings.admin.port)
+    run_dir = Path(tempfile.mkdtemp(prefix="tollhouse-"))  # short: a socket's path has 107 bytes
+    model_socket = run_dir / "model.sock"
+    children = [_worker(public, admin, model_socket, config_path)]
+    if settings.local.enabled != "off":
+        children.insert(0, _model_process(settings, model_socket))
+    try:
+        return _watch(children, settings.drain_seconds)
+    finally:
+        public.close()
+        admin.close()
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening TCP socket. Raises StartError naming the address and the way out."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise StartError(
+                f"Port {port} on {host} is in use: stop what listens there (ss -ltnp 'sport = "
+                f":{port}' shows it) or choose another port in tollhouse.yaml."
+            ) from None
+        raise StartError(f"Cannot listen on {host}:{port}: {error.strerror}.") from None
+    return listener
+
+
+def _worker(
+    public: socket.socket, admin: socket.socket, model_socket: Path, config_path: Path | None
+) -> Child:
+    def command() -> list[str]:
+        arguments = [sys.executable, "-m", "gateway", "worker"]
+        arguments += ["--public-fd", str(public.fileno()), "--admin-fd", str(admin.fileno())]
+        arguments += ["--model-socket", str(model_socket)]
+        if config_path is not None:
+            arguments += ["--config", str(config_path)]
+        return arguments
+
+    return Child("worker", command, (public.fileno(), admin.fileno()))
+
+
+def _model_process(settings: Settings, model_socket: Path) -> Child:
+    local = settings.local
+
+    def command() -> list[str]:
+        arguments = [sys.executable, "-m", "local_models.server", "--socket", str(model_socket)]
+        arguments += ["--generation", local.generation, "--embedding", local.embedding]
+        arguments += ["--threads", str(local.threads), "--slots", str(local.slots)]
+        arguments += ["--context-tokens", str(local.context_tokens), "--nice", str(local.nice)]
+        if settings.models_dir is not None:
+            arguments += ["--models-dir", str(settings.models_dir)]
+        return arguments
+
+    return Child("model process", command, ())
+
+
+def _watch(children: list[Child], drain_seconds: float) -> int:
+    """Start the children, restart the dead, end all on SIGTERM or SIGINT."""
+    with _signals() as arrived:
+        while True:
+            for number in arrived(_next_wait(children)):
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    return _end(children, drain_seconds)
+                if number == signal.SIGHUP:
+                    children[-1].signal(signal.SIGHUP)
+            for child in children:
+                status = child.reap()
+                if status is not None:
+                    _log.warning("%s ended with status %d; starting it again", child.name, status)
+                if child.start_at is not None and time.monotonic() >= child.start_at:
+                    child.start()
+
+
+def _next_wait(children: list[Child]) -> float:
+    waits = [child.start_at - time.monotonic() for child in children if child.start_at is not None]
+    return max(0.0, min(waits, default=60.0))
+
+
+def _end(children: list[Child], drain_seconds: float) -> int:
+    """The worker first: it may still be answering from the model process."""
+    status = 0
+    for child in reversed(children):
+        child.signal(signal.SIGTERM)
+        grace = drain_seconds + _KILL_AFTER_SECONDS if child.name == "worker" else 5.0
+        status = child.end(grace) or status
+    return 0 if status == 0 else 1
+
+
+@contextlib.contextmanager
+def _signals():  # type: ignore[no-untyped-def] # a generator of a local closure
+    """Yield a function that waits so many seconds at most and returns the signals that came."""
+    read_fd, write_fd = os.pipe()
+    os.set_blocking(read_fd, False)
+    os.set_blocking(write_fd, False)
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+    previous = {number: signal.signal(number, lambda *_: None) for number in handled}
+    previous_fd = signal.set_wakeup_fd(write_fd)
+    selector = selectors.DefaultSelector()
+    selector.register(read_fd, selectors.EVENT_READ)
+
+    def arrived(seconds: float) -> list[int]:
+        if selector.select(seconds):
+            with contextlib.suppress(BlockingIOError):
+                return list(os.read(read_fd, 64))
+        return []
+
+    try:
+        yield arrived
+    finally:
+        signal.set_wakeup_fd(previous_fd)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        selector.close()
+        os.close(read_fd)
+        os.close(write_fd)
