@@ -1,0 +1,202 @@
+"""The node's model process as an upstream: OpenAI bodies in, OpenAI bytes out.
+
+The only door of the gateway to ``local_models``, together with its two parts: ``local_client``
+(the connection) and ``local_openai`` (the translation). Knows deadlines. Knows no tenant.
+"""
+
+import time
+
+import numpy as np
+
+from gateway.errors import UpstreamTimeout, UpstreamUnavailable
+from gateway.upstreams import local_openai
+from gateway.upstreams.base import Headers, UpstreamRequest, UpstreamResponse
+from gateway.upstreams.local_client import GenerationStream, ModelProcessClient, not_sent
+from local_models.messages import Delta, Finished, TokenLogprob
+
+__all__ = ["GenerationStream", "LocalUpstream", "ModelProcessClient"]
+
+EMBEDDINGS_MAX_TOKENS = 512
+"""Longest input of /embeddings; a longer one is refused, never cut behind the client's back."""
+
+_JSON = (b"content-type", b"application/json")
+_EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+
+
+class LocalUpstream:
+    """One model of the process. Implements ``Upstream``."""
+
+    def __init__(self, name: str, client: ModelProcessClient, upstream_model: str) -> None:
+        self._name = name
+        self._client = client
+        self._model = upstream_model
+
+    @property
+    def name(self) -> str:
+        """The provider's name in the policy."""
+        return self._name
+
+    @property
+    def healthy(self) -> bool:
+        """The process serves this model now."""
+        state = self._client.state
+        if state is None:
+            return False
+        generates = state.generation is not None and state.generation.name == self._model
+        embeds = state.embedding is not None and state.embedding.name == self._model
+        return (generates and self._client.generation_ready) or (
+            embeds and self._client.embedding_ready
+        )
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """As ``Upstream.send``; also UpstreamStatus 400 for what the local model cannot honour."""
+        body = local_openai.read_body(request.body)
+        match request.path:
+            case "/chat/completions" | "/completions":
+                return await self._generate(request, body)
+            case "/embeddings":
+                return await self._embed(request, body)
+        raise local_openai.refuse("path", f"{request.path} is not served here")
+
+    def report(self, *, failed: bool) -> None:
+        """Nothing to learn: the connection says at once when the process is gone."""
+
+    async def close(self) -> None:
+        """Nothing of its own: the client is shared, and closed by who made it."""
+
+    async def _generate(
+        self, request: UpstreamRequest, body: local_openai.Body
+    ) -> UpstreamResponse:
+        state = self._client.state
+        model = state.generation if state is not None else None
+        if model is None or model.name != self._model:
+            raise not_sent(
+                UpstreamUnavailable(f"the model process does not serve {self._model} now.")
+            )
+        call = local_openai.read_call(
+            body,
+            chat=request.path == "/chat/completions",
+            request_id=request.request_id,
+            model=self._model,
+            context_tokens=model.context_tokens,
+            deadline=request.deadline,
+        )
+        stream = self._client.generate(call.request)
+        try:
+            first_byte_deadline = min(request.first_byte_deadline, request.deadline)
+            first = _ended_well(await stream.receive(first_byte_deadline), request.deadline)
+            if request.stream:
+                return _StreamedAnswer(call, request, stream, first)
+            return await _whole_answer(call, request, stream, first)
+        except BaseException:
+            # A caller that is cancelled must not leave its generation behind.
+            stream.close()
+            raise
+
+    async def _embed(self, request: UpstreamRequest, body: local_openai.Body) -> UpstreamResponse:
+        state = self._client.state
+        model = state.embedding if state is not None else None
+        if model is None or model.name != self._model:
+            raise not_sent(
+                UpstreamUnavailable(f"the model process does not serve {self._model} now.")
+            )
+        call = local_openai.read_embeddings(body, model=self._model, width=model.dimensions)
+        limit = min(EMBEDDINGS_MAX_TOKENS, model.max_tokens)
+        answer = await self._client.vectors(
+            call.texts,
+            max_tokens=limit,
+            deadline=min(request.first_byte_deadline, request.deadline),
+        )
+        if any(answer.truncated):
+            place = f"input[{answer.truncated.index(True)}]"
+            raise local_openai.refuse(
+                place, f"is longer than {limit} tokens", "context_length_exceeded"
+            )
+        vectors = np.frombuffer(answer.values, "<f4").reshape(-1, answer.dimensions)
+        document = local_openai.embeddings_document(
+            call, vectors, sum(answer.tokens), answer.compute_us
+        )
+        return _Document(document, answer.compute_us)
+
+
+class _Document:
+    """A complete JSON answer."""
+
+    status = 200
+
+    def __init__(self, body: bytes, compute_us: int) -> None:
+        self.headers: Headers = (_JSON, (b"x-tollhouse-compute-us", b"%d" % compute_us))
+        self._body = body
+
+    async def receive(self) -> bytes:
+        body, self._body = self._body, b""
+        return body
+
+    def close(self) -> None:
+        self._body = b""
+
+
+class _StreamedAnswer:
+    """Events as the model generates them."""
+
+    status = 200
+    headers: Headers = (_EVENTS,)
+
+    def __init__(
+        self,
+        call: local_openai.Call,
+        request: UpstreamRequest,
+        stream: GenerationStream,
+        first: Delta | Finished,
+    ) -> None:
+        self._events = local_openai.Stream(call)
+        self._request = request
+        self._stream = stream
+        self._first: Delta | Finished | None = first
+        self._ended = False
+
+    async def receive(self) -> bytes:
+        events = b""
+        if self._first is not None and not self._ended:
+            first, self._first = self._first, None
+            events = self._events.opening() + self._translate(first)
+        while not events and not self._ended:
+            deadline = min(time.monotonic() + self._request.idle_seconds, self._request.deadline)
+            message = await self._stream.receive(deadline)
+            events = self._translate(_ended_well(message, self._request.deadline))
+        return events
+
+    def _translate(self, message: Delta | Finished) -> bytes:
+        if isinstance(message, Delta):
+            return self._events.delta(message)
+        self._ended = True
+        return self._events.closing(message)
+
+    def close(self) -> None:
+        self._ended = True
+        self._stream.close()
+
+
+async def _whole_answer(
+    call: local_openai.Call,
+    request: UpstreamRequest,
+    stream: GenerationStream,
+    message: Delta | Finished,
+) -> UpstreamResponse:
+    texts: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    while isinstance(message, Delta):
+        texts.append(message.text)
+        logprobs += message.logprobs
+        message = _ended_well(await stream.receive(request.deadline), request.deadline)
+    document = local_openai.document(call, "".join(texts), logprobs, message)
+    return _Document(document, message.compute_us)
+
+
+def _ended_well(message: Delta | Finished, deadline: float) -> Delta | Finished:
+    """The message, unless it says that the answer will never be complete."""
+    if isinstance(message, Finished) and message.reason in ("cancelled", "error"):
+        if time.monotonic() >= deadline:
+            raise UpstreamTimeout("the local model did not finish in time.")
+        raise UpstreamUnavailable(f"the local model stopped: {message.message or message.reason}.")
+    return message
