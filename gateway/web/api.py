@@ -1,0 +1,308 @@
+"""The admin API: JSON, bearer keys, described by the OpenAPI document at ``/schema``.
+
+Every change is logged with the id of the key that made it. Amounts are decimal dollars as text.
+"""
+
+import logging
+from typing import Annotated, Literal
+
+import msgspec
+from litestar import delete, get, post
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+
+from gateway.errors import InvalidRequest, NotFound, PolicyError
+from gateway.stores.keys import KeyRecord, Kind, Role
+from gateway.web.access import (
+    ADMINISTER,
+    LOOK,
+    LOOK_AT_TENANT,
+    OPERATE,
+    Caller,
+    principal_of,
+    services_of,
+    sessions_of,
+)
+from gateway.web.exports import document
+from gateway.web.figures import month_of, parse_month
+from gateway.web.services import LINK_SECONDS, Figures, ReloadStatus, SwitchState
+
+_log = logging.getLogger("tollhouse.admin")
+
+By = Literal["tenant", "model", "route", "day"]
+
+
+class NewKey(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A key to make. An API key needs a tenant, an admin key a role."""
+
+    kind: Kind
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    tenant: str | None = None
+    project: str = "default"
+    role: Role | None = None
+    expires_us: int | None = None
+
+
+class MadeKey(msgspec.Struct, kw_only=True):
+    """A key just made. ``token`` is shown this once."""
+
+    key: KeyRecord
+    token: str
+
+
+class Throw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A switch to throw, for good or for some seconds."""
+
+    name: str
+    on: bool
+    for_seconds: Annotated[int, msgspec.Meta(ge=1, le=366 * 86_400)] | None = None
+
+
+class Rollback(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The version to return to; None: the last but one."""
+
+    version: str | None = None
+
+
+class PolicyView(msgspec.Struct, kw_only=True):
+    """The policy in force, in outline."""
+
+    version: str
+    versions: list[str]
+    providers: list[str]
+    models: list[str]
+    routes: list[str]
+    tenants: list[str]
+
+
+class UsageView(msgspec.Struct, kw_only=True):
+    """Sums of one month."""
+
+    period: str
+    by: By
+    as_of_us: int
+    rows: list[dict[str, str | int]]
+
+
+class LoginLink(msgspec.Struct, kw_only=True):
+    """A page address that signs in as the calling key, once."""
+
+    url: str
+    expires_us: int
+
+
+class Purged(msgspec.Struct, kw_only=True):
+    """How many cached answers were dropped."""
+
+    entries: int
+
+
+@get("/admin/keys", opt=ADMINISTER, summary="List keys", sync_to_thread=True)
+def list_keys(request: Caller, kind: FromQuery[Kind | None] = None) -> list[KeyRecord]:
+    """Every key made at run time, revoked ones too. The keys themselves are not kept."""
+    return services_of(request).keys.list(kind)
+
+
+@post("/admin/keys", opt=ADMINISTER, summary="Make a key", sync_to_thread=True)
+def create_key(request: Caller, data: JSONBody[NewKey]) -> MadeKey:
+    """Make a key. Its text is in this answer and nowhere else."""
+    services = services_of(request)
+    now_us = services.now_us()
+    if data.tenant is not None and data.tenant not in services.policies.current.tenants:
+        raise InvalidRequest(f"there is no tenant {data.tenant!r} in the policy", param="tenant")
+    if data.kind == "api":
+        if data.tenant is None:
+            raise InvalidRequest("an API key needs a tenant", param="tenant")
+        if data.role is not None:
+            raise InvalidRequest("an API key has no role", param="role")
+        record, token = services.keys.create_api(
+            data.tenant, data.project, data.name, data.expires_us, now_us=now_us
+        )
+    else:
+        if data.role is None:
+            raise InvalidRequest("an admin key needs a role", param="role")
+        record, token = services.keys.create_admin(
+            data.role, data.tenant, data.name, data.expires_us, now_us=now_us
+        )
+    _note(request, f"made {record.kind} key {record.id}")
+    return MadeKey(key=record, token=token)
+
+
+@delete("/admin/keys/{key_id:str}", opt=ADMINISTER, summary="Revoke a key", sync_to_thread=True)
+def revoke_key(request: Caller, key_id: FromPath[str]) -> None:
+    """Revoke a key, and the sessions it signed in, at once."""
+    services = services_of(request)
+    if not services.keys.revoke(key_id, now_us=services.now_us()):
+        raise NotFound(f"there is no live key {key_id!r}")
+    _note(request, f"revoked key {key_id}")
+
+
+@get("/admin/switches", opt=LOOK, summary="List switches", sync_to_thread=True)
+def list_switches(request: Caller) -> list[SwitchState]:
+    """The switches and how they stand."""
+    return list(services_of(request).switches.states())
+
+
+@post(
+    "/admin/switches", opt=OPERATE, status_code=200, summary="Throw a switch", sync_to_thread=True
+)
+def throw_switch(request: Caller, data: JSONBody[Throw]) -> SwitchState:
+    """Throw a switch without editing a policy."""
+    services = services_of(request)
+    until_us = (
+        None if data.for_seconds is None else services.now_us() + data.for_seconds * 1_000_000
+    )
+    try:
+        state = services.switches.throw(data.name, data.on, until_us)
+    except KeyError:
+        known = ", ".join(state.name for state in services.switches.states())
+        raise NotFound(f"there is no switch {data.name!r}; there are {known}") from None
+    _note(request, f"threw switch {data.name} {'on' if data.on else 'off'}")
+    return state
+
+
+@get("/admin/policy", opt=LOOK, summary="Show the policy in force", sync_to_thread=True)
+def show_policy(request: Caller) -> PolicyView:
+    """The policy in force, in outline, and the versions to return to."""
+    policies = services_of(request).policies
+    policy = policies.current
+    return PolicyView(
+        version=policy.version,
+        versions=list(policies.versions()),
+        providers=list(policy.providers),
+        models=list(policy.models),
+        routes=[route.name for route in policy.routes],
+        tenants=list(policy.tenants),
+    )
+
+
+@post(
+    "/admin/policy/reload",
+    opt=OPERATE,
+    status_code=200,
+    summary="Load the policy files again",
+    sync_to_thread=True,
+)
+def reload_policy(request: Caller) -> ReloadStatus:
+    """Load the policy files again; if anything is wrong, the old policy stays and 400 says why."""
+    try:
+        status = services_of(request).policies.reload()
+    except PolicyError as error:
+        raise InvalidRequest(f"the policy files are not acceptable:\n{error}") from None
+    _note(request, f"reloaded the policy: {status.version}")
+    return status
+
+
+@post(
+    "/admin/policy/rollback",
+    opt=OPERATE,
+    status_code=200,
+    summary="Return to an earlier policy",
+    sync_to_thread=True,
+)
+def roll_back_policy(request: Caller, data: JSONBody[Rollback]) -> ReloadStatus:
+    """Put an earlier version in force."""
+    try:
+        status = services_of(request).policies.rollback(data.version)
+    except KeyError:
+        raise NotFound(f"there is no earlier policy {data.version or ''}".rstrip()) from None
+    _note(request, f"rolled the policy back: {status.version}")
+    return status
+
+
+@get(
+    "/admin/config/status",
+    opt=LOOK,
+    summary="Show the last load of the policy",
+    sync_to_thread=True,
+)
+def config_status(request: Caller) -> ReloadStatus:
+    """What the last attempt to load the policy came to."""
+    return services_of(request).policies.status()
+
+
+@get("/admin/stats", opt=LOOK, summary="Show numbers of this moment", sync_to_thread=True)
+def stats(request: Caller) -> dict[str, object]:
+    """Numbers of this moment, for a terminal."""
+    return dict(services_of(request).stats())
+
+
+@get("/admin/usage", opt=LOOK_AT_TENANT, summary="Sum the usage of a month", sync_to_thread=True)
+def usage(
+    request: Caller,
+    period: Annotated[
+        str | None, QueryParameter(description="UTC month, 2026-11; default: now")
+    ] = None,
+    by: FromQuery[By] = "tenant",
+    tenant: FromQuery[str | None] = None,
+) -> UsageView:
+    """Sums of one month by tenant, model, route or day. A tenant's key sees that tenant."""
+    services = services_of(request)
+    month = month_of(services.now_us()) if period is None else parse_month(period)
+    if month is None:
+        raise InvalidRequest(f"{period!r} is not a month such as 2026-11", param="period")
+    rows = _usage_rows(request, month, by, principal_of(request).narrowed(tenant))
+    return UsageView(
+        period=month,
+        by=by,
+        as_of_us=services.reports.completeness().as_of_us,
+        rows=[document(row) for row in rows],
+    )
+
+
+def _usage_rows(request: Caller, month: str, by: By, tenant: str | None) -> list[Figures]:
+    reports = services_of(request).reports
+    ask = {
+        "tenant": reports.by_tenant,
+        "model": reports.by_model,
+        "route": reports.by_route,
+        "day": reports.by_day,
+    }
+    return list(ask[by](month, tenant))
+
+
+@post(
+    "/admin/login-links",
+    opt=LOOK_AT_TENANT,
+    summary="Make a one-time login link",
+    sync_to_thread=False,
+)
+def login_link(request: Caller) -> LoginLink:
+    """A page address that signs in as the calling key, once, within fifteen minutes."""
+    services = services_of(request)
+    now_us = services.now_us()
+    token = sessions_of(request).open_link(principal_of(request).key.id, now_us)
+    return LoginLink(
+        url=f"{str(request.base_url).rstrip('/')}/login?link={token}",
+        expires_us=now_us + LINK_SECONDS * 1_000_000,
+    )
+
+
+@delete(
+    "/admin/cache", opt=OPERATE, status_code=200, summary="Drop cached answers", sync_to_thread=True
+)
+def purge_cache(request: Caller, tenant: FromQuery[str | None] = None) -> Purged:
+    """Drop the cached answers of one tenant, or of all."""
+    dropped = services_of(request).purge(tenant)
+    _note(request, f"purged the cache of {tenant or 'all tenants'}: {dropped} entries")
+    return Purged(entries=dropped)
+
+
+def _note(request: Caller, what: str) -> None:
+    _log.info("%s by %s", what, principal_of(request).key.id)
+
+
+HANDLERS = (
+    list_keys,
+    create_key,
+    revoke_key,
+    list_switches,
+    throw_switch,
+    show_policy,
+    reload_policy,
+    roll_back_policy,
+    config_status,
+    stats,
+    usage,
+    login_link,
+    purge_cache,
+)

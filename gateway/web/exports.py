@@ -1,0 +1,54 @@
+"""Figures for machines: the columns of the CSV files and of ``GET /admin/usage``, defined once.
+
+Amounts are exact decimal dollars as text, because JSON numbers and spreadsheets keep 53 bits.
+"""
+
+from collections.abc import Sequence
+
+from gateway.web.csv_export import write_csv
+from gateway.web.figures import usd_exact
+from gateway.web.services import Figures
+
+COUNTS = (
+    "requests",
+    "errors",
+    "cache_hits",
+    "small",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "unpriced",
+    "estimated",
+)
+AMOUNTS = (
+    "charge_pico",
+    "cost_pico",
+    "saved_cache_pico",
+    "saved_routing_pico",
+    "overhead_pico",
+    "saved_pico",
+)
+
+
+def document(figures: Figures) -> dict[str, str | int]:
+    """One row by column name; ``…_pico`` becomes ``…_usd``, as exact decimal text."""
+    row: dict[str, str | int] = {"key": figures.key, "provider": figures.provider}
+    row |= {name: getattr(figures, name) for name in COUNTS}
+    for name in AMOUNTS:
+        row[name.replace("_pico", "_usd")] = usd_exact(getattr(figures, name))
+    return row
+
+
+def figures_csv(period: str, sections: Sequence[tuple[str, Sequence[Figures]]]) -> str:
+    """One table; its first columns name the month and what the row is a sum by."""
+    header = ["period", "by", *document(Figures())]
+    rows = [
+        [period, by, *document(figures).values()] for by, section in sections for figures in section
+    ]
+    return write_csv(header, rows)
+
+
+def total(rows: Sequence[Figures]) -> Figures:
+    """The sum of several rows; exact, since all of it is integers."""
+    names = (*COUNTS, *(name for name in AMOUNTS if name != "saved_pico"))
+    return Figures(**{name: sum(getattr(row, name) for row in rows) for name in names})
