@@ -117,18 +117,16 @@ def plausible(event: UsageEvent) -> UsageEvent:
     )
 
 
-def saved_pico(event: UsageEvent) -> int | None:
-    """Baseline minus cost minus the cost of deciding; None where one of them is not priced.
+def gross_saved_pico(event: UsageEvent) -> int | None:
+    """Baseline minus cost, before the cost of deciding; None where one of them is not priced.
 
     A superseded attempt saves nothing: what it cost is a loss, whatever its baseline.
     """
     if event.cost_pico is None:
         return None
     if event.superseded:
-        return -event.cost_pico - event.overhead_pico
-    if event.baseline_pico is None:
-        return None
-    return event.baseline_pico - event.cost_pico - event.overhead_pico
+        return -event.cost_pico
+    return None if event.baseline_pico is None else event.baseline_pico - event.cost_pico
 
 
 def unpriced(event: UsageEvent) -> bool:

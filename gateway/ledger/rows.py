@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.ledger.event import UsageEvent, saved_pico, unpriced
+from gateway.ledger.event import UsageEvent, gross_saved_pico, unpriced
 from gateway.prices import DAY_US, Price, Rates
 
 # Columns of usage_event that are fields of UsageEvent, and of its usage, under the same name.
@@ -27,7 +27,7 @@ USAGE_FIELDS = (
     "prompt_image_tokens", "completion_tokens", "reasoning_tokens", "completion_audio_tokens",
     "compute_us",
 )  # fmt: skip
-_OWN_COLUMNS = ("usage_source", "tags", "billing_period", "saved_pico")
+_OWN_COLUMNS = ("usage_source", "tags", "billing_period", "gross_saved_pico")
 _COLUMNS = (*_EVENT_FIELDS, *USAGE_FIELDS, *_OWN_COLUMNS)
 # A request counts once, on the attempt that answered it, however often an attempt is booked.
 _INSERT_EVENT = (
@@ -45,7 +45,7 @@ ROLLUP_KEYS = (
 ROLLUP_SUMS = (
     "requests", "attempts", "errors", "unpriced", "prompt_tokens", "cached_tokens",
     "completion_tokens", "reasoning_tokens", "cost_pico", "charge_pico", "baseline_pico",
-    "overhead_pico", "saved_pico",
+    "overhead_pico", "gross_saved_pico",
 )  # fmt: skip
 _UPSERT_ROLLUP = (
     f"INSERT INTO rollup ({', '.join(ROLLUP_KEYS + ROLLUP_SUMS)})"  # noqa: S608 - constants
@@ -62,8 +62,8 @@ PROJECTION = (
     " AS unpriced, sum(prompt_tokens) AS prompt_tokens, sum(cached_tokens) AS cached_tokens,"
     " sum(completion_tokens) AS completion_tokens, sum(reasoning_tokens) AS reasoning_tokens,"
     " sum(coalesce(cost_pico, 0)) AS cost_pico, sum(coalesce(charge_pico, 0)) AS charge_pico,"
-    " sum(iif(saved_pico IS NULL OR superseded, 0, baseline_pico)) AS baseline_pico,"
-    " sum(overhead_pico) AS overhead_pico, sum(coalesce(saved_pico, 0)) AS saved_pico"
+    " sum(iif(gross_saved_pico IS NULL OR superseded, 0, baseline_pico)) AS baseline_pico,"
+    " sum(overhead_pico) AS overhead_pico, sum(coalesce(gross_saved_pico, 0)) AS gross_saved_pico"
     f" FROM usage_event GROUP BY {', '.join(ROLLUP_KEYS)}"
 )
 
@@ -81,7 +81,7 @@ class Booking:
         """Book one event; False where it has been booked before, and then nothing happens."""
         usage = event.usage
         period = self._open_period(event.ts_us)
-        saved = saved_pico(event)
+        saved = gross_saved_pico(event)
         values = (
             *[getattr(event, name) for name in _EVENT_FIELDS],
             *[getattr(usage, name) for name in USAGE_FIELDS],

@@ -66,7 +66,7 @@ CREATE TABLE usage_event (
   charge_pico INTEGER,
   baseline_pico INTEGER,
   overhead_pico INTEGER NOT NULL,
-  saved_pico INTEGER,
+  gross_saved_pico INTEGER,
   status INTEGER NOT NULL,
   error_type TEXT,
   duration_us INTEGER NOT NULL,
@@ -111,7 +111,7 @@ CREATE TABLE rollup (
   charge_pico INTEGER NOT NULL,
   baseline_pico INTEGER NOT NULL,
   overhead_pico INTEGER NOT NULL,
-  saved_pico INTEGER NOT NULL,
+  gross_saved_pico INTEGER NOT NULL,
   PRIMARY KEY (billing_period, tenant_id, day, project_id, key_id, provider, model_served, route,
                decision, cache_status, state)
 ) STRICT, WITHOUT ROWID;

@@ -49,6 +49,8 @@ class Shipper:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._caught_up = time.monotonic()
+        self._booked = 0  # events, since the start
+        self._complete: set[Path] = set()  # segments that grow no more and are booked
 
     def start(self) -> None:
         """Start the thread."""
@@ -63,35 +65,43 @@ class Shipper:
             self._thread.join()
             self._thread = None
 
-    def flush(self) -> None:
-        """Book everything appended before this call, in the calling thread.
+    def ship(self) -> int:
+        """Book everything appended before this call; returns the number of events newly booked.
 
         Raises sqlite3.Error or OSError where the store cannot be written.
         """
-        self.ship()
-
-    def ship(self) -> int:
-        """One pass over all segments; returns the number of events newly booked."""
         with self._shipping:
-            booked = 0
+            owners = self._segments().keys() | self._store.open_owners()
+            living = {owner for owner in owners if self._alive(owner)}
+            # Listed again after looking who lives: the list of whoever is dead is complete.
             segments = self._segments()
-            for owner, paths in segments.items():
-                # Looked up first: what a process wrote before it was seen dead is complete.
-                alive = self._alive(owner)
+            offsets = self._store.offsets()
+            self._complete.clear()
+            before = self._booked
+            damaged = False
+            for owner in owners:
+                paths = segments.get(owner, [])
                 for path in paths:
-                    booked += self._ship_segment(path, growing=alive and path == paths[-1])
-                if not alive:
+                    growing = owner in living and path == paths[-1]
+                    if path.stat().st_size > offsets.get(path.name, 0):
+                        damaged |= self._ship_segment(path, growing=growing)
+                    if not growing:
+                        self._complete.add(path)
+                if owner not in living:
                     self._store.recover(owner, self._now_us())
-            for owner in self._store.open_owners() - segments.keys():
-                if not self._alive(owner):
-                    self._store.recover(owner, self._now_us())
-            self._caught_up = time.monotonic()
-            return booked
+            if not damaged:
+                self._caught_up = time.monotonic()
+            return self._booked - before
 
     @property
     def lag_seconds(self) -> float:
         """Age at most of the oldest record that is not in the store; 0 when none is missing."""
-        return time.monotonic() - self._caught_up if self.wal_bytes else 0.0
+        return self.stalled_seconds if self.wal_bytes else 0.0
+
+    @property
+    def stalled_seconds(self) -> float:
+        """Time since the last pass that left nothing behind."""
+        return time.monotonic() - self._caught_up
 
     @property
     def wal_bytes(self) -> int:
@@ -110,7 +120,7 @@ class Shipper:
         while not self._stop.is_set():
             try:
                 self.ship()
-                self._tidy()
+                self.tidy()
                 self.last_error = None
             except (sqlite3.Error, OSError) as error:
                 if self.last_error is None:
@@ -119,32 +129,31 @@ class Shipper:
             self._wake.wait(self._interval_seconds)
             self._wake.clear()
 
-    def _ship_segment(self, path: Path, *, growing: bool) -> int:
-        booked = 0
+    def _ship_segment(self, path: Path, *, growing: bool) -> bool:
+        """Book one segment as far as it goes; True where damage in a growing one stops it."""
         while True:
             done = self._store.ingest(path, growing=growing)
-            booked += done.events
+            self._booked += done.events
             if done.rejected:
                 _log.error("%s: %d records were refused; see ledger verify", path, done.rejected)
             if not done.more:
-                return booked
+                return done.damaged
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
         """Delete segments that are booked, ended and old enough, and locks of ended processes."""
-        oldest = time.time() - self._retention_seconds
-        for owner, paths in self._segments().items():
-            alive = self._alive(owner)
-            # The last segment of a living process is still written to.
-            for path in paths[:-1] if alive else paths:
-                if path.stat().st_mtime < oldest:
+        with self._shipping:
+            oldest = time.time() - self._retention_seconds
+            for path in self._complete:
+                if path.stat().st_mtime <= oldest:
                     # The file first: if we die in between, an offset without a file is harmless,
                     # while a file without its offset would be read from the start again.
                     path.unlink()
                     self._store.forget(path.name)
-        with_segments = {lock_name(owner) for owner in self._segments()}
-        for lock in self._directory.glob("usage-*.lock"):
-            if lock.name not in with_segments:
-                _remove_dead_lock(lock)
+            self._complete.clear()
+            with_segments = {lock_name(owner) for owner in self._segments()}
+            for lock in self._directory.glob("usage-*.lock"):
+                if lock.name not in with_segments:
+                    _remove_dead_lock(lock)
 
     def _segments(self) -> dict[str, list[Path]]:
         """Segments by owner, oldest first."""

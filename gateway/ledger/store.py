@@ -21,6 +21,12 @@ from gateway.prices import Price
 
 BATCH_RECORDS_MAX = 2_000
 _BUSY_SECONDS = 10.0
+# Sums of parts: SQLite's sum() of pico-dollars overflows at 9.2 million dollars.
+_CHARGES = (
+    "SELECT coalesce(sum(charge_pico / 1000000), 0), coalesce(sum(charge_pico % 1000000), 0)"
+    " FROM usage_event WHERE tenant_id = ? AND ts_us >= ? AND ts_us < ?"
+)
+_TAGGED = " AND EXISTS (SELECT 1 FROM json_each(tags) WHERE key = ? AND value = ?)"
 
 
 class Ingested(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +37,7 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int = 0  # damaged or refused; kept in ``rejected_record``
     byte_offset: int = 0  # of the segment, up to which everything is booked
     more: bool = False  # the segment has complete records beyond
+    damaged: bool = False  # a growing segment has damage beyond
 
 
 class LedgerStore:
@@ -76,8 +83,10 @@ class LedgerStore:
             start = _offset(connection, segment.name)
             records = read_segment(segment, start)
             batch = _Batch(segment.name, owner[0], start)
+            damaged = False
             for record, next_offset in islice(records, limit):
                 if growing and isinstance(record, Corrupt):
+                    damaged = True
                     break
                 batch.add(record, next_offset)
             more = batch.size == limit
@@ -89,6 +98,7 @@ class LedgerStore:
                 rejected=len(batch.corrupt) + batch.refused,
                 byte_offset=batch.end,
                 more=more,
+                damaged=damaged,
             )
 
     def recover(self, owner: str, now_us: int) -> int:
@@ -148,15 +158,10 @@ class LedgerStore:
         self, tenant_id: str, from_us: int, to_us: int, tags: Mapping[str, str]
     ) -> int:
         """What a tenant was charged for requests begun in [from_us, to_us) that carry ``tags``."""
-        # Sums of parts: SQLite's sum() of pico-dollars overflows at 9.2 million dollars.
-        matching = " AND EXISTS (SELECT 1 FROM json_each(tags) WHERE key = ? AND value = ?)"
         parameters = [part for pair in tags.items() for part in pair]
         with self._lock:
             micro, rest = self._connection.execute(
-                "SELECT coalesce(sum(charge_pico / 1000000), 0),"
-                " coalesce(sum(charge_pico % 1000000), 0) FROM usage_event"
-                " WHERE tenant_id = ? AND ts_us >= ? AND ts_us < ?" + matching * len(tags),
-                (tenant_id, from_us, to_us, *parameters),
+                _CHARGES + _TAGGED * len(tags), (tenant_id, from_us, to_us, *parameters)
             ).fetchone()
         return int(micro) * 1_000_000 + int(rest)
 

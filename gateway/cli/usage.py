@@ -1,0 +1,223 @@
+"""``tollhouse usage`` and ``tollhouse ledger``: what was used, and whether the books are right.
+
+Reads the state folder directly, so it works while the gateway runs and when it does not; whatever
+changes the books needs the gateway stopped.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from gateway.config import load_settings
+from gateway.errors import MeteringUnavailable, PolicyError
+from gateway.ledger import Ledger, reports
+from gateway.ledger.frames import Corrupt, read_segment
+from gateway.ledger.store import LedgerStore
+from gateway.money import format_usd
+from gateway.web.csv_export import write_csv
+
+_COLUMNS = (
+    "requests", "attempts", "errors", "prompt_tokens", "cached_tokens", "completion_tokens",
+    "cost_usd", "charge_usd", "baseline_usd", "saved_usd", "exact_hits", "semantic_hits", "small",
+    "unpriced", "estimated", "interrupted",
+)  # fmt: skip
+
+_state_dir = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The gateway's state folder; by default the one in tollhouse.yaml.",
+)
+_config = click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The settings file; by default tollhouse.yaml where it is found.",
+)
+
+
+@click.group()
+def usage() -> None:
+    """Report what was used and what it cost."""
+
+
+@usage.command()
+@click.option(
+    "--by",
+    "grouping",
+    type=click.Choice(["tenant", "project", "key", "model", "route", "day"]),
+    default="tenant",
+    show_default=True,
+)
+@click.option("--period", required=True, metavar="YYYY-MM", help="A UTC month.")
+@click.option("--tenant", help="Only this tenant.")
+@click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+)
+@_state_dir
+@_config
+def report(
+    grouping: reports.Grouping,
+    period: str,
+    tenant: str | None,
+    output: str,
+    state_dir: Path | None,
+    config: Path | None,
+) -> None:
+    """Sums of one month. Amounts are exact dollars; savings are net of the cost of deciding."""
+    try:
+        reports.period_bounds(period)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--period") from None
+    store = _open_store(state_dir, config)
+    rows = [
+        _row(found, exact=output != "table")
+        for found in reports.summary(store, period, tenant, grouping)
+    ]
+    header = ((grouping, "provider") if grouping == "model" else (grouping,)) + _COLUMNS
+    if grouping != "model":
+        rows = [(row[0], *row[2:]) for row in rows]
+    if output == "csv":
+        click.echo(write_csv(header, rows), nl=False)
+    elif output == "json":
+        click.echo(msgspec.json.encode([dict(zip(header, row, strict=True)) for row in rows]))
+    else:
+        _print_table(header, rows)
+
+
+@usage.command()
+@click.argument("event_id")
+@_state_dir
+@_config
+def event(event_id: str, state_dir: Path | None, config: Path | None) -> None:
+    """Show one event, or all attempts of a request, as JSON."""
+    request_id, _, attempt = event_id.partition("/")
+    found = [
+        row
+        for row in reports.request(_open_store(state_dir, config), request_id)
+        if not attempt or row.event_id == event_id
+    ]
+    if not found:
+        raise click.ClickException(f"nothing is booked under {event_id}")
+    for row in found:
+        click.echo(msgspec.json.format(msgspec.json.encode(row), indent=2))
+
+
+@click.group()
+def ledger() -> None:
+    """Verify, rebuild and inspect the ledger."""
+
+
+@ledger.command()
+@_state_dir
+@_config
+def verify(state_dir: Path | None, config: Path | None) -> None:
+    """Check that entries balance, rollups follow from events, and each cost from its price."""
+    found = _open_store(state_dir, config).verify()
+    for problem in found:
+        click.echo(problem)
+    if found:
+        sys.exit(1)
+    click.echo("The books are in order.")
+
+
+@ledger.command()
+@_state_dir
+@_config
+def rebuild(state_dir: Path | None, config: Path | None) -> None:
+    """Recreate the rollups from the events. The gateway must be stopped."""
+    books = _open_ledger(state_dir, config)
+    try:
+        books.store.rebuild_rollups()
+    finally:
+        books.close()
+    click.echo("The rollups are rebuilt.")
+
+
+@ledger.command()
+@_state_dir
+@_config
+def ship(state_dir: Path | None, config: Path | None) -> None:
+    """Book what a stopped gateway left in its log, and settle what it left open."""
+    _open_ledger(state_dir, config).close()  # opening recovers
+    click.echo("Everything in the log is booked.")
+
+
+@ledger.group()
+def wal() -> None:
+    """Look into the write-ahead log."""
+
+
+@wal.command()
+@click.argument("segment", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def dump(segment: Path) -> None:
+    """Print the records of one segment as JSON lines; exit 1 where it is damaged."""
+    damaged = False
+    for record, next_offset in read_segment(segment):
+        if isinstance(record, Corrupt):
+            damaged = True
+            click.echo(
+                f"damage at byte {record.offset}, up to {next_offset}: {record.reason}", err=True
+            )
+        else:
+            click.echo(msgspec.json.encode(record))
+    if damaged:
+        sys.exit(1)
+
+
+def _folder(state_dir: Path | None, config: Path | None) -> Path:
+    if state_dir is not None:
+        return state_dir
+    try:
+        return load_settings(config).state_dir
+    except PolicyError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _open_store(state_dir: Path | None, config: Path | None) -> LedgerStore:
+    path = _folder(state_dir, config) / "ledger.sqlite"
+    if not path.exists():
+        raise click.ClickException(f"there is no ledger at {path}; has the gateway ever run?")
+    try:
+        return LedgerStore(path)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _open_ledger(state_dir: Path | None, config: Path | None) -> Ledger:
+    try:
+        return Ledger.open(_folder(state_dir, config))
+    except (MeteringUnavailable, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _row(found: reports.Summary, *, exact: bool) -> tuple[str | int, ...]:
+    places = 12 if exact else 6
+    amounts = {
+        "cost_usd": found.cost_pico,
+        "charge_usd": found.charge_pico,
+        "baseline_usd": found.baseline_pico,
+        "saved_usd": found.saved_pico,
+    }
+    values = (
+        format_usd(amounts[name], places) if name in amounts else getattr(found, name)
+        for name in _COLUMNS
+    )
+    return (found.key, found.provider, *values)
+
+
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for name in header:
+        numeric = name in _COLUMNS
+        table.add_column(name.replace("_", " "), justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    Console(width=None if sys.stdout.isatty() else 240).print(table)
