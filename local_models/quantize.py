@@ -43,6 +43,11 @@ class Q8(msgspec.Struct, frozen=True):
     q: npt.NDArray[np.uint8]
     d: Float
 
+    def dequantized(self) -> Float:
+        """The weights as float32 [N, K]."""
+        weights = self.d[..., None] * (self.q.astype(np.float32) - 128)
+        return weights.reshape(len(self.q), -1)
+
 
 Matrix = Q4 | Q8 | Float
 

@@ -1,0 +1,94 @@
+"""A GGUF file is read exactly, and a damaged one is refused with a reason."""
+
+from pathlib import Path
+
+import gguf_files
+import numpy as np
+import pytest
+from gguf_files import F16, F32, Q4_0, Q4_1, Q8_0
+
+from local_models.gguf import GgufFile
+from local_models.messages import InvalidModel
+
+METADATA = {
+    "general.architecture": "llama",
+    "count": 7,
+    "scale": 0.5,
+    "flag": True,
+    "words": ["ä", "b", ""],
+    "numbers": [1, -2, 3],
+}
+
+
+@pytest.mark.parametrize("kind", [Q4_0, Q4_1, Q8_0])
+def test_blocks_dequantize_to_the_numbers_they_stand_for(tmp_path: Path, kind: int) -> None:
+    stored, weights = gguf_files.random_blocks((6, 96), kind, seed=1)
+    gguf_files.write(tmp_path / "m.gguf", {}, {"w": stored})
+    tensor = GgufFile(tmp_path / "m.gguf").tensors["w"]
+    assert tensor.shape == (6, 96)
+    np.testing.assert_allclose(tensor.dequantized(), weights, rtol=0, atol=1e-6)
+
+
+def test_plain_floats_and_metadata_come_back_as_they_were(tmp_path: Path) -> None:
+    single = np.linspace(-1, 1, 15, dtype=np.float32).reshape(3, 5)
+    half = single.astype(np.float16)
+    tensors = {"single": gguf_files.floats(single), "half": ((3, 5), F16, half.tobytes())}
+    gguf_files.write(tmp_path / "m.gguf", METADATA, tensors)
+    gguf = GgufFile(tmp_path / "m.gguf")
+    assert gguf.metadata == METADATA
+    assert np.array_equal(gguf.tensors["single"].dequantized(), single)
+    assert np.array_equal(gguf.tensors["half"].dequantized(), half.astype(np.float32))
+
+
+def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+    """Cut at every byte of the header, and inside and just before the end of the tensors."""
+    stored, _ = gguf_files.random_blocks((2, 64), Q4_1, seed=2)
+    path = tmp_path / "m.gguf"
+    head_bytes = gguf_files.write(path, METADATA, {"w": stored, "v": stored})
+    whole = path.read_bytes()
+    for length in [*range(head_bytes + 1), len(whole) - 40, len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(InvalidModel):
+            GgufFile(path)
+
+
+def test_a_flipped_header_byte_never_crashes_the_reader(tmp_path: Path) -> None:
+    """Each header byte in turn becomes 0xFF: the file is refused, or only a name has changed."""
+    stored, _ = gguf_files.random_blocks((2, 64), Q4_1, seed=3)
+    path = tmp_path / "m.gguf"
+    head_bytes = gguf_files.write(path, METADATA, {"w": stored})
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(head_bytes):
+        path.write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+        try:
+            for tensor in GgufFile(path).tensors.values():
+                tensor.dequantized()
+        except InvalidModel:
+            refused += 1
+    assert refused > head_bytes // 3
+
+
+@pytest.mark.parametrize(
+    ("stored", "complaint"),
+    [
+        (((2, 64), 14, b"\0" * 200), "type 14, which is not supported"),
+        (((2, 33), Q4_1, b"\0" * 200), "do not divide into blocks"),
+        (((2**40, 2**40), F32, b"\0" * 200), "beyond its end"),
+    ],
+)
+def test_a_tensor_that_cannot_be_is_named(
+    tmp_path: Path, stored: gguf_files.Stored, complaint: str
+) -> None:
+    gguf_files.write(tmp_path / "m.gguf", {}, {"blk.0.bad": stored})
+    with pytest.raises(InvalidModel, match=rf"blk\.0\.bad.*{complaint}"):
+        GgufFile(tmp_path / "m.gguf")
+
+
+def test_something_else_is_not_a_gguf_file(tmp_path: Path) -> None:
+    for content in (b"", b"GG", b"PK\x03\x04" + b"\0" * 100):
+        (tmp_path / "m.gguf").write_bytes(content)
+        with pytest.raises(InvalidModel):
+            GgufFile(tmp_path / "m.gguf")
+    with pytest.raises(InvalidModel, match="cannot be read"):
+        GgufFile(tmp_path / "absent.gguf")

@@ -1,0 +1,118 @@
+"""The graph computes what the NumPy decoder computes, whatever the weights are stored as."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import gguf_files
+import numpy as np
+import pytest
+from gguf_files import F32, Q4_0, Q8_0
+
+from local_models import graph, native
+from local_models.gguf import GgufFile
+from local_models.messages import InvalidModel
+from local_models.ops import Float, ReferenceDecoder
+from local_models.session import DecoderSession
+
+PROMPT = [5, 99, 3, 127, 64, 64, 0]
+BLOCK_MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+STORED: dict[str, dict[str, int]] = {
+    "Q4_1": {},
+    "Q4_0 with a float head": dict.fromkeys(BLOCK_MATRICES, Q4_0) | {"output": F32},
+    "mixed": {"ffn_down": Q8_0, "ffn_gate": F32, "attn_output": Q4_0, "output": Q8_0},
+    "float embedding": {"token_embd": F32},
+}
+
+
+def _open(folder: Path, kinds: dict[str, int], **chosen: Any) -> tuple[DecoderSession, Any]:
+    metadata, tensors, weights = gguf_files.tiny_llama(kinds)
+    gguf_files.write(folder / "model.gguf", metadata, tensors)
+    shape = graph.read_shape(GgufFile(folder / "model.gguf"))
+    options = graph.Options(context_tokens=64, **chosen)
+    session = DecoderSession(
+        graph.ensure_graph(folder / "model.gguf", options),
+        shape,
+        options,
+        threads=1,
+        slots=3,
+        library=native.library_path() if options.fused else None,
+    )
+    reference = ReferenceDecoder(
+        weights,
+        layers=shape.layers,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        rope_base=shape.rope_base,
+        epsilon=shape.epsilon,
+    )
+    return session, reference
+
+
+@pytest.mark.parametrize("kinds", STORED.values(), ids=STORED)
+def test_prefill_and_decode_equal_the_reference(tmp_path: Path, kinds: dict[str, int]) -> None:
+    session, reference = _open(tmp_path, kinds, accuracy_level=1)
+    expected: Float = reference.logits(PROMPT)
+    _close(session.prefill(0, PROMPT[:4], 0), expected[3])
+    _close(session.prefill(0, PROMPT[4:], 4), expected[6])
+    _close(session.decode([17], [7])[0], reference.logits([17])[0])
+
+
+@pytest.mark.skipif(native.library_path() is None, reason="the native library is not built")
+def test_the_fused_graph_equals_the_reference(tmp_path: Path) -> None:
+    session, reference = _open(tmp_path, {}, accuracy_level=1, fused=True)
+    _close(session.prefill(2, PROMPT, 0), reference.logits(PROMPT)[-1])
+    session.move(2, 0, len(PROMPT))
+    _close(session.decode([17], [7])[0], reference.logits([17])[0])
+
+
+def test_rows_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
+    """Three sequences of different lengths, one of them moved, decode as each does alone."""
+    session, _ = _open(tmp_path, {}, accuracy_level=1)
+    alone = []
+    for prompt in (PROMPT, PROMPT[:2], PROMPT[2:]):
+        session.prefill(0, prompt, 0)
+        alone.append(session.decode([9], [len(prompt)])[0].copy())
+    session.prefill(2, PROMPT, 0)
+    session.move(2, 0, len(PROMPT))
+    session.prefill(1, PROMPT[:2], 0)
+    session.prefill(2, PROMPT[2:], 0)
+    together = session.decode([9, 9, 9], [7, 2, 5])
+    _close(together, np.array(alone))
+
+
+def test_a_graph_is_built_once_and_appears_whole(tmp_path: Path) -> None:
+    """Four builders at once: one folder, nothing half-built beside it; other options, another."""
+    metadata, tensors, _ = gguf_files.tiny_llama({})
+    path = tmp_path / "model.gguf"
+    gguf_files.write(path, metadata, tensors)
+    options = graph.Options(context_tokens=64)
+    with ThreadPoolExecutor(4) as pool:
+        built = set(pool.map(lambda _: graph.ensure_graph(path, options), range(4)))
+    assert len(built) == 1
+    assert [folder.name for folder in (tmp_path / "graphs").iterdir()] == [built.pop().parent.name]
+    graph.ensure_graph(path, graph.Options(context_tokens=32))
+    assert len(list((tmp_path / "graphs").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"general.architecture": "mamba"}, "family 'mamba'"),
+        ({"llama.block_count": 3}, r"no tensor blk\.2"),
+        ({"llama.attention.head_count": 0}, "positive llama.attention.head_count"),
+        ({"llama.embedding_length": 32}, "does not fit its metadata"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(
+    tmp_path: Path, change: dict[str, Any], complaint: str
+) -> None:
+    metadata, tensors, _ = gguf_files.tiny_llama({})
+    gguf_files.write(tmp_path / "model.gguf", metadata | change, tensors)
+    with pytest.raises(InvalidModel, match=complaint):
+        graph.ensure_graph(tmp_path / "model.gguf", graph.Options(context_tokens=64))
+    assert not list(tmp_path.glob("graphs/*"))
+
+
+def _close(actual: Float, expected: Float) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-4 * np.abs(expected).max())
