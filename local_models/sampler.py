@@ -44,7 +44,9 @@ class Sampler:
         """Next token. logits: float32 [vocabulary]."""
         if self._temperature == 0:
             return int(logits.argmax())
-        weights = np.exp((logits - logits.max()) / self._temperature, dtype=np.float64)
+        # In double precision: the difference of two float32 may overflow.
+        shifted = logits.astype(np.float64) - logits.max()
+        weights = np.exp(shifted / self._temperature)
         if self._top_p < 1:
             candidates = _nucleus(weights, self._top_p)
             weights = weights[candidates]

@@ -1,0 +1,88 @@
+"""Tokens are drawn from the distribution the parameters describe, and reproducibly."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from local_models.messages import InvalidPrompt, SamplingParams
+from local_models.sampler import Sampler, check, log_probabilities
+
+LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.1], np.float32))
+DRAWS = 4000
+
+
+def _shares(temperature: float, top_p: float) -> list[float]:
+    params = SamplingParams(max_tokens=1, temperature=temperature, top_p=top_p, seed=7)
+    sampler = Sampler(params)
+    drawn = [sampler.choose(LOGITS) for _ in range(DRAWS)]
+    return [drawn.count(token) / DRAWS for token in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "expected"),
+    [
+        (1.0, 1.0, [0.5, 0.25, 0.15, 0.1]),
+        (0.5, 1.0, [0.7246, 0.1812, 0.0652, 0.0290]),
+        (1.0, 0.8, [0.5556, 0.2778, 0.1667, 0.0]),
+        (1.0, 0.75, [2 / 3, 1 / 3, 0.0, 0.0]),
+        (1.0, 0.01, [1.0, 0.0, 0.0, 0.0]),
+        (0.0, 1.0, [1.0, 0.0, 0.0, 0.0]),
+    ],
+)
+def test_shares_are_those_of_the_tempered_nucleus(
+    temperature: float, top_p: float, expected: list[float]
+) -> None:
+    """Worked out by hand: p ** (1 / temperature), cut where the sum reaches top_p, normalised.
+
+    Four standard deviations of 4,000 draws are 0.032.
+    """
+    assert _shares(temperature, top_p) == pytest.approx(expected, abs=0.032)
+
+
+def test_a_nucleus_wider_than_the_first_guess_is_not_cut_short() -> None:
+    logits = np.zeros(2000, np.float32)
+    sampler = Sampler(SamplingParams(max_tokens=1, top_p=0.9, seed=3))
+    drawn = {sampler.choose(logits) for _ in range(3000)}
+    assert 1200 < len(drawn) <= 1800
+
+
+@given(seed=st.integers())
+def test_every_integer_is_a_seed_and_gives_the_same_tokens_again(seed: int) -> None:
+    params = SamplingParams(max_tokens=1, temperature=1.5, top_p=0.95, seed=seed)
+    first, second = (Sampler(params) for _ in range(2))
+    assert [first.choose(LOGITS) for _ in range(8)] == [second.choose(LOGITS) for _ in range(8)]
+
+
+def test_extreme_logits_do_not_overflow() -> None:
+    logits = np.array([3e38, -3e38, 0.0], np.float32)
+    assert Sampler(SamplingParams(max_tokens=1, temperature=0.01)).choose(logits) == 0
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    chosen, best = log_probabilities(LOGITS + 5, 2, 2)
+    assert chosen == pytest.approx(np.log(0.15), abs=1e-6)
+    assert [token for token, _ in best] == [0, 1]
+    assert [value for _, value in best] == pytest.approx(np.log([0.5, 0.25]), abs=1e-6)
+    assert log_probabilities(LOGITS, 0, 0)[1] == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_tokens": 0},
+        {"temperature": -0.1},
+        {"temperature": 2.1},
+        {"temperature": float("nan")},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"logprobs": 21},
+        {"logprobs": -1},
+        {"stop": ("",)},
+        {"stop": ("a", "b", "c", "d", "e")},
+        {"stop": ("x" * 257,)},
+    ],
+)
+def test_a_parameter_out_of_range_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidPrompt):
+        check(SamplingParams(**({"max_tokens": 1} | wrong)))  # type: ignore[arg-type]
