@@ -25,6 +25,17 @@ publish() {
   echo "$1"
 }
 
+need() {
+  command -v "$1" >/dev/null && return
+  echo "kernels/build.sh: no $1 on this machine; Tollhouse runs without, on ONNX Runtime's own operators" >&2
+  exit 3
+}
+
+case "${1:-cpu}" in
+cpu | twin | bench) need "${CXX:-g++}" ;;
+cuda) need "${NVCC:-nvcc}" ;;
+esac
+
 case "${1:-cpu}" in
 cpu)
   out=local_models/lib/libtollhouse_ops.so

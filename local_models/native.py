@@ -32,7 +32,7 @@ def library_path() -> Path | None:
     """
     if os.environ.get(SWITCH, "").lower() == "off":
         return None
-    return _inspect(_LIBRARY, _SOURCES)
+    return usable(_LIBRARY, _SOURCES)
 
 
 def register(session_options: ort.SessionOptions) -> bool:
@@ -55,7 +55,8 @@ def sources_stamp(sources: Path) -> str | None:
 
 
 @functools.cache
-def _inspect(library: Path, sources: Path) -> Path | None:
+def usable(library: Path, sources: Path) -> Path | None:
+    """The library itself if it can be used, else None; what is wrong goes to the log, once."""
     if not library.is_file():
         _log.info("fused operators are not built (`make kernels`); ONNX Runtime's own are used")
         return None

@@ -59,16 +59,18 @@ struct Int8Block {
   static void run_half(const uint8_t* tile, int half, const Activations& a, int first_row,
                        float* out) {
     const __m256i low_bits = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
-    const size_t width = static_cast<size_t>(a.blocks) * kBlock;
-    const int8_t* x = a.q + first_row * width;
-    const float* scale = a.scale + static_cast<size_t>(first_row) * a.blocks;
-    const float* sum = a.sum + static_cast<size_t>(first_row) * a.blocks;
+    const size_t first = a.first_block(first_row);
+    const int8_t* x = a.q + first * kBlock;
+    const float* scale = a.scale + first;
+    const float* sum = a.sum + first;
     __m256 acc[kRows];
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) acc[r] = _mm256_setzero_ps();
-    for (int b = 0; b < a.blocks; b++, tile += TileBlock<kHalf>::kBytes) {
+    for (int b = 0; b < a.blocks; b++) {
       const TileBlock<kHalf> block(tile, half);
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; r++) {
-        const auto* four = reinterpret_cast<const int32_t*>(x + r * width + b * kBlock);
+        const auto* four = reinterpret_cast<const int32_t*>(x + r * kBlock);
         __m256i pairs = _mm256_setzero_si256();
         for (int g = 0; g < 4; g++) {
           const __m256i low = _mm256_and_si256(block.packed[g], low_bits);
@@ -78,11 +80,13 @@ struct Int8Block {
           pairs = _mm256_add_epi16(pairs, _mm256_add_epi16(first, second));
         }
         const __m256 product = _mm256_cvtepi32_ps(_mm256_madd_epi16(pairs, ones));
-        const size_t at = static_cast<size_t>(r) * a.blocks + b;
-        acc[r] = _mm256_fmadd_ps(product, _mm256_mul_ps(block.d, _mm256_set1_ps(scale[at])),
-                                 _mm256_fmadd_ps(block.m, _mm256_set1_ps(sum[at]), acc[r]));
+        acc[r] = _mm256_fmadd_ps(product, _mm256_mul_ps(block.d, _mm256_set1_ps(scale[r])),
+                                 _mm256_fmadd_ps(block.m, _mm256_set1_ps(sum[r]), acc[r]));
       }
+      tile += TileBlock<kHalf>::kBytes, x += kRowsMax * kBlock;
+      scale += kRowsMax, sum += kRowsMax;
     }
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) _mm256_storeu_ps(out + r * kLanes, acc[r]);
   }
 };
@@ -98,14 +102,16 @@ struct FloatBlock {
   static void run_half(const uint8_t* tile, int half, const Activations& a, int first_row,
                        float* out) {
     const __m256i low_bits = _mm256_set1_epi32(15);
-    const size_t width = static_cast<size_t>(a.blocks) * kBlock;
-    const float* x = a.x + first_row * width;
-    const float* sum = a.sum + static_cast<size_t>(first_row) * a.blocks;
+    const size_t first = a.first_block(first_row);
+    const float* x = a.x + first * kBlock;
+    const float* sum = a.sum + first;
     __m256 acc[kRows];
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) acc[r] = _mm256_setzero_ps();
-    for (int b = 0; b < a.blocks; b++, tile += TileBlock<kHalf>::kBytes) {
+    for (int b = 0; b < a.blocks; b++) {
       const TileBlock<kHalf> block(tile, half);
       __m256 even[kRows], odd[kRows];
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; r++) even[r] = odd[r] = _mm256_setzero_ps();
       for (int g = 0; g < 4; g++) {
         __m256i nibbles = block.packed[g];
@@ -114,19 +120,23 @@ struct FloatBlock {
           const __m256 high =
               _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(nibbles, 4), low_bits));
           nibbles = _mm256_srli_epi32(nibbles, 8);
+#pragma GCC unroll 16
           for (int r = 0; r < kRows; r++) {
-            const float* k = x + r * width + b * kBlock + 4 * g + i;
+            const float* k = x + r * kBlock + 4 * g + i;
             even[r] = _mm256_fmadd_ps(low, _mm256_set1_ps(k[0]), even[r]);
             odd[r] = _mm256_fmadd_ps(high, _mm256_set1_ps(k[kBlock / 2]), odd[r]);
           }
         }
       }
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; r++) {
-        const __m256 affine = _mm256_set1_ps(sum[static_cast<size_t>(r) * a.blocks + b]);
+        const __m256 affine = _mm256_set1_ps(sum[r]);
         acc[r] = _mm256_fmadd_ps(_mm256_add_ps(even[r], odd[r]), block.d,
                                  _mm256_fmadd_ps(block.m, affine, acc[r]));
       }
+      tile += TileBlock<kHalf>::kBytes, x += kRowsMax * kBlock, sum += kRowsMax;
     }
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) _mm256_storeu_ps(out + r * kLanes, acc[r]);
   }
 };
@@ -141,7 +151,7 @@ const Isa kAvx2Isa = {"avx2",
                       {dot<Int8Block, false, 4>, dot<Int8Block, true, 4>},
                       rms_norm,
                       quantize,
-                      sum_blocks,
+                      arrange,
                       swiglu};
 
 }  // namespace tollhouse

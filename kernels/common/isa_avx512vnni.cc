@@ -56,21 +56,23 @@ template <bool kHalf, int kRows>
 struct Int8Block {
   static void run(const uint8_t* tile, const Activations& a, int first_row, float* out) {
     const __m512i low_bits = _mm512_set1_epi8(15);
-    const size_t width = static_cast<size_t>(a.blocks) * kBlock;
-    const int8_t* x = a.q + first_row * width;
-    const float* scale = a.scale + static_cast<size_t>(first_row) * a.blocks;
-    const float* sum = a.sum + static_cast<size_t>(first_row) * a.blocks;
+    const size_t first = a.first_block(first_row);
+    const int8_t* x = a.q + first * kBlock;
+    const float* scale = a.scale + first;
+    const float* sum = a.sum + first;
     __m512 acc[kRows];
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) acc[r] = _mm512_setzero_ps();
-    for (int b = 0; b < a.blocks; b++, tile += TileBlock<kHalf>::kBytes) {
+    for (int b = 0; b < a.blocks; b++) {
       const TileBlock<kHalf> block(tile);
       __m512i w[8];
       for (int g = 0; g < 4; g++) {
         w[g] = _mm512_and_si512(block.packed[g], low_bits);
         w[g + 4] = _mm512_and_si512(_mm512_srli_epi16(block.packed[g], 4), low_bits);
       }
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; r++) {
-        const auto* four = reinterpret_cast<const int32_t*>(x + r * width + b * kBlock);
+        const auto* four = reinterpret_cast<const int32_t*>(x + r * kBlock);
         // Two chains: the sum of one is ready while the other's multiplier is busy.
         __m512i even = _mm512_setzero_si512(), odd = _mm512_setzero_si512();
         for (int g = 0; g < 8; g += 2) {
@@ -78,11 +80,13 @@ struct Int8Block {
           odd = _mm512_dpbusd_epi32(odd, w[g + 1], _mm512_set1_epi32(four[g + 1]));
         }
         const __m512 product = _mm512_cvtepi32_ps(_mm512_add_epi32(even, odd));
-        const size_t at = static_cast<size_t>(r) * a.blocks + b;
-        acc[r] = _mm512_fmadd_ps(product, _mm512_mul_ps(block.d, _mm512_set1_ps(scale[at])),
-                                 _mm512_fmadd_ps(block.m, _mm512_set1_ps(sum[at]), acc[r]));
+        acc[r] = _mm512_fmadd_ps(product, _mm512_mul_ps(block.d, _mm512_set1_ps(scale[r])),
+                                 _mm512_fmadd_ps(block.m, _mm512_set1_ps(sum[r]), acc[r]));
       }
+      tile += TileBlock<kHalf>::kBytes, x += kRowsMax * kBlock;
+      scale += kRowsMax, sum += kRowsMax;
     }
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) _mm512_storeu_ps(out + r * kLanes, acc[r]);
   }
 };
@@ -92,14 +96,16 @@ struct FloatBlock {
   static void run(const uint8_t* tile, const Activations& a, int first_row, float* out) {
     // A permute reads four index bits only, so the table lookup masks, converts and selects at once.
     const __m512 digits = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const size_t width = static_cast<size_t>(a.blocks) * kBlock;
-    const float* x = a.x + first_row * width;
-    const float* sum = a.sum + static_cast<size_t>(first_row) * a.blocks;
+    const size_t first = a.first_block(first_row);
+    const float* x = a.x + first * kBlock;
+    const float* sum = a.sum + first;
     __m512 acc[kRows];
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) acc[r] = _mm512_setzero_ps();
-    for (int b = 0; b < a.blocks; b++, tile += TileBlock<kHalf>::kBytes) {
+    for (int b = 0; b < a.blocks; b++) {
       const TileBlock<kHalf> block(tile);
       __m512 even[kRows], odd[kRows];
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; r++) even[r] = odd[r] = _mm512_setzero_ps();
       for (int g = 0; g < 4; g++) {
         __m512i nibbles = block.packed[g];
@@ -107,19 +113,23 @@ struct FloatBlock {
           const __m512 low = _mm512_permutexvar_ps(nibbles, digits);
           const __m512 high = _mm512_permutexvar_ps(_mm512_srli_epi32(nibbles, 4), digits);
           nibbles = _mm512_srli_epi32(nibbles, 8);
+#pragma GCC unroll 16
           for (int r = 0; r < kRows; r++) {
-            const float* k = x + r * width + b * kBlock + 4 * g + i;
+            const float* k = x + r * kBlock + 4 * g + i;
             even[r] = _mm512_fmadd_ps(low, _mm512_set1_ps(k[0]), even[r]);
             odd[r] = _mm512_fmadd_ps(high, _mm512_set1_ps(k[kBlock / 2]), odd[r]);
           }
         }
       }
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; r++) {
-        const __m512 affine = _mm512_set1_ps(sum[static_cast<size_t>(r) * a.blocks + b]);
+        const __m512 affine = _mm512_set1_ps(sum[r]);
         acc[r] = _mm512_fmadd_ps(_mm512_add_ps(even[r], odd[r]), block.d,
                                  _mm512_fmadd_ps(block.m, affine, acc[r]));
       }
+      tile += TileBlock<kHalf>::kBytes, x += kRowsMax * kBlock, sum += kRowsMax;
     }
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) _mm512_storeu_ps(out + r * kLanes, acc[r]);
   }
 };
@@ -135,7 +145,7 @@ const Isa kAvx512VnniIsa = {"avx512vnni",
                             {dot<Int8Block, false, 16>, dot<Int8Block, true, 16>},
                             rms_norm,
                             quantize,
-                            sum_blocks,
+                            arrange,
                             swiglu};
 
 }  // namespace tollhouse

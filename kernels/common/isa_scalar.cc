@@ -43,7 +43,7 @@ void dot(const uint8_t* tile, const Activations& a, int first_row, int rows, flo
       const float d = load_scale(tile + kNibbleBytes, lane, kHalf);
       const float m = load_scale(tile + kNibbleBytes + kScaleBytes, lane, kHalf);
       for (int r = 0; r < rows; r++) {
-        const size_t at = static_cast<size_t>(first_row + r) * a.blocks + b;
+        const size_t at = a.first_block(first_row + r) + static_cast<size_t>(b) * kRowsMax;
         float product;
         if constexpr (kInt8) {
           const int8_t* x = a.q + at * kBlock;
@@ -68,7 +68,7 @@ const Isa kScalarIsa = {"scalar",
                         {dot<false, true>, dot<true, true>},
                         rms_norm,
                         quantize,
-                        sum_blocks,
+                        arrange,
                         swiglu};
 
 }  // namespace tollhouse

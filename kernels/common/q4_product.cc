@@ -8,7 +8,7 @@ namespace {
 
 // Grows to the largest call that a thread has made and stays.
 struct Scratch {
-  std::vector<float> normalised, scale, sum;
+  std::vector<float> x, scale, sum;
   std::vector<int8_t> q;
 };
 thread_local Scratch t_scratch;
@@ -25,25 +25,28 @@ T* at_least(std::vector<T>& buffer, size_t size) {
 Activations prepare(const Isa& isa, Accuracy accuracy, const InputRows& in,
                     const Threads& threads) {
   const bool int8 = accuracy == Accuracy::kInt8, norm = in.gain != nullptr;
-  const size_t rows = in.rows, width = in.width, blocks = width / kBlock;
-  float* sum = at_least(t_scratch.sum, rows * blocks);
-  float* scale = int8 ? at_least(t_scratch.scale, rows * blocks) : nullptr;
-  int8_t* q = int8 ? at_least(t_scratch.q, rows * width) : nullptr;
-  float* normalised = norm && !int8 ? at_least(t_scratch.normalised, rows * width) : nullptr;
+  const int blocks = in.width / kBlock;
+  const size_t rows = in.rows, width = in.width;
+  const size_t places = (rows + kRowsMax - 1) / kRowsMax * kRowsMax * blocks;
+  float* sum = at_least(t_scratch.sum, places);
+  float* scale = int8 ? at_least(t_scratch.scale, places) : nullptr;
+  int8_t* q = int8 ? at_least(t_scratch.q, places * kBlock) : nullptr;
+  float* x = int8 ? nullptr : at_least(t_scratch.x, places * kBlock);
+  const Activations a{in.rows, blocks, x, q, scale, sum};
 
   const auto prepare_row = [&](size_t r) {
     const float* row = in.x + r * width;
+    const size_t first = a.first_block(static_cast<int>(r));
     if (norm) {
-      float* h = int8 ? at_least(t_row, width) : normalised + r * width;
+      float* h = at_least(t_row, width);
       isa.rms_norm(row, in.skip ? in.skip + r * width : nullptr, in.gain, in.epsilon, in.width,
                    in.residual ? in.residual + r * width : nullptr, h);
       row = h;
     }
     if (int8) {
-      isa.quantize(row, static_cast<int>(blocks), q + r * width, scale + r * blocks,
-                   sum + r * blocks);
+      isa.quantize(row, blocks, q + first * kBlock, scale + first, sum + first);
     } else {
-      isa.sum_blocks(row, static_cast<int>(blocks), sum + r * blocks);
+      isa.arrange(row, blocks, x + first * kBlock, sum + first);
     }
   };
   // A row takes a fraction of a microsecond: fewer than 16 are done before a thread would wake.
@@ -52,8 +55,7 @@ Activations prepare(const Isa& isa, Accuracy accuracy, const InputRows& in,
   threads.parallel(tasks, [&](size_t task) {
     for (size_t r = rows * task / tasks; r < rows * (task + 1) / tasks; r++) prepare_row(r);
   });
-  const float* x = normalised != nullptr ? normalised : in.x;
-  return {in.rows, static_cast<int>(blocks), int8 ? nullptr : x, q, scale, sum};
+  return a;
 }
 
 void multiply(const Isa& isa, Accuracy accuracy, const Q4Matrix& w, const Activations& a, float* y,

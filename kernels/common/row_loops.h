@@ -26,7 +26,7 @@ void rms_norm(const float* x, const float* skip, const float* gain, float epsilo
 }
 
 void quantize(const float* x, int blocks, int8_t* q, float* scale, float* sum) {
-  for (int b = 0; b < blocks; b++, x += kBlock, q += kBlock) {
+  for (int b = 0; b < blocks; b++, x += kBlock, q += kRowsMax * kBlock) {
     float largest = 0;
 #pragma omp simd reduction(max : largest)
     for (int i = 0; i < kBlock; i++) largest = std::max(largest, std::fabs(x[i]));
@@ -41,17 +41,20 @@ void quantize(const float* x, int blocks, int8_t* q, float* scale, float* sum) {
       q[i] = static_cast<int8_t>(rounded);
       total += rounded;
     }
-    scale[b] = largest / 127.0f;
-    sum[b] = scale[b] * static_cast<float>(total);
+    scale[b * kRowsMax] = largest / 127.0f;
+    sum[b * kRowsMax] = largest / 127.0f * static_cast<float>(total);
   }
 }
 
-void sum_blocks(const float* x, int blocks, float* sum) {
-  for (int b = 0; b < blocks; b++, x += kBlock) {
+void arrange(const float* x, int blocks, float* arranged, float* sum) {
+  for (int b = 0; b < blocks; b++, x += kBlock, arranged += kRowsMax * kBlock) {
     float total = 0;
 #pragma omp simd reduction(+ : total)
-    for (int i = 0; i < kBlock; i++) total += x[i];
-    sum[b] = total;
+    for (int i = 0; i < kBlock; i++) {
+      arranged[i] = x[i];
+      total += x[i];
+    }
+    sum[b * kRowsMax] = total;
   }
 }
 
