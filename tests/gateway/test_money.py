@@ -1,0 +1,58 @@
+"""Money: exact text, exact arithmetic, checked against ``decimal`` and ``fractions``."""
+
+from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.money import divide_half_even, format_usd, parse_usd, scale_half_even
+
+amounts = st.integers(min_value=-(10**30), max_value=10**30)
+
+
+@given(amounts)
+def test_an_amount_survives_text(pico: int) -> None:
+    assert parse_usd(format_usd(pico)) == pico
+
+
+@given(amounts, st.integers(min_value=0, max_value=12))
+def test_formatting_rounds_half_even_like_decimal(pico: int, places: int) -> None:
+    with localcontext() as context:
+        context.prec = 60
+        expected = Decimal(pico).scaleb(-12).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN)
+        assert Decimal(format_usd(pico, places)) == expected
+
+
+@given(amounts, st.integers(0, 10**9), st.integers(1, 10**9))
+def test_scaling_rounds_half_even_exactly(pico: int, numerator: int, denominator: int) -> None:
+    exact = Fraction(pico) * numerator / denominator
+    assert scale_half_even(pico, numerator, denominator) == round(exact)
+
+
+@pytest.mark.parametrize(("dividend", "expected"), [(1, 0), (3, 2), (5, 2), (-1, 0), (-3, -2)])
+def test_a_tie_goes_to_the_even_neighbour(dividend: int, expected: int) -> None:
+    assert divide_half_even(dividend, 2) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".5", "5.", "1e3", "1e999999999", "NaN", "Infinity", " 1", "1_000", "1,5", "٣", "--1",
+     "0.0000000000001"],
+)  # fmt: skip
+def test_anything_but_a_plain_decimal_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="decimal"):
+        parse_usd(text)
+
+
+def test_a_large_amount_keeps_its_last_pico_dollar() -> None:
+    """28 digits, the default precision of decimal, would lose it."""
+    text = "123456789012345678901.000000000001"
+    assert parse_usd(text) == 123456789012345678901000000000001
+    assert format_usd(parse_usd(text)) == text
+
+
+def test_an_amount_below_one_dollar_keeps_its_sign() -> None:
+    assert format_usd(-1) == "-0.000000000001"
+    assert format_usd(-(10**11), 0) == "0"

@@ -1,0 +1,239 @@
+"""Prices: compared with genai-prices' own calculation, and bounded from above."""
+
+import random
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import genai_prices
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.prices import (
+    ContractTier,
+    PriceSchedule,
+    all_prices,
+    content_hash,
+    from_contract,
+    from_genai_prices,
+    from_machine_hour,
+)
+from gateway.wire.usage import Usage
+
+MODELS = [
+    ("openai", "gpt-4o"),
+    ("openai", "gpt-4o-mini"),
+    ("openai", "gpt-5.4"),
+    ("openai", "gpt-5.5"),
+    ("openai", "o3"),
+    ("google", "gemini-2.5-pro"),
+    ("anthropic", "claude-sonnet-4-5"),
+    ("anthropic", "claude-opus-4-1"),
+    ("deepseek", "deepseek-chat"),
+    ("deepseek", "deepseek-v4-flash"),
+]
+EDGES = [0, 1, 199_999, 200_000, 200_001, 271_999, 272_000, 272_001, 1_000_000]
+
+
+def moment_us(*at: int) -> int:
+    return int(datetime(*at, tzinfo=UTC).timestamp()) * 1_000_000  # type: ignore[misc,arg-type]
+
+
+def listed(provider: str, model: str) -> PriceSchedule:
+    schedule = from_genai_prices(provider, model)
+    assert schedule is not None
+    return schedule
+
+
+def random_usage(rng: random.Random) -> Usage:
+    prompt = rng.choice([*EDGES, rng.randrange(400_000)])
+    cached = rng.randrange(prompt + 1)
+    completion = rng.randrange(20_000)
+    return Usage(
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        cache_write_tokens=rng.randrange(prompt - cached + 1),
+        completion_tokens=completion,
+        reasoning_tokens=rng.randrange(completion + 1),
+    )
+
+
+def reference_pico(provider: str, model: str, usage: Usage, at_us: int) -> Decimal:
+    priced = genai_prices.calc_price(
+        genai_prices.Usage(
+            input_tokens=usage.prompt_tokens,
+            cache_read_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            output_tokens=usage.completion_tokens,
+        ),
+        model,
+        provider_id=provider,
+        genai_request_timestamp=datetime.fromtimestamp(at_us / 1e6, UTC),
+    )
+    return priced.total_price * 10**12
+
+
+@pytest.mark.parametrize(("provider", "model"), MODELS)
+def test_costs_equal_the_list_calculation(provider: str, model: str) -> None:
+    """Random tokens around every tier, at random moments around every change of price."""
+    rng = random.Random(model)
+    schedule = listed(provider, model)
+    for _ in range(100):
+        usage = random_usage(rng)
+        at_us = rng.randrange(moment_us(2025, 1, 1), moment_us(2026, 12, 31))
+        price = schedule.at(at_us, usage.prompt_tokens)
+        assert price is not None
+        assert price.cost_pico(usage) == reference_pico(provider, model, usage, at_us)
+
+
+@pytest.mark.parametrize(("provider", "model"), MODELS)
+def test_the_worst_case_bounds_every_smaller_request(provider: str, model: str) -> None:
+    rng = random.Random(model)
+    schedule = listed(provider, model)
+    for _ in range(100):
+        usage = random_usage(rng)
+        at_us = rng.randrange(moment_us(2025, 1, 1), moment_us(2026, 12, 31))
+        bound = schedule.worst_case_pico(
+            at_us,
+            prompt_tokens=usage.prompt_tokens + rng.randrange(300_000),
+            output_tokens=-(-usage.completion_tokens // 2),
+            choices=2,
+        )
+        price = schedule.at(at_us, usage.prompt_tokens)
+        assert price is not None
+        assert price.cost_pico(usage) <= bound
+
+
+def test_a_date_decides_the_price_of_o3() -> None:
+    schedule = listed("openai", "o3")
+    million = Usage(prompt_tokens=1_000_000)
+    before = schedule.at(moment_us(2025, 6, 9, 23, 59, 59), 1_000_000)
+    after = schedule.at(moment_us(2025, 6, 10), 1_000_000)
+    assert before is not None
+    assert after is not None
+    assert (before.cost_pico(million), after.cost_pico(million)) == (10 * 10**12, 2 * 10**12)
+
+
+def test_the_tier_reached_prices_the_whole_request() -> None:
+    schedule = listed("google", "gemini-2.5-pro")
+    now_us = moment_us(2026, 11, 1)
+    low, high = schedule.at(now_us, 200_000), schedule.at(now_us, 200_001)
+    assert low is not None
+    assert high is not None
+    assert low.cost_pico(Usage(prompt_tokens=200_000)) == 250_000_000_000
+    assert high.cost_pico(Usage(prompt_tokens=200_001)) == 500_002_500_000
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"), [("openai", "gpt-99"), ("nobody", "gpt-4o"), ("mistral", "no-such")]
+)
+def test_an_unknown_model_is_unpriced(provider: str, model: str) -> None:
+    assert from_genai_prices(provider, model) is None
+
+
+def test_a_model_sold_by_the_minute_is_unpriced_and_not_free() -> None:
+    assert from_genai_prices("openai", "whisper-1") is None
+
+
+def test_float_noise_of_the_list_is_rounded_away() -> None:
+    """Every list price that exists becomes whole pico-dollars close to itself."""
+    from genai_prices import data_snapshot
+
+    together = next(p for p in data_snapshot.get_snapshot().providers if p.id == "together")
+    for model in together.models:
+        for price in all_prices([from_genai_prices("together", model.id)]):
+            assert isinstance(price.rates.input, int)
+
+
+def test_equal_prices_have_equal_ids_and_different_ones_do_not() -> None:
+    first, again = listed("openai", "gpt-5.4"), listed("openai", "gpt-5.4")
+    assert first == again
+    prices = all_prices([listed(*model) for model in MODELS])
+    assert len({price.price_id for price in prices}) == len(prices)
+    assert all(content_hash(price) == price.source_hash for price in prices)
+
+
+def contract(**changes: object) -> PriceSchedule:
+    terms = {
+        "contract_id": "C-1",
+        "provider": "openai",
+        "model": "gpt-5.5",
+        "currency": "USD",
+        "per_mtok": {"input": "4.25", "cached_input": "0.425", "output": "25.5"},
+        "tiers": [ContractTier(when_input_over=272_000, multiply={"input": "2", "output": "1.5"})],
+    }
+    return from_contract(**(terms | changes))  # type: ignore[arg-type]
+
+
+def test_a_contract_is_exact_and_its_tier_multiplies_all_rates() -> None:
+    usage = Usage(prompt_tokens=1000, cached_tokens=400, completion_tokens=10)
+    low, high = contract().at(0, 272_000), contract().at(0, 272_001)
+    assert low is not None
+    assert high is not None
+    assert low.cost_pico(usage) == 600 * 4_250_000 + 400 * 425_000 + 10 * 25_500_000
+    assert high.cost_pico(usage) == 600 * 8_500_000 + 400 * 850_000 + 10 * 38_250_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"currency": "EUR"}, "EUR"),
+        ({"per_mtok": {"input": "1"}}, "both input and output"),
+        ({"per_mtok": {"input": "1", "output": "1", "images": "1"}}, "unknown price 'images'"),
+        ({"per_mtok": {"input": "0.0000001", "output": "1"}}, "finer than 6"),
+        ({"per_mtok": {"input": "-1", "output": "1"}}, "negative"),
+        ({"tiers": [ContractTier(when_input_over=1, multiply={"all": "2"})]}, "unknown factor"),
+        (
+            {
+                "tiers": [
+                    ContractTier(when_input_over=9, multiply={}),
+                    ContractTier(when_input_over=5, multiply={}),
+                ]
+            },
+            "tiers must rise",
+        ),
+    ],
+)
+def test_a_bad_contract_is_refused_with_a_sentence(
+    changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        contract(**changes)
+
+
+def test_own_hardware_costs_its_compute_time() -> None:
+    schedule = from_machine_hour(provider="local", model="small", machine_hour="0.36")
+    price = schedule.at(0, 10)
+    assert price is not None
+    usage = Usage(prompt_tokens=900, completion_tokens=100, compute_us=1_500_000)
+    assert price.cost_pico(usage) == 150_000_000  # 0.36 USD per hour is 0.0001 per second
+    assert (
+        schedule.worst_case_pico(0, prompt_tokens=900, output_tokens=100, compute_seconds=2)
+        == 200_000_000
+    )
+
+
+@given(
+    prompt=st.integers(0, 10**6),
+    parts=st.tuples(*[st.floats(0, 1)] * 6),
+    completion=st.integers(0, 10**6),
+)
+def test_every_token_is_billed_exactly_once(
+    prompt: int, parts: tuple[float, ...], completion: int
+) -> None:
+    """At a rate of one for every bucket the cost is the number of tokens, whatever overlaps."""
+    cached = int(prompt * parts[0])
+    reasoning = int(completion * parts[1])
+    usage = Usage(
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        cache_write_tokens=int((prompt - cached) * parts[2]),
+        prompt_audio_tokens=int(prompt * parts[3]),
+        prompt_image_tokens=int(prompt * parts[4]),
+        completion_tokens=completion,
+        reasoning_tokens=reasoning,
+        completion_audio_tokens=int((completion - reasoning) * parts[5]),
+    )
+    price = contract(per_mtok={"input": "0.000001", "output": "0.000001"}, tiers=[]).at(0, 0)
+    assert price is not None
+    assert price.cost_pico(usage) == prompt + completion
