@@ -101,12 +101,13 @@ def _receive_http(
                 _receive_rest(client, url, part, digest, name, progress)
                 return
             except httpx.HTTPStatusError as error:
-                failure = f"answers {error.response.status_code}"
+                failure = f"answers with status {error.response.status_code}"
                 if error.response.status_code < 500:
                     break
             except httpx.HTTPError as error:
-                failure = f"cannot be read ({error or type(error).__name__})"
-    raise ModelUnavailable(f"{name}: {_shown(url)} {failure}; is there a network?")
+                reason = str(error) or type(error).__name__
+                failure = f"cannot be read ({reason}); is there a network?"
+    raise ModelUnavailable(f"{name}: {_shown(url)} {failure}")
 
 
 def _receive_rest(

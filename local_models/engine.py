@@ -31,6 +31,7 @@ from local_models.messages import (
     InvalidPrompt,
     LocalModelError,
     ModelInfo,
+    ModelUnavailable,
     PromptTooLong,
     SamplingParams,
     TokenLogprob,
@@ -49,6 +50,7 @@ __all__ = [
     "InvalidPrompt",
     "LocalModelError",
     "ModelInfo",
+    "ModelUnavailable",
     "PromptTooLong",
     "SamplingParams",
     "TokenLogprob",
@@ -104,7 +106,8 @@ class Engine:
         """Load the model in a catalogue's folder; the first time, its graph is built there.
 
         fused: our own operators; None takes them when the native library is there and the weights
-        suit it. context_tokens: at most what the model was trained for. Raises InvalidModel.
+        suit it. context_tokens: at most what the model was trained for. Raises InvalidModel or
+        ModelUnavailable.
         """
         gguf_path = model_dir / "model.gguf"
         gguf = GgufFile(gguf_path)

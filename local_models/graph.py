@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 
 from local_models import quantize
 from local_models.gguf import GgufFile
-from local_models.messages import InvalidModel
+from local_models.messages import InvalidModel, ModelUnavailable
 from local_models.quantize import Q4, Q8, Matrix
 
 CONVERTER_VERSION = 2
@@ -29,6 +29,9 @@ CONVERTER_VERSION = 2
 
 BLOCK = quantize.BLOCK
 MICROSOFT, TOLLHOUSE = "com.microsoft", "tollhouse"
+GRAPHS_MAX = 6
+"""Graphs kept beside a model, the newest; one takes about as much room as the model."""
+
 _INLINE_BYTES_MAX = 1024
 _ALIGNMENT_BYTES = 4096  # ONNX Runtime maps external weights by page.
 
@@ -96,24 +99,36 @@ def ensure_graph(gguf_path: Path, options: Options) -> Path:
     """Path of the model's ONNX graph, built when there is none for this file and these options.
 
     Graphs lie in ``graphs/`` beside the file, each in a folder named by what it was made from;
-    a folder appears complete or not at all.
+    a folder appears complete or not at all. Raises InvalidModel, or ModelUnavailable when it
+    cannot be written.
     """
     made_from = hashlib.sha256(f"{CONVERTER_VERSION} {options}".encode())
     with gguf_path.open("rb") as file:
         made_from.update(hashlib.file_digest(file, "sha256").digest())
     folder = gguf_path.parent / "graphs" / made_from.hexdigest()[:16]
     if not folder.is_dir():
-        folder.parent.mkdir(exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
         try:
-            _Builder(GgufFile(gguf_path), options).write(scratch)
-            os.rename(scratch, folder)
-        except OSError:
-            if not folder.is_dir():  # Another process may have been faster; its graph is ours.
-                raise
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            _build(gguf_path, options, folder)
+        except OSError as error:
+            raise ModelUnavailable(f"the graph cannot be kept in {folder}: {error}") from error
     return folder / "model.onnx"
+
+
+def _build(gguf_path: Path, options: Options, folder: Path) -> None:
+    folder.parent.mkdir(exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+    try:
+        _Builder(GgufFile(gguf_path), options).write(scratch)
+        os.rename(scratch, folder)
+    except OSError:
+        if not folder.is_dir():  # Another process may have been faster; its graph is ours.
+            raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    # Also what a killed process left half-built; a graph in use stays mapped until it is closed.
+    built = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    for old in built[GRAPHS_MAX:]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 class _Builder:

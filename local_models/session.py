@@ -41,10 +41,11 @@ class DecoderSession:
         self.slots = slots
         self._shape = shape
         self._context_tokens = options.context_tokens
-        # Never written as a whole: the kernel gives memory for the pages that are used.
+        # Memory comes from the operating system page by page, as positions are used. Zeros, because
+        # attention multiplies what it masks by 0, and 0 times a stray NaN is NaN.
         extents = (slots, shape.kv_heads, options.context_tokens, shape.head_dim)
         self._cache = {
-            f"{layer}.{what}": np.empty(extents, np.float32)
+            f"{layer}.{what}": np.zeros(extents, np.float32)
             for layer in range(shape.layers)
             for what in ("key", "value")
         }

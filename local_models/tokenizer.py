@@ -1,6 +1,7 @@
 """From text to tokens and back, by the vocabulary that a GGUF file carries.
 
 Text never becomes a control token: a user who types ``<|im_end|>`` has typed ten characters.
+Bytes that the vocabulary has no token for are dropped, as its authors' own tokenizer does.
 Knows byte-level BPE; does not know chats.
 """
 
@@ -24,6 +25,8 @@ class Tokenizer:
     end_tokens: frozenset[int]
     first_token: int | None
     """What every prompt begins with, where the model wants that."""
+    token_bytes_max: int
+    """Bytes of the longest token: no text of n bytes has fewer than n / this tokens."""
 
     def __init__(self, metadata: dict[str, Any]) -> None:
         if metadata.get("tokenizer.ggml.model") != "gpt2":
@@ -39,6 +42,7 @@ class Tokenizer:
             b"" if kind == _CONTROL else _bytes(piece, verbatim=kind == _USER_DEFINED)
             for piece, kind in zip(pieces, kinds, strict=True)
         ]
+        self.token_bytes_max = max(map(len, self._bytes), default=0)
         self._pieces = pieces
         self._bpe = self._build(merges, kinds, metadata.get("tokenizer.ggml.pre"))
         ends = {self._ids[name] for name in _END_NAMES if name in self._ids}
@@ -64,11 +68,6 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return len(self._pieces)
-
-    @property
-    def token_bytes_max(self) -> int:
-        """Bytes of the longest token: no text of n bytes has fewer than n / this tokens."""
-        return max(map(len, self._bytes))
 
     def encode(self, text: str) -> list[int]:
         """Tokens of plain text; none of them is a control token."""

@@ -11,7 +11,7 @@ from gguf_files import F32, Q4_0, Q8_0
 
 from local_models import graph, native
 from local_models.gguf import GgufFile
-from local_models.messages import InvalidModel
+from local_models.messages import InvalidModel, ModelUnavailable
 from local_models.ops import Float, ReferenceDecoder
 from local_models.session import DecoderSession
 
@@ -93,6 +93,25 @@ def test_a_graph_is_built_once_and_appears_whole(tmp_path: Path) -> None:
     assert [folder.name for folder in (tmp_path / "graphs").iterdir()] == [built.pop().parent.name]
     graph.ensure_graph(path, graph.Options(context_tokens=32))
     assert len(list((tmp_path / "graphs").iterdir())) == 2
+
+
+def test_only_the_newest_graphs_are_kept(tmp_path: Path) -> None:
+    metadata, tensors, _ = gguf_files.tiny_llama({})
+    path = tmp_path / "model.gguf"
+    gguf_files.write(path, metadata, tensors)
+    built = [
+        graph.ensure_graph(path, graph.Options(context_tokens=context))
+        for context in range(8, 8 + graph.GRAPHS_MAX + 2)
+    ]
+    assert [graph_path.exists() for graph_path in built] == [False] * 2 + [True] * graph.GRAPHS_MAX
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    metadata, tensors, _ = gguf_files.tiny_llama({})
+    gguf_files.write(tmp_path / "model.gguf", metadata, tensors)
+    (tmp_path / "graphs").write_text("in the way")
+    with pytest.raises(ModelUnavailable, match="the graph cannot be kept in"):
+        graph.ensure_graph(tmp_path / "model.gguf", graph.Options(context_tokens=64))
 
 
 @pytest.mark.parametrize(
