@@ -6,6 +6,7 @@ is built for the first time; the graph is kept beside the model under a digest o
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -109,7 +110,7 @@ class Embedder:
     @classmethod
     def _load(cls, model_dir: Path, threads: int, precision: Precision) -> "Embedder":
         config, tokenizer = read_encoder_config(model_dir), _read_tokenizer(model_dir)
-        session = _open_session(_cached_graph(model_dir, config, tokenizer, precision), threads)
+        session = _open(model_dir, config, tokenizer, precision, threads)
         embedder = cls(session, tokenizer, config, precision)
         embedder._check()
         return embedder
@@ -212,28 +213,41 @@ def _run(
     return vectors
 
 
-def _cached_graph(
-    model_dir: Path, config: EncoderConfig, tokenizer: Tokenizer, precision: Precision
-) -> Path | bytes:
-    """The graph's file; its bytes where the model's folder cannot be written."""
+def _open(
+    model_dir: Path,
+    config: EncoderConfig,
+    tokenizer: Tokenizer,
+    precision: Precision,
+    threads: int,
+) -> onnxruntime.InferenceSession:
+    """The cached graph's session; the graph is built where it is missing or damaged."""
     checkpoint = model_dir / "model.safetensors"
     path = model_dir / f"encoder-{precision}-{_digest(checkpoint, config)}.onnx"
     if path.is_file():
-        return path
+        with contextlib.suppress(InvalidModel):
+            return _open_session(path, threads)
+    model = _build(SafeTensors(checkpoint), config, tokenizer, precision)
+    return _open_session(path if _store(model, path) else model, threads)
+
+
+def _store(model: bytes, path: Path) -> bool:
+    """Whether the graph could be kept; a folder that cannot be written costs only the next load."""
+    part: Path | None = None
     try:
-        tensors = SafeTensors(checkpoint)
-    except OSError as error:
-        raise InvalidModel(f"{checkpoint} cannot be read: {error}.") from error
-    model = _build(tensors, config, tokenizer, precision)
-    try:
-        with tempfile.NamedTemporaryFile(dir=model_dir, suffix=".part", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            part = Path(file.name)
             file.write(model)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(file.name, path)
+        part.replace(path)
+        for outdated in path.parent.glob(f"{path.stem.rpartition('-')[0]}-*.onnx"):
+            if outdated != path:
+                outdated.unlink(missing_ok=True)
     except OSError:
-        return model
-    return path
+        if part is not None:
+            part.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _digest(checkpoint: Path, config: EncoderConfig) -> str:

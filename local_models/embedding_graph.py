@@ -181,7 +181,7 @@ def _linear_int8(
     smooth = np.sqrt(np.maximum(channel_range, _RANGE_FLOOR) / weight_range)
     smooth /= np.median(smooth)
     smoothed = (weight * smooth).T
-    channel_scale = np.abs(smoothed).max(axis=0) / np.float32(127)
+    channel_scale = np.maximum(np.abs(smoothed).max(axis=0) / np.float32(127), _SCALE_FLOOR)
     quantized = np.rint(smoothed / channel_scale).astype(np.int8)
 
     graph.constant(f"{name}.smooth", 1 / smooth)
