@@ -4,7 +4,8 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from gateway.ledger.event import Intent, UsageEvent
+from gateway.ledger.event import Checkpoint, Intent, Record, UsageEvent
+from gateway.ledger.wal import WriteAheadLog
 from gateway.prices import PriceSchedule, from_contract
 from gateway.wire.usage import Usage
 
@@ -62,6 +63,17 @@ def final(request_id: str, attempt: int = 1, **changes: Any) -> UsageEvent:
         "duration_us": 1_000_000,
     }
     return UsageEvent(**(fields | changes))
+
+
+def append(log: WriteAheadLog, record: Record) -> None:
+    """Append a record of any kind."""
+    match record:
+        case Intent():
+            log.append_intent(record)
+        case Checkpoint():
+            log.append_checkpoint(record.event_id, record.completion_tokens, record.text_bytes)
+        case UsageEvent():
+            log.append_final(record)
 
 
 def query(path: Path, question: str) -> list[tuple[Any, ...]]:
