@@ -127,9 +127,16 @@ def read_call(
         ),
         chat=chat,
         model=model,
-        include_usage=bool((body.get("stream_options") or {}).get("include_usage")),
+        include_usage=_include_usage(body),
         created=int(time.time()),
     )
+
+
+def _include_usage(body: Body) -> bool:
+    options = body.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise refuse("stream_options", "must be an object", "invalid_value")
+    return bool(options.get("include_usage"))
 
 
 def _messages(body: Body) -> tuple[dict[str, str], ...]:
