@@ -4,13 +4,14 @@ Every change is logged with the id of the key that made it. Amounts are decimal 
 """
 
 import logging
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from litestar import delete, get, post
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from gateway.errors import InvalidRequest, NotFound, PolicyError
+from gateway.ledger import reports
 from gateway.stores.keys import KeyRecord, Kind, Role
 from gateway.web.access import (
     ADMINISTER,
@@ -24,11 +25,10 @@ from gateway.web.access import (
 )
 from gateway.web.exports import document
 from gateway.web.figures import month_of, parse_month
-from gateway.web.services import LINK_SECONDS, Figures, ReloadStatus, SwitchState
+from gateway.web.services import LINK_SECONDS, ReloadStatus, SwitchState
+from gateway.web.views import completeness
 
 _log = logging.getLogger("tollhouse.admin")
-
-By = Literal["tenant", "model", "route", "day"]
 
 
 class NewKey(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -78,7 +78,7 @@ class UsageView(msgspec.Struct, kw_only=True):
     """Sums of one month."""
 
     period: str
-    by: By
+    by: reports.Grouping
     as_of_us: int
     rows: list[dict[str, str | int]]
 
@@ -232,32 +232,18 @@ def usage(
     period: Annotated[
         str | None, QueryParameter(description="UTC month, 2026-11; default: now")
     ] = None,
-    by: FromQuery[By] = "tenant",
+    by: FromQuery[reports.Grouping] = "tenant",
     tenant: FromQuery[str | None] = None,
 ) -> UsageView:
-    """Sums of one month by tenant, model, route or day. A tenant's key sees that tenant."""
+    """Sums of one month; a tenant's key sees that tenant."""
     services = services_of(request)
     month = month_of(services.now_us()) if period is None else parse_month(period)
     if month is None:
         raise InvalidRequest(f"{period!r} is not a month such as 2026-11", param="period")
-    rows = _usage_rows(request, month, by, principal_of(request).narrowed(tenant))
-    return UsageView(
-        period=month,
-        by=by,
-        as_of_us=services.reports.completeness().as_of_us,
-        rows=[document(row) for row in rows],
-    )
-
-
-def _usage_rows(request: Caller, month: str, by: By, tenant: str | None) -> list[Figures]:
-    reports = services_of(request).reports
-    ask = {
-        "tenant": reports.by_tenant,
-        "model": reports.by_model,
-        "route": reports.by_route,
-        "day": reports.by_day,
-    }
-    return list(ask[by](month, tenant))
+    tenant = principal_of(request).narrowed(tenant)
+    as_of_us = completeness(services).as_of_us
+    rows = reports.summary(services.ledger.store, month, tenant, by)
+    return UsageView(period=month, by=by, as_of_us=as_of_us, rows=[document(row) for row in rows])
 
 
 @post(

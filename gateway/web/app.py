@@ -72,14 +72,18 @@ def create_admin_app(services: AdminServices) -> Litestar:
         exception_handlers={
             errors.GatewayError: _answer_error,
             HTTPException: _answer_http_exception,
+            RecursionError: _answer_too_deep,
             Exception: _answer_mistake,
         },
         openapi_config=OpenAPIConfig(
             title="Tollhouse admin API",
             version="1",
             path="/schema",
+            use_handler_docstrings=True,
             render_plugins=[JsonRenderPlugin()],
-            openapi_router=Router(path="/schema", route_handlers=[], opt=OPEN),
+            openapi_router=Router(
+                path="/schema", route_handlers=[], opt=OPEN, include_in_schema=False
+            ),
             components=Components(
                 security_schemes={
                     "adminKey": SecurityScheme(
@@ -154,6 +158,11 @@ def _answer_http_exception(
     kind = known.get(exception.status_code, errors.InvalidRequest)
     what = f"{request.method} {request.url.path}: "
     return _answer_error(request, kind(what + _explain(exception)))
+
+
+def _answer_too_deep(request: Request[Any, Any, Any], exception: RecursionError) -> Response[Any]:
+    """msgspec gives up on JSON nested some thousand levels deep; nothing of ours recurses."""
+    return _answer_error(request, errors.InvalidRequest("the body is nested too deeply"))
 
 
 def _explain(exception: HTTPException) -> str:

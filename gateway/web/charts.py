@@ -84,10 +84,15 @@ def nice_ceiling(pico: int) -> int:
     return next(step * power for step in (1, 2, 4, 5, 10) if step * power >= pico)
 
 
-def meter(part_ppm: int, label: str) -> Markup:
-    """A horizontal bar filled to ``part_ppm`` parts per million, at most full."""
+def meter(part_ppm: int, label: str, *, alarming: bool = True) -> Markup:
+    """A horizontal bar filled to ``part_ppm`` parts per million, at most full.
+
+    ``alarming`` ones change colour from 80 % on, and again when full.
+    """
     filled = 200 * max(0, min(part_ppm, 1_000_000)) / 1_000_000
-    kind = "over" if part_ppm >= 1_000_000 else "near" if part_ppm >= 800_000 else "within"
+    kind = "within"
+    if alarming and part_ppm >= 800_000:
+        kind = "over" if part_ppm >= 1_000_000 else "near"
     return Markup(  # noqa: S704 - the label is quoted, the rest are our numbers
         f'<svg class="meter" viewBox="0 0 200 8" preserveAspectRatio="none" role="img"'
         f" aria-label={quoteattr(label)}>"

@@ -1,28 +1,32 @@
-"""Figures for machines: the columns of the CSV files and of ``GET /admin/usage``, defined once.
+"""Summary for machines: the columns of the CSV files and of ``GET /admin/usage``, defined once.
 
 Amounts are exact decimal dollars as text, because JSON numbers and spreadsheets keep 53 bits.
 """
 
 from collections.abc import Sequence
 
+from gateway.ledger.reports import Summary
 from gateway.web.csv_export import write_csv
 from gateway.web.figures import usd_exact
-from gateway.web.services import Figures
 
 COUNTS = (
     "requests",
+    "attempts",
     "errors",
-    "cache_hits",
+    "exact_hits",
+    "semantic_hits",
     "small",
     "prompt_tokens",
     "cached_tokens",
     "completion_tokens",
     "unpriced",
     "estimated",
+    "interrupted",
 )
 AMOUNTS = (
     "charge_pico",
     "cost_pico",
+    "baseline_pico",
     "saved_cache_pico",
     "saved_routing_pico",
     "overhead_pico",
@@ -30,7 +34,7 @@ AMOUNTS = (
 )
 
 
-def document(figures: Figures) -> dict[str, str | int]:
+def document(figures: Summary) -> dict[str, str | int]:
     """One row by column name; ``…_pico`` becomes ``…_usd``, as exact decimal text."""
     row: dict[str, str | int] = {"key": figures.key, "provider": figures.provider}
     row |= {name: getattr(figures, name) for name in COUNTS}
@@ -39,16 +43,16 @@ def document(figures: Figures) -> dict[str, str | int]:
     return row
 
 
-def figures_csv(period: str, sections: Sequence[tuple[str, Sequence[Figures]]]) -> str:
+def figures_csv(period: str, sections: Sequence[tuple[str, Sequence[Summary]]]) -> str:
     """One table; its first columns name the month and what the row is a sum by."""
-    header = ["period", "by", *document(Figures())]
+    header = ["period", "by", *document(Summary(key=""))]
     rows = [
         [period, by, *document(figures).values()] for by, section in sections for figures in section
     ]
     return write_csv(header, rows)
 
 
-def total(rows: Sequence[Figures]) -> Figures:
+def total(rows: Sequence[Summary]) -> Summary:
     """The sum of several rows; exact, since all of it is integers."""
     names = (*COUNTS, *(name for name in AMOUNTS if name != "saved_pico"))
-    return Figures(**{name: sum(getattr(row, name) for row in rows) for name in names})
+    return Summary(key="", **{name: sum(getattr(row, name) for row in rows) for name in names})

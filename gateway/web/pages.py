@@ -15,6 +15,7 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Redirect
 
 from gateway.errors import NotFound, PermissionDenied
+from gateway.ledger import reports
 from gateway.web import figures, views
 from gateway.web.access import (
     EXPORT_FROM_PAGE,
@@ -139,20 +140,15 @@ def tenant_costs(
 def costs_csv(
     request: Caller, period: FromQuery[str] = "", tenant: FromQuery[str] = ""
 ) -> Response[str]:
-    """One month as a table with exact amounts: every tenant, or one by model, route and day."""
+    """One month with exact amounts: every tenant in one row, or one tenant in every grouping."""
     services = services_of(request)
     month = views.month(services, period)
     wanted = principal_of(request).narrowed(tenant or None)
-    if wanted is None:
-        sections = [("tenant", services.reports.by_tenant(month))]
-    else:
+    groupings: tuple[reports.Grouping, ...] = ("tenant",)
+    if wanted is not None:
         views.require_tenant(services, wanted, month)
-        sections = [
-            ("tenant", services.reports.by_tenant(month, wanted)),
-            ("model", services.reports.by_model(month, wanted)),
-            ("route", services.reports.by_route(month, wanted)),
-            ("day", services.reports.by_day(month, wanted)),
-        ]
+        groupings = ("tenant", "project", "key", "model", "route", "day")
+    sections = [(by, reports.summary(services.ledger.store, month, wanted, by)) for by in groupings]
     name = quote(f"tollhouse-{wanted or 'costs'}-{month}.csv", safe="")
     return Response(
         figures_csv(month, sections),

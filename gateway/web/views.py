@@ -10,19 +10,21 @@ import msgspec
 from markupsafe import Markup
 
 from gateway.errors import NotFound
-from gateway.policy.snapshot import Policy
+from gateway.ledger import reports
+from gateway.ledger.budgets import period_bounds
+from gateway.ledger.reports import EventRow, Summary
+from gateway.policy.snapshot import Budget, Policy
 from gateway.web.charts import Bar, daily_chart, meter
 from gateway.web.exports import total
 from gateway.web.figures import month_name, month_of, months_before, parse_month, share, usd
-from gateway.web.services import (
-    MONTHS_SHOWN,
-    RECENT_EVENTS,
-    AdminServices,
-    BudgetState,
-    Completeness,
-    EventRow,
-    Figures,
-)
+from gateway.web.services import MONTHS_SHOWN, RECENT_EVENTS, AdminServices
+
+
+class Completeness(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the books have come."""
+
+    as_of_us: int  # everything that ended before this moment is booked
+    waiting_bytes: int  # of the write-ahead log, not yet booked
 
 
 class Months(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,19 +43,23 @@ class TenantLine(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     name: str
     cost_center: str
-    figures: Figures
+    figures: Summary
     share_meter: Markup
     budget_used: str  # of the fullest budget
     budget_meter: Markup | None
 
 
 class BudgetLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One budget with its bar."""
+    """One budget in its running period, with its bar. Pico-USD."""
 
-    state: BudgetState
+    budget: Budget
+    spent_pico: int
+    held_pico: int
     left_pico: int
+    used_ppm: int
     used: str
     meter: Markup
+    resets_us: int
 
 
 class ModelLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,14 +68,14 @@ class ModelLine(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     provider: str
     simulated: bool
-    figures: Figures
+    figures: Summary
 
 
 class DayLine(msgspec.Struct, frozen=True, kw_only=True):
     """One day of the chart's table."""
 
     day: str
-    figures: Figures
+    figures: Summary
 
 
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +83,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
     months: Months
     completeness: Completeness
-    total: Figures
+    total: Summary
     tenants: tuple[TenantLine, ...]
     chart: Markup
     days: tuple[DayLine, ...]
@@ -93,10 +99,10 @@ class TenantView(msgspec.Struct, frozen=True, kw_only=True):
     cost_center: str
     months: Months
     completeness: Completeness
-    total: Figures
+    total: Summary
     budgets: tuple[BudgetLine, ...]
     models: tuple[ModelLine, ...]
-    routes: tuple[Figures, ...]
+    routes: tuple[Summary, ...]
     chart: Markup
     days: tuple[DayLine, ...]
     events: tuple[EventRow, ...]
@@ -134,18 +140,22 @@ def overview(services: AdminServices, period: str) -> Overview:
     shown = month(services, period)
     policy = services.policies.current
     # Asked before the sums: the page may say less than it knows, never more.
-    completeness = services.reports.completeness()
-    rows = services.reports.by_tenant(shown)
-    days = services.reports.by_day(shown, None)
-    models = services.reports.by_model(shown, None)
+    booked = completeness(services)
+    store = services.ledger.store
+    rows = reports.tenant_summary(store, shown)
+    days = reports.daily(store, shown)
+    models = reports.by_model(store, shown)
+    budgets = _budgets(services)
     sums = total(rows)
     known = {row.key for row in rows}
-    idle = [Figures(key=tenant) for tenant in policy.tenants if tenant not in known]
+    idle = [Summary(key=tenant) for tenant in policy.tenants if tenant not in known]
     return Overview(
         months=_months(services, shown),
-        completeness=completeness,
+        completeness=booked,
         total=sums,
-        tenants=tuple(_tenant_line(services, row, sums) for row in [*rows, *idle]),
+        tenants=tuple(
+            _tenant_line(policy, row, sums, budgets.get(row.key, ())) for row in [*rows, *idle]
+        ),
         chart=_chart(shown, days, "all tenants"),
         days=_day_lines(days),
         baseline=_baseline(policy),
@@ -156,11 +166,12 @@ def overview(services: AdminServices, period: str) -> Overview:
 def tenant(services: AdminServices, tenant_id: str, period: str) -> TenantView:
     """Everything on a tenant's page. Raises NotFound for a tenant nobody has heard of."""
     shown = month(services, period)
-    completeness = services.reports.completeness()
+    booked = completeness(services)
+    store = services.ledger.store
     rows = require_tenant(services, tenant_id, shown)
     policy = services.policies.current
     known = policy.tenants.get(tenant_id)
-    days = services.reports.by_day(shown, tenant_id)
+    days = reports.daily(store, shown, tenant_id)
     simulated = _simulated(policy)
     models = tuple(
         ModelLine(
@@ -169,21 +180,23 @@ def tenant(services: AdminServices, tenant_id: str, period: str) -> TenantView:
             simulated=row.provider in simulated,
             figures=row,
         )
-        for row in services.reports.by_model(shown, tenant_id)
+        for row in reports.by_model(store, shown, tenant_id)
     )
     return TenantView(
         id=tenant_id,
         name=(known.name if known else "") or tenant_id,
         cost_center=known.cost_center if known else "",
         months=_months(services, shown),
-        completeness=completeness,
+        completeness=booked,
         total=total(rows),
-        budgets=tuple(_budget_line(state) for state in services.budgets(tenant_id)),
+        budgets=tuple(_budgets(services).get(tenant_id, ())),
         models=models,
-        routes=tuple(services.reports.by_route(shown, tenant_id)),
+        routes=tuple(reports.by_route(store, shown, tenant_id)),
         chart=_chart(shown, days, tenant_id),
         days=_day_lines(days),
-        events=tuple(services.reports.events(shown, tenant_id, RECENT_EVENTS)),
+        events=tuple(
+            reports.events(store, tenant_id, *reports.period_bounds(shown), limit=RECENT_EVENTS)
+        ),
         simulated_providers=simulated,
         baseline=_baseline(policy),
         simulated=any(line.simulated for line in models),
@@ -192,7 +205,7 @@ def tenant(services: AdminServices, tenant_id: str, period: str) -> TenantView:
 
 def request(services: AdminServices, request_id: str) -> RequestView | None:
     """Everything about one request; None where the ledger does not know it."""
-    attempts = services.reports.request(request_id)
+    attempts = reports.request(services.ledger.store, request_id)
     if not attempts:
         return None
     return RequestView(
@@ -208,9 +221,9 @@ def request(services: AdminServices, request_id: str) -> RequestView | None:
     )
 
 
-def require_tenant(services: AdminServices, tenant_id: str, period: str) -> Sequence[Figures]:
+def require_tenant(services: AdminServices, tenant_id: str, period: str) -> Sequence[Summary]:
     """The tenant's sums of a month. NotFound: not in the policy, and nothing booked."""
-    rows = services.reports.by_tenant(period, tenant_id)
+    rows = reports.tenant_summary(services.ledger.store, period, tenant_id)
     if not rows and tenant_id not in services.policies.current.tenants:
         raise NotFound(f"there is no tenant {tenant_id!r}")
     return rows
@@ -232,53 +245,65 @@ def _months(services: AdminServices, shown: str) -> Months:
     )
 
 
-def _tenant_line(services: AdminServices, row: Figures, sums: Figures) -> TenantLine:
-    known = services.policies.current.tenants.get(row.key)
-    fullest = max(services.budgets(row.key), key=_used_ppm, default=None)
+def completeness(services: AdminServices) -> Completeness:
+    """How far the books have come."""
+    shipper = services.ledger.shipper
+    lag_us = int(shipper.lag_seconds * 1_000_000)
+    return Completeness(as_of_us=services.now_us() - lag_us, waiting_bytes=shipper.wal_bytes)
+
+
+def _tenant_line(
+    policy: Policy, row: Summary, sums: Summary, budgets: Sequence[BudgetLine]
+) -> TenantLine:
+    known = policy.tenants.get(row.key)
+    fullest = max(budgets, key=lambda line: line.used_ppm, default=None)
     part_ppm = row.charge_pico * 1_000_000 // sums.charge_pico if sums.charge_pico > 0 else 0
+    part = share(row.charge_pico, sums.charge_pico)
     return TenantLine(
         id=row.key,
         name=(known.name if known else "") or row.key,
         cost_center=known.cost_center if known else "",
         figures=row,
-        share_meter=meter(
-            min(part_ppm, 799_999), f"{share(row.charge_pico, sums.charge_pico)} of all"
-        ),
-        budget_used="" if fullest is None else _used(fullest),
-        budget_meter=None if fullest is None else _budget_meter(fullest),
+        # A large share is no alarm, so it never gets the colour of one.
+        share_meter=meter(part_ppm, f"{part} of all", alarming=False),
+        budget_used="" if fullest is None else fullest.used,
+        budget_meter=None if fullest is None else fullest.meter,
     )
 
 
-def _budget_line(state: BudgetState) -> BudgetLine:
+def _budgets(services: AdminServices) -> dict[str, list[BudgetLine]]:
+    """The budgets of every tenant in their running periods."""
+    now_us = services.now_us()
+    found: dict[str, list[BudgetLine]] = {}
+    for tenant_id, budget, spent_pico, held_pico in services.ledger.budgets.used(now_us):
+        line = _budget_line(budget, spent_pico, held_pico, period_bounds(budget, now_us)[1])
+        found.setdefault(tenant_id, []).append(line)
+    return found
+
+
+def _budget_line(budget: Budget, spent_pico: int, held_pico: int, resets_us: int) -> BudgetLine:
+    limit_pico = budget.amount_pico
+    used_pico = spent_pico + held_pico
+    used = share(used_pico, limit_pico)
+    used_ppm = used_pico * 1_000_000 // limit_pico if limit_pico > 0 else 1_000_000
     return BudgetLine(
-        state=state,
-        left_pico=max(0, state.limit_pico - state.spent_pico - state.reserved_pico),
-        used=_used(state),
-        meter=_budget_meter(state),
+        budget=budget,
+        spent_pico=spent_pico,
+        held_pico=held_pico,
+        left_pico=max(0, limit_pico - used_pico),
+        used_ppm=used_ppm,
+        used=used,
+        meter=meter(used_ppm, f"budget {budget.name}: {used} of {usd(limit_pico)}"),
+        resets_us=resets_us,
     )
 
 
-def _used_ppm(state: BudgetState) -> int:
-    used_pico = state.spent_pico + state.reserved_pico
-    return used_pico * 1_000_000 // state.limit_pico if state.limit_pico > 0 else 1_000_000
-
-
-def _used(state: BudgetState) -> str:
-    return share(state.spent_pico + state.reserved_pico, state.limit_pico)
-
-
-def _budget_meter(state: BudgetState) -> Markup:
-    return meter(
-        _used_ppm(state), f"budget {state.name}: {_used(state)} of {usd(state.limit_pico)}"
-    )
-
-
-def _chart(shown: str, days: Sequence[Figures], whose: str) -> Markup:
+def _chart(shown: str, days: Sequence[Summary], whose: str) -> Markup:
     by_day = {row.key: row for row in days}
     year, number = (int(part) for part in shown.split("-"))
     bars = []
     for day in range(1, calendar.monthrange(year, number)[1] + 1):
-        row = by_day.get(f"{shown}-{day:02d}", Figures())
+        row = by_day.get(f"{shown}-{day:02d}", Summary(key=""))
         bars.append(
             Bar(
                 label=str(day),
@@ -290,7 +315,7 @@ def _chart(shown: str, days: Sequence[Figures], whose: str) -> Markup:
     return daily_chart(bars, f"Charged and saved per day in {month_name(shown)}, {whose}")
 
 
-def _day_lines(days: Sequence[Figures]) -> tuple[DayLine, ...]:
+def _day_lines(days: Sequence[Summary]) -> tuple[DayLine, ...]:
     return tuple(DayLine(day=row.key, figures=row) for row in days)
 
 

@@ -1,10 +1,11 @@
 """A whole admin port for tests: real keys, real server, a small month of traffic."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -12,20 +13,20 @@ import uvicorn
 from litestar import Litestar
 
 from gateway.errors import PolicyError
+from gateway.ledger import Ledger
+from gateway.ledger.event import UsageEvent
 from gateway.policy.snapshot import Budget, Model, Policy, Provider, Route, Tenant
+from gateway.prices import from_contract
 from gateway.stores.keys import KeyRecord, KeyStore, Role
 from gateway.telemetry import Metrics
 from gateway.web.app import create_admin_app
 from gateway.web.services import (
     AdminServices,
-    BudgetState,
-    Completeness,
-    EventRow,
-    Figures,
     Probe,
     ReloadStatus,
     SwitchState,
 )
+from gateway.wire.usage import Usage
 
 NOW_US = int(datetime(2026, 11, 21, 9, 30, tzinfo=UTC).timestamp()) * 1_000_000
 DAY_US = 86_400_000_000
@@ -33,115 +34,49 @@ USD = 10**12
 EVIL = '<script>alert(1)</script><img src=x onerror="alert(2)">'
 
 
-def booked(number: int, **changes: object) -> EventRow:
-    """An ordinary booked attempt, varied."""
-    ordinary = EventRow(
-        event_id=f"01REQ{number:06d}/1",
+CONTRACT = from_contract(
+    contract_id="T",
+    provider="bigco",
+    model="large",
+    currency="USD",
+    per_mtok={"input": "2.5", "cached_input": "1.25", "output": "10"},
+)
+PRICE_ID = CONTRACT.prices[0].price_id
+UNPRICED: dict[str, Any] = {"price_id": None, "cost_pico": None, "charge_pico": None}
+USAGE = Usage(prompt_tokens=1200, cached_tokens=200, completion_tokens=300, reasoning_tokens=20)
+
+
+def attempt(number: int, **changes: Any) -> UsageEvent:
+    """An ordinary settled attempt of the ``number``-th request, varied."""
+    count = changes.get("attempt", 1)
+    ordinary = UsageEvent(
+        event_id=f"01REQ{number:06d}/{count}",
         request_id=f"01REQ{number:06d}",
-        attempt=1,
+        attempt=count,
         ts_us=NOW_US - number * 3_600_000_000,
-        tenant="acme",
-        project="default",
+        recorded_us=NOW_US,
+        tenant_id="acme",
+        project_id="default",
         key_id="key_1",
         route="support-chat",
         decision="hard",
         reason="p(hard)=0.71 >= 0.35",
         difficulty=0.71,
         policy_version="abc123abc123",
-        cache_status="miss",
-        similarity=None,
         provider="bigco",
         model_requested="auto",
         model_served="large",
-        prompt_tokens=1200,
-        cached_tokens=200,
-        completion_tokens=300,
-        reasoning_tokens=20,
-        usage_source="provider",
-        price_id="bigco/large@2026-10-12~0123456789ab",
+        usage=USAGE,
+        price_id=PRICE_ID,
+        baseline_price_id=PRICE_ID,
         cost_pico=123_456_789,
         charge_pico=127_160_493,
         baseline_pico=123_456_789,
-        overhead_pico=0,
         status=200,
-        error_type=None,
         duration_us=812_345,
         ttft_us=204_000,
-        state="final",
-        superseded=False,
     )
     return msgspec.structs.replace(ordinary, **changes)
-
-
-class ListedReports:
-    """Reports over a list of attempts: the plainest possible reading of each question."""
-
-    def __init__(self) -> None:
-        self.rows: list[EventRow] = []
-
-    def _of(self, period: str, tenant: str | None) -> list[EventRow]:
-        return [
-            row
-            for row in self.rows
-            if tenant in (None, row.tenant) and _day(row.ts_us).startswith(period)
-        ]
-
-    def _grouped(
-        self, period: str, tenant: str | None, key: Callable[[EventRow], tuple[str, str]]
-    ) -> list[Figures]:
-        groups: dict[tuple[str, str], list[EventRow]] = {}
-        for row in self._of(period, tenant):
-            groups.setdefault(key(row), []).append(row)
-        summed = [_sum(name, provider, rows) for (name, provider), rows in groups.items()]
-        return sorted(summed, key=lambda figures: -figures.charge_pico)
-
-    def by_tenant(self, period: str, tenant: str | None = None) -> Sequence[Figures]:
-        return self._grouped(period, tenant, lambda row: (row.tenant, ""))
-
-    def by_model(self, period: str, tenant: str | None) -> Sequence[Figures]:
-        return self._grouped(period, tenant, lambda row: (row.model_served, row.provider))
-
-    def by_route(self, period: str, tenant: str | None) -> Sequence[Figures]:
-        return self._grouped(period, tenant, lambda row: (row.route, ""))
-
-    def by_day(self, period: str, tenant: str | None) -> Sequence[Figures]:
-        days = self._grouped(period, tenant, lambda row: (_day(row.ts_us), ""))
-        return sorted(days, key=lambda figures: figures.key)
-
-    def events(self, period: str, tenant: str | None, limit: int) -> Sequence[EventRow]:
-        return sorted(self._of(period, tenant), key=lambda row: -row.ts_us)[:limit]
-
-    def request(self, request_id: str) -> Sequence[EventRow]:
-        return [row for row in self.rows if row.request_id == request_id]
-
-    def completeness(self) -> Completeness:
-        return Completeness(as_of_us=NOW_US, waiting_bytes=0)
-
-
-def _day(timestamp_us: int) -> str:
-    return datetime.fromtimestamp(timestamp_us / 1e6, UTC).strftime("%Y-%m-%d")
-
-
-def _sum(key: str, provider: str, rows: list[EventRow]) -> Figures:
-    hits = [row for row in rows if row.cache_status in ("exact", "semantic")]
-    misses = [row for row in rows if row not in hits]
-    return Figures(
-        key=key,
-        provider=provider,
-        requests=len(rows),
-        errors=sum(row.status >= 400 for row in rows),
-        prompt_tokens=sum(row.prompt_tokens for row in rows),
-        cached_tokens=sum(row.cached_tokens for row in rows),
-        completion_tokens=sum(row.completion_tokens for row in rows),
-        cost_pico=sum(row.cost_pico or 0 for row in rows),
-        charge_pico=sum(row.charge_pico or 0 for row in rows),
-        saved_cache_pico=sum((row.baseline_pico or 0) - (row.cost_pico or 0) for row in hits),
-        saved_routing_pico=sum((row.baseline_pico or 0) - (row.cost_pico or 0) for row in misses),
-        cache_hits=len(hits),
-        small=sum(row.decision == "easy" for row in rows),
-        unpriced=sum(row.cost_pico is None for row in rows),
-        estimated=sum(row.state != "final" for row in rows),
-    )
 
 
 class OneSwitch:
@@ -229,21 +164,21 @@ class World:
     """The services behind the port, and ways to come in."""
 
     def __init__(self, folder: Path) -> None:
+        self.now_us = NOW_US
         self.keys = KeyStore(folder / "keys.sqlite", b"p" * 32)
-        self.reports = ListedReports()
+        self.ledger = Ledger.open(folder, now_us=lambda: self.now_us)
+        self.ledger.store.register_prices(CONTRACT.prices)
         self.policies = TwoPolicies(small_policy())
         self.switches = OneSwitch()
         self.metrics = Metrics()
         self.purged: list[str | None] = []
-        self.now_us = NOW_US
         self.ready = Probe(ok=True, checks={"ledger": "ok"})
         self.services = AdminServices(
             keys=self.keys,
-            reports=self.reports,
+            ledger=self.ledger,
             policies=self.policies,
             switches=self.switches,
             metrics=self.metrics,
-            budgets=self._budgets,
             purge=self._purge,
             live=lambda: Probe(ok=True),
             ready=lambda: self.ready,
@@ -265,6 +200,17 @@ class World:
         headers = {"authorization": f"Bearer {token}"} if token else {}
         return httpx.Client(base_url=self.address, headers=headers)
 
+    def book(self, *events: UsageEvent) -> None:
+        """Log settled attempts and ship them into the books, and count them in the budgets."""
+        for event in events:
+            self.ledger.settle(event)
+        self.ledger.shipper.ship()
+        # Budgets read the books when they are set up: set them up anew.
+        self.ledger.budgets.configure(
+            msgspec.structs.replace(self.policies.current, tenants={}), self.now_us
+        )
+        self.ledger.budgets.configure(self.policies.current, self.now_us)
+
     @contextmanager
     def visitor(self, role: Role = "admin", tenant: str | None = None) -> Iterator[httpx.Client]:
         """A person's client, signed in through the form."""
@@ -274,21 +220,6 @@ class World:
             answer = client.post("/login", data=form)
             assert answer.status_code == 303, answer.text
             yield client
-
-    def _budgets(self, tenant: str) -> Sequence[BudgetState]:
-        known = self.policies.current.tenants.get(tenant)
-        return [
-            BudgetState(
-                name=budget.name,
-                limit_pico=budget.amount_pico,
-                spent_pico=41 * USD + 123_456_789_012,
-                reserved_pico=250_000_000_000,
-                period=budget.period,
-                enforce=budget.enforce,
-                resets_us=int(datetime(2026, 12, 1, tzinfo=UTC).timestamp()) * 1_000_000,
-            )
-            for budget in (known.budgets if known else ())
-        ]
 
     def _purge(self, tenant: str | None) -> int:
         self.purged.append(tenant)
@@ -304,15 +235,16 @@ def form_token(html: str) -> str:
 def served(folder: Path) -> Iterator[World]:
     """A served admin port with a handful of booked requests."""
     made = World(folder)
-    made.reports.rows += [
-        booked(1),
-        booked(
-            2, decision="easy", model_served="small", provider="local", cost_pico=0, charge_pico=0
+    free: dict[str, Any] = {"cost_pico": 0, "charge_pico": 0}
+    made.book(
+        attempt(1),
+        attempt(2, decision="easy", model_served="small", provider="local", **free),
+        attempt(3, cache_status="exact", decision="cached", cost_pico=0, charge_pico=12_345_679),
+        attempt(
+            4, tenant_id="globex", model_served="cheap", provider="pretend", charge_pico=2 * USD
         ),
-        booked(3, cache_status="exact", decision="cached", cost_pico=0, charge_pico=12_345_679),
-        booked(4, tenant="globex", model_served="cheap", provider="pretend", charge_pico=2 * USD),
-        booked(5, tenant="evil", model_served=EVIL, route=EVIL, reason=EVIL, cost_pico=None),
-    ]
+        attempt(5, tenant_id="evil", model_served=EVIL, route=EVIL, reason=EVIL, **UNPRICED),
+    )
     server = uvicorn.Server(
         uvicorn.Config(made.app, host="127.0.0.1", port=0, log_level="error", lifespan="on")
     )
@@ -328,4 +260,5 @@ def served(folder: Path) -> Iterator[World]:
     finally:
         server.should_exit = True
         thread.join()
+        made.ledger.close()
         made.keys.close()

@@ -1,0 +1,263 @@
+"""Pages, as a program reads them and as a real browser shows them."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from admin_world import EVIL, NOW_US, PRICE_ID, UNPRICED, USD, World, attempt, served
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A served admin port."""
+    with served(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One Chromium for the whole file."""
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+def sign_in(context: BrowserContext, world: World) -> Page:
+    """A page of a person who typed an admin key."""
+    page = context.new_page()
+    page.goto(world.address + "/")
+    page.fill("#key", world.key()[1])
+    page.click("button.main")
+    page.wait_for_url("**/costs")
+    return page
+
+
+def test_the_overview_shows_every_tenant_and_the_exact_total(world: World) -> None:
+    """Also tenants without a request; each amount carries its exact value."""
+    world.book(attempt(9, charge_pico=1_234_567_890_123_456, tenant_id="globex"))
+    with world.visitor("finance") as visitor:
+        html = visitor.get("/costs").text
+    assert "$1,236.57" in html
+    assert 'value="1236.567890123456"' in html
+    for name in ("Acme Support", "Globex Research", "CC-4711", "November 2026"):
+        assert name in html
+
+
+def test_a_tenants_page_shows_budget_models_routes_days_and_requests(world: World) -> None:
+    """Everything a statement needs, with its as-of time and its method."""
+    world.book(attempt(9, charge_pico=44_120_000_000_000))
+    with world.visitor("finance", "acme") as visitor:
+        html = visitor.get("/costs/acme").text
+    for part in (
+        "$44.12",
+        "$5.88",
+        "Budgets now",
+        "By model",
+        "By route",
+        "Day by day",
+        "01REQ000001",
+    ):
+        assert part in html, part
+    assert "As of <time>2026-11-21 09:30:00 UTC</time>; everything is booked" in html
+    assert "baseline model <strong>large</strong>" in html
+
+
+def test_a_tenants_viewer_is_not_told_what_providers_charge_us(world: World) -> None:
+    """Its own charge is its business; our purchase price and other tenants are not."""
+    with world.visitor("finance", "acme") as visitor:
+        html = visitor.get("/costs/acme").text
+    assert "providers cost" not in html
+    assert "Globex" not in html
+
+
+def test_simulated_providers_are_called_simulated_wherever_they_appear(world: World) -> None:
+    """Nobody may take a rehearsal for an invoice."""
+    with world.visitor() as visitor:
+        assert "simulated provider" in visitor.get("/costs").text
+        assert "(simulated)" in visitor.get("/costs/globex").text
+        assert "(simulated)" in visitor.get("/requests/01REQ000004").text
+        assert "(simulated)" not in visitor.get("/costs/acme").text
+
+
+def test_an_unpriced_request_is_shown_as_such_and_not_as_free(world: World) -> None:
+    """A missing price is a gap in the books, never a gift."""
+    world.book(attempt(9, **UNPRICED))
+    with world.visitor() as visitor:
+        assert "1 unpriced" in visitor.get("/costs/acme").text
+        assert "unpriced" in visitor.get("/requests/01REQ000009").text
+
+
+def test_a_request_shows_why_it_went_where_it_went(world: World) -> None:
+    """Decision, reason, policy, tokens and price of each attempt."""
+    world.book(
+        attempt(1, attempt=2, decision="fallback", reason="bigco answered 503", provider="pretend")
+    )
+    with world.visitor() as visitor:
+        found = visitor.get("/requests?id=%2001REQ000001%20")
+        assert found.headers["location"] == "/requests/01REQ000001"
+        html = visitor.get("/requests/01REQ000001").text
+        assert visitor.get("/requests/nothing").status_code == 404
+    for part in (
+        "fallback",
+        "bigco answered 503",
+        "abc123abc123",
+        "1,200",
+        PRICE_ID,
+    ):
+        assert part in html, part
+
+
+def test_months_are_picked_and_nonsense_is_not_found(world: World) -> None:
+    """The picker leads back and forth; the running month has no later one."""
+    with world.visitor() as visitor:
+        october = visitor.get("/costs?period=2026-10").text
+        assert 'href="/costs?period=2026-09"' in october
+        assert 'href="/costs?period=2026-11"' in october
+        assert 'href="/costs?period=2026-12"' not in visitor.get("/costs").text
+        assert visitor.get("/costs?period=2026-99").status_code == 404
+        assert visitor.get("/costs/acme?period=<script>").status_code == 404
+        assert visitor.get("/costs/nobody").status_code == 404
+
+
+def test_the_export_is_a_file_with_exact_amounts(world: World) -> None:
+    """The short address of a tenant's file leads to it; its formulas are defused."""
+    with world.visitor("finance") as visitor:
+        everything = visitor.get("/costs.csv?period=2026-11")
+        assert everything.headers["content-type"] == "text/csv; charset=utf-8"
+        assert "attachment" in everything.headers["content-disposition"]
+        assert "2026-11,tenant,globex,,1,1,0,0," in everything.text
+        assert ",2.000000000000," in everything.text
+        short = visitor.get("/costs/acme.csv?period=2026-11")
+        assert short.headers["location"] == "/costs.csv?tenant=acme&period=2026-11"
+        own = visitor.get(short.headers["location"]).text
+        assert "globex" not in own
+        groupings = {line.split(",")[1] for line in own.split("\r\n")[1:-1]}
+        assert groupings == {"tenant", "project", "key", "model", "route", "day"}
+
+
+def test_hostile_names_are_text_on_every_page(world: World) -> None:
+    """Tenant, model, route, reason: no tag of theirs becomes a tag of ours."""
+    with world.visitor() as visitor:
+        for path in ("/costs", "/costs/evil", "/requests/01REQ000005", f"/costs/{quote(EVIL, '')}"):
+            html = visitor.get(path).text
+            assert "<script" not in html
+            assert "<img" not in html
+            assert "alert(1)" in html
+
+
+@needs_browser
+@pytest.mark.slow
+def test_no_hostile_name_runs_in_a_real_browser(world: World, browser: Browser) -> None:
+    """Scripts are on, dialogs and policy violations are recorded: there are none of either."""
+    context = browser.new_context()
+    page = sign_in(context, world)
+    noticed: list[str] = []
+
+    def refuse(dialog: Dialog) -> None:
+        noticed.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", refuse)
+    page.on("console", lambda message: noticed.append(message.text))
+    page.on("pageerror", lambda error: noticed.append(str(error)))
+    for path in ("/costs", "/costs/evil", "/requests/01REQ000005"):
+        page.goto(world.address + path)
+        assert page.locator("script").count() == 0
+        assert page.locator("[onerror]").count() == 0
+    assert noticed == []
+    context.close()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_everything_works_without_script(world: World, browser: Browser) -> None:
+    """Sign in, pick a month, open a tenant and a request, unfold a table, sign out."""
+    world.book(attempt(400, ts_us=NOW_US - 40 * 86_400_000_000, charge_pico=7 * USD))
+    context = browser.new_context(java_script_enabled=False)
+    page = sign_in(context, world)
+    page.select_option("#period", "2026-10")
+    page.click("text=Show")
+    page.wait_for_url("**/costs?period=2026-10")
+    assert page.locator(".tile.first .figure").inner_text() == "$7.00"
+    page.goto(world.address + "/costs")
+    page.click("text=Acme Support")
+    page.wait_for_url("**/costs/acme?period=2026-11")
+    page.click("summary")
+    assert page.locator("details table").is_visible()
+    page.click("text=01REQ000001")
+    assert page.locator("h1").inner_text() == "01REQ000001"
+    page.click("text=Sign out")
+    page.wait_for_url("**/login")
+    page.goto(world.address + "/costs")
+    assert page.locator("#key").count() == 1
+    context.close()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_pages_can_be_used_by_everyone(world: World, browser: Browser) -> None:
+    """Language, headings, captions, scopes, labels; the keyboard reaches the content first."""
+    context = browser.new_context()
+    page = sign_in(context, world)
+    for path in ("/costs", "/costs/acme", "/requests/01REQ000001"):
+        page.goto(world.address + path)
+        assert page.locator("html").get_attribute("lang") == "en"
+        assert page.locator("h1").count() == 1
+        assert page.locator("table").count() == page.locator("table > caption").count()
+        assert page.locator("th:not([scope])").count() == 0
+        assert page.locator("svg:not([aria-label])").count() == 0
+        for field in page.locator("input:not([type=hidden]), select").all():
+            name = field.get_attribute("id")
+            assert page.locator(f"label[for={name}]").count() == 1
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    context.close()
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(world: World, browser: Browser, scheme: str) -> None:
+    """WCAG AA, measured on what is shown: 4.5 to 1 for every piece of text, in both schemes."""
+    context = browser.new_context(color_scheme="dark" if scheme == "dark" else "light")
+    page = sign_in(context, world)
+    for path in ("/costs", "/costs/globex", "/requests/01REQ000004"):
+        page.goto(world.address + path)
+        faint: list[str] = page.evaluate(CONTRAST)
+        assert faint == []
+    context.close()
+
+
+# Each element with text of its own against the nearest opaque ground; returns the failures.
+CONTRAST = """() => {
+  const rgb = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const found = rgb(getComputedStyle(e).backgroundColor);
+      if (found.length === 3 || found[3] === 1) return found;
+    }
+    return [255, 255, 255];
+  };
+  const faint = [];
+  for (const e of document.querySelectorAll("body *")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    if (!own || e.closest(".quiet, .skip") || !e.getClientRects().length) continue;
+    const style = getComputedStyle(e);
+    const ink = rgb(e.closest("svg") ? style.fill : style.color);
+    const [a, b] = [light(ink), light(ground(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) faint.push(`${e.tagName} ${e.textContent.trim().slice(0, 30)} ${ratio}`);
+  }
+  return faint;
+}"""
