@@ -147,21 +147,21 @@ def interrupted(
 ) -> UsageEvent:
     """What is booked for an attempt whose process died during it.
 
-    With a checkpoint its tokens are priced (``interrupted``); without one the reservation is what
-    it may have cost (``estimated``). An attempt without a price stays unpriced.
+    With a checkpoint its tokens are priced (``interrupted``); without one, or where the price is
+    not in the price book, the reservation is what it may have cost (``estimated``). An attempt at
+    an unpriced model stays unpriced.
     """
-    cost: int | None = intent.held_pico if intent.price_id is not None else None
     usage = Usage(source="none")
     state: State = "estimated"
-    if completion_tokens is not None:
+    cost = intent.held_pico if intent.price_id is not None else None
+    if completion_tokens is not None and (price is not None or intent.price_id is None):
         usage = Usage(
             prompt_tokens=intent.prompt_tokens,
             completion_tokens=completion_tokens,
             source="partial_stream",
         )
         state = "interrupted"
-        if price is not None:
-            cost = price.cost_pico(usage)
+        cost = price.cost_pico(usage) if price is not None else None
     identity = {name: getattr(intent, name) for name in Identity.__struct_fields__}
     charge = None if cost is None else cost + scale_half_even(cost, intent.markup_ppm, 10**6)
     return plausible(

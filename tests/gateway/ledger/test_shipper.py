@@ -108,6 +108,24 @@ def test_without_a_checkpoint_the_reservation_is_what_it_cost(
     assert store.verify() == []
 
 
+def test_an_unpriced_attempt_keeps_the_tokens_of_its_checkpoint(
+    shipper: Shipper, store: LedgerStore, start: Open
+) -> None:
+    """And where the price book lacks the price, the reservation is booked."""
+    log = start("a")
+    log.append_intent(intent("unpriced", price_id=None))
+    log.append_intent(intent("unknown", price_id="nowhere/none"))
+    log.append_checkpoint("unpriced/1", 9)
+    log.append_checkpoint("unknown/1", 9)
+    log.close()
+    shipper.ship()
+    question = "SELECT request_id, state, completion_tokens, cost_pico FROM usage_event ORDER BY 1"
+    assert query(store.path, question) == [
+        ("unknown", "estimated", 0, 10**10),
+        ("unpriced", "interrupted", 9, None),
+    ]
+
+
 def test_recovery_happens_once(shipper: Shipper, store: LedgerStore, start: Open) -> None:
     """Also where the log is read again from its beginning."""
     log = start("a")

@@ -70,8 +70,9 @@ def test_a_tail_torn_at_any_byte_costs_only_the_torn_record(
         ends.append(segments(tmp_path)[0].stat().st_size)
     content = segments(tmp_path)[0].read_bytes()
     torn = tmp_path / "torn"
-    for cut in range(len(content) + 1):
-        torn.write_bytes(content[:cut])
+    torn.write_bytes(content)
+    for cut in range(len(content), -1, -1):
+        os.truncate(torn, cut)
         records = [record for record, _ in read_segment(torn)]
         whole = sum(end <= cut for end in ends)
         assert records == [intent(f"r{number}") for number in range(whole)]
@@ -97,10 +98,11 @@ def test_any_flipped_byte_is_found_and_only_its_record_is_lost(
         ends.append(segments(tmp_path)[0].stat().st_size)
     content = segments(tmp_path)[0].read_bytes()
     damaged = tmp_path / "damaged"
+    damaged.write_bytes(content)
     for position in range(ends[1], ends[2]):
-        broken = bytearray(content)
-        broken[position] ^= 0x41
-        damaged.write_bytes(broken)
+        with damaged.open("r+b") as file:
+            file.seek(max(0, position - 1))
+            file.write(content[max(0, position - 1) : position] + bytes([content[position] ^ 0x41]))
         first, damage, last = [record for record, _ in read_segment(damaged)]
         assert (first, last) == (intent("r0"), intent("r2"))
         assert isinstance(damage, Corrupt)
