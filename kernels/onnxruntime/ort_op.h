@@ -153,6 +153,13 @@ class Call {
     return {static_cast<const float*>(read_data(api_, value)), read_dims(api_, value, what)};
   }
 
+  // Data of an input whose shape was checked when the kernel was made.
+  const void* data(size_t index) const {
+    const Value* value = nullptr;
+    must(api_.input(context_, index, &value));
+    return read_data(api_, value);
+  }
+
   // Null if the node leaves this output out.
   float* output(size_t index, const Dims& dims) const {
     Value* value = nullptr;

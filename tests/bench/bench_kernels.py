@@ -2,7 +2,7 @@
 
 One command, SmolLM2-135M's shapes, accuracy level 4 on both sides:
 
-    python -m tests.bench.bench_kernels [--rounds 15] [--json raw.json]
+    python tests/bench/bench_kernels.py [--rounds 15] [--json raw.json]
 
 Both sides take the same W = d * q + m and must agree before they are timed. The baseline is what
 the engine runs without the library: SkipSimplifiedLayerNormalization, MatMulNBits and a product of

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from q4_weights import Array, Weights, difference, random_weights
 
 from local_models import native, ops
 
@@ -28,40 +28,24 @@ BUILD = ROOT / "kernels" / "build.sh"
 ISAS = ("avx512vnni", "avx2", "scalar")
 EPSILON = 1e-5
 
-Array = npt.NDArray[Any]
-Weights = tuple[ops.Codes, ops.Float, ops.Float]
 Run = Callable[..., list[Array]]
 
 SHAPES = ((32, 5), (64, 16), (160, 33), (576, 96), (1536, 40))  # K, N
-ROWS = (*range(1, 18), 33, 130)
+ROWS = {1: (*range(1, 18), 33, 130), 2: (1, 5, 16, 33, 130)}  # by number of threads
 
 
 def built_library() -> Path:
-    """The library, built now if its sources have changed; a skip where there is no compiler."""
+    """The library, built now unless it is fresh; a skip where there is no compiler."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("no C++ compiler: the fused operators cannot be built")
-    library = ROOT / "local_models" / "lib" / "libtollhouse_ops.so"
-    stamp = native.sources_stamp(ROOT / "kernels")
-    assert stamp is not None
-    if not library.exists() or stamp.encode() not in library.read_bytes():
-        subprocess.run([str(BUILD)], check=True, capture_output=True)
-    return library
+    done = subprocess.run([str(BUILD)], check=True, capture_output=True, text=True)
+    return ROOT / done.stdout.strip()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def library() -> Path:
     """Everything in this file needs the library."""
     return built_library()
-
-
-def random_weights(rng: np.random.Generator, n: int, k: int, *, half: bool = True) -> Weights:
-    """4-bit weights; half: scales that fp16 holds exactly, as GGUF files have them."""
-    q = rng.integers(0, 256, (n, k // 32, 16), dtype=np.uint8)
-    d = rng.uniform(-0.02, 0.02, (n, k // 32)).astype(np.float32)
-    m = (-7.5 * d + rng.uniform(-0.02, 0.02, d.shape)).astype(np.float32)
-    if half:
-        d, m = (a.astype(np.float16).astype(np.float32) for a in (d, m))
-    return q, d, m
 
 
 def model(
@@ -95,6 +79,7 @@ def session(serialised: bytes, threads: int = 1) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     assert native.register(options)
     return ort.InferenceSession(serialised, options, ["CPUExecutionProvider"])
 
@@ -115,21 +100,12 @@ def fused(
     n, blocks, _ = parts[0][0].shape
     tensors: dict[str, Array | None] = {"x": None, "skip" if skip else "": None, "gain": gain}
     for number, part in enumerate(parts):
-        for name, tensor in zip("qdm", part, strict=True):
-            tensors[f"{number}.{name}"] = tensor
+        q, d, m = part
+        tensors |= {f"{number}.q": q, f"{number}.d": d, f"{number}.m": m}
     op, size = ("RmsNormMatMulQ4", "N") if len(parts) == 1 else ("RmsNormSwiGLUQ4", "F")
     attributes = {"K": blocks * 32, size: n, "epsilon": EPSILON, "accuracy_level": level}
     opened = session(model(op, tensors, attributes, ("y", "residual")), threads)
     return lambda x, s=None: opened.run(None, {"x": x} | ({} if s is None else {"skip": s}))
-
-
-def difference(found: Array, expected: Array) -> float:
-    """Largest deviation, as a part of the largest value; infinite if the shapes differ."""
-    if found.shape != expected.shape:
-        return float("inf")
-    if found.size == 0:
-        return 0.0
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def worst_differences(threads: int) -> dict[str, float]:
@@ -144,9 +120,9 @@ def worst_differences(threads: int) -> dict[str, float]:
         for half in (True, False):
             first, second = (random_weights(rng, n, k, half=half) for _ in range(2))
             gain = rng.uniform(0.5, 1.5, k).astype(np.float32)
-            x, skip = rng.standard_normal((2, max(ROWS), k), dtype=np.float32)
+            x, skip = rng.standard_normal((2, max(ROWS[threads]), k), dtype=np.float32)
             # 127 in every block: int8 holds this exactly, so nothing may be lost.
-            steps = rng.integers(-126, 127, (max(ROWS), k // 32, 32)).astype(np.float32)
+            steps = rng.integers(-126, 127, (max(ROWS[threads]), k // 32, 32)).astype(np.float32)
             steps[:, :, 0] = 127
             exact = (steps * np.float32(2.0**-6)).reshape(-1, k)
             for level in (1, 4):
@@ -155,7 +131,7 @@ def worst_differences(threads: int) -> dict[str, float]:
                 alone = fused(gain, [first], level, skip=False, threads=threads)
                 gated = fused(gain, [first, second], level, threads=threads)
                 options: dict[str, Any] = {"accuracy_level": level}
-                for rows in ROWS:
+                for rows in ROWS[threads]:
                     a, s, e = (array[:rows] for array in (x, skip, exact))
                     note(f"matmul {level}", product(a)[0], ops.matmul_q4(a, *first, **options))
                     note(f"exact {level}", product(e)[0], ops.matmul_q4(e, *first))
@@ -391,13 +367,13 @@ def test_an_unknown_instruction_set_turns_the_operators_off(library: Path) -> No
 
 
 def test_without_a_compiler_the_build_says_so_in_one_sentence() -> None:
-    """And says that everything else still works."""
+    """And succeeds: everything still works, on ONNX Runtime's own operators."""
     done = subprocess.run(
         [str(BUILD)], env=os.environ | {"CXX": "no-such-g++"}, capture_output=True, text=True
     )
-    assert done.returncode == 3
+    assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.count("\n") == 1
-    assert "no no-such-g++ on this machine" in done.stderr
+    assert "no no-such-g++ here, so ONNX Runtime's own operators will be used" in done.stderr
 
 
 if __name__ == "__main__":

@@ -1,0 +1,10 @@
+// RmsNormMatMulQ4 on the GPU. The program is ../common/q4_cta.cuh, with norm.
+#include "../common/cuda_launch.cuh"
+
+namespace tollhouse::cuda {
+
+int rmsnorm_matmul_q4(const Q4Problem& problem, bool int8, void* stream) {
+  return launch<true, false>(problem, int8, stream);
+}
+
+}  // namespace tollhouse::cuda
