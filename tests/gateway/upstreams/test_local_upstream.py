@@ -550,3 +550,12 @@ async def test_without_a_process_calls_fail_and_closing_is_clean(tmp_path: Path)
         assert isinstance(caught.value, GatewayError)
         assert caught.value.unsent
     await client.close()
+
+
+def test_a_gateway_worker_never_loads_onnx_runtime() -> None:
+    """A crash of native model code must not be able to happen in a worker."""
+    code = (
+        "import sys, gateway.upstreams.local; "
+        "sys.exit(any(name in sys.modules for name in ('onnxruntime', 'onnx', 'tokenizers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
