@@ -88,8 +88,7 @@ def canonical_body(parsed: "ParsedRequest") -> bytes:
 def cacheable(parsed: "ParsedRequest") -> str | None:
     """None when a stored answer may serve this request; else why both caches are bypassed."""
     body = parsed.body
-    is_responses = "responses" in parsed.endpoint
-    if body.get("store") is True or (is_responses and body.get("store") is not False):
+    if body.get("store"):
         return "store: the provider keeps the answer under its own id"
     if body.get("background"):
         return "background: the answer comes later"
