@@ -13,6 +13,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from gateway.config import load_settings
 from gateway.errors import MeteringUnavailable, PolicyError
 from gateway.ledger import Ledger, reports
 from gateway.ledger.frames import Corrupt, read_segment
@@ -174,8 +175,6 @@ def dump(segment: Path) -> None:
 def _folder(state_dir: Path | None, config: Path | None) -> Path:
     if state_dir is not None:
         return state_dir
-    from gateway.config import load_settings  # not needed where the folder is named
-
     try:
         return load_settings(config).state_dir
     except PolicyError as error:
