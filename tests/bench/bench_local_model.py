@@ -116,6 +116,22 @@ def processor() -> str:
     return platform.processor()
 
 
+def report(raw: dict[str, list[dict[str, float]]]) -> None:
+    """Print the variants side by side, and their ratio: the median of the rounds' own ratios."""
+    variants = list(raw)
+    heads = [*variants, "ratio"] if len(variants) == 2 else variants
+    print(f"\n{'median (lowest to highest)':32}" + "".join(f"{head:>28}" for head in heads))
+    for key in raw[variants[0]][0]:
+        columns = [[numbers[key] for numbers in raw[variant]] for variant in variants]
+        if len(columns) == 2:
+            columns.append([ours / theirs for theirs, ours in zip(*columns, strict=True)])
+        print(f"{key:32}" + "".join(f"{_cell(column):>28}" for column in columns))
+
+
+def _cell(values: list[float]) -> str:
+    return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+
+
 def main() -> None:
     """Run the rounds and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -142,14 +158,7 @@ def main() -> None:
                 "conversion_seconds": conversion_seconds(variant == "fused")
             }
             raw[variant].append(numbers)
-    print(f"\n{'median (lowest to highest)':32}" + "".join(f"{v:>28}" for v in variants))
-    for key in raw[variants[0]][0]:
-        cells = []
-        for variant in variants:
-            values = [numbers[key] for numbers in raw[variant]]
-            spread = f"({min(values):.4g} to {max(values):.4g})"
-            cells.append(f"{statistics.median(values):.4g} {spread}")
-        print(f"{key:32}" + "".join(f"{cell:>28}" for cell in cells))
+    report(raw)
     if chosen.json:
         chosen.json.write_text(json.dumps(raw, indent=1))
 

@@ -10,6 +10,8 @@ import pytest
 from generating import WAIT_SECONDS_MAX, Inbox, request, run
 
 from local_models import engine as engine_module
+from local_models import graph, native
+from local_models.chat_template import ChatTemplate
 from local_models.engine import (
     Delta,
     Engine,
@@ -18,9 +20,13 @@ from local_models.engine import (
     GenerationRequest,
     InvalidModel,
     InvalidPrompt,
+    ModelInfo,
     PromptTooLong,
     SamplingParams,
 )
+from local_models.gguf import GgufFile
+from local_models.session import DecoderSession, Logits
+from local_models.tokenizer import Tokenizer
 
 PROMPTS = [
     "What is the capital of France?",
@@ -33,20 +39,38 @@ PROMPTS = [
 
 
 @pytest.mark.slow
-def test_requests_in_a_batch_are_answered_as_they_are_alone(engine: Engine) -> None:
+@pytest.mark.parametrize(
+    "fused",
+    [
+        False,
+        pytest.param(
+            True,
+            marks=pytest.mark.skipif(native.library_path() is None, reason="library not built"),
+        ),
+    ],
+    ids=["onnxruntime", "fused"],
+)
+def test_requests_in_a_batch_are_answered_as_they_are_alone(
+    generation_model_dir: Path, fused: bool
+) -> None:
     """Six ragged requests of different lengths over four slots: rows join, leave and move."""
     lengths = [24, 6, 18, 30, 1, 12]
     requests = [
         request(str(place), prompt, length, temperature=0.8, top_p=0.9, seed=place)
         for place, (prompt, length) in enumerate(zip(PROMPTS, lengths, strict=True))
     ]
-    together = run(engine, requests)
-    for each in requests:
-        alone = run(engine, [each])[each.request_id]
-        assert together[each.request_id].text == alone.text
-        finished = together[each.request_id].finished
-        assert finished.completion_tokens == alone.finished.completion_tokens
-        assert finished.prompt_tokens == engine.count_tokens(each.messages or ())
+    shared = Engine.load(generation_model_dir, fused=fused)
+    try:
+        together = run(shared, requests)
+        alone = {each.request_id: run(shared, [each])[each.request_id] for each in requests}
+        counts = [shared.count_tokens(each.messages or ()) for each in requests]
+    finally:
+        shared.close()
+    for each, count in zip(requests, counts, strict=True):
+        ours, expected = together[each.request_id], alone[each.request_id]
+        assert ours.text == expected.text
+        assert ours.finished.completion_tokens == expected.finished.completion_tokens
+        assert ours.finished.prompt_tokens == count
 
 
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: Engine) -> None:
@@ -219,6 +243,42 @@ def test_a_reader_that_fails_loses_only_its_own_answer(
         engine.submit(request("good", PROMPTS[2], 8), inbox.deliver)
         name, outcome = inbox.outcome()
     assert (name, outcome.finished.completion_tokens) == ("good", 8)
+
+
+class _FailingSession(DecoderSession):
+    """Fails where a prompt is longer than 80 tokens, as a broken kernel might."""
+
+    def prefill(self, slot: int, tokens: list[int], length: int) -> Logits:
+        if len(tokens) > 80:
+            raise RuntimeError("a kernel's mistake")
+        return super().prefill(slot, tokens, length)
+
+
+def test_a_step_that_fails_ends_its_requests_and_not_the_engine(
+    generation_model_dir: Path, generation_gguf: GgufFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, options = generation_model_dir / "model.gguf", graph.Options(context_tokens=256)
+    shape = graph.read_shape(generation_gguf)
+    session = _FailingSession(
+        graph.ensure_graph(path, options), shape, options, threads=1, slots=2, library=None
+    )
+    tokenizer = Tokenizer(generation_gguf.metadata)
+    info = ModelInfo(
+        name="x",
+        context_tokens=options.context_tokens,
+        vocabulary=len(tokenizer),
+        fused=False,
+        accuracy_level=options.accuracy_level,
+    )
+    failing = Engine(session, tokenizer, ChatTemplate(generation_gguf.metadata, tokenizer), info)
+    try:
+        with caplog.at_level(logging.CRITICAL):
+            ended = run(failing, [request("bad", "word " * 90)])["bad"].finished
+        assert ended.reason == "error"
+        assert "kernel" not in ended.message
+        assert run(failing, [request("good", PROMPTS[0], 3)])["good"].finished.reason == "length"
+    finally:
+        failing.close()
 
 
 def test_closing_ends_what_runs_and_refuses_what_comes(generation_model_dir: Path) -> None:
