@@ -1,0 +1,440 @@
+"""Validated documents to the run-time Policy: names resolved, prices compiled, digests taken.
+
+Every dangling name, duplicate and unreachable route is a problem with its place. Pure.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import orjson
+from pydantic import BaseModel
+
+from gateway.errors import PolicyError
+from gateway.money import parse_usd
+from gateway.policy import schema
+from gateway.policy.conditions import compile_condition, compile_match
+from gateway.policy.snapshot import (
+    AlwaysLarge,
+    Budget,
+    Charging,
+    ExactRule,
+    Health,
+    LocalRuntime,
+    Model,
+    Policy,
+    Provider,
+    QualityTarget,
+    RateLimits,
+    Route,
+    Secret,
+    SemanticRule,
+    StaticKey,
+    Tenant,
+    Timeouts,
+)
+from gateway.prices import (
+    ContractTier,
+    PriceSchedule,
+    from_contract,
+    from_genai_prices,
+    from_machine_hour,
+)
+from gateway.yaml_documents import Document, Referenced, Where, suggest
+
+AUTO = "auto"
+_PPM = 1_000_000
+T = TypeVar("T")
+
+
+@dataclass
+class Sources:
+    """The documents of a policy, by kind, each with the text it came from."""
+
+    models: list[tuple[Document, schema.ModelsDocument]] = field(default_factory=list)
+    routing: list[tuple[Document, schema.RoutingDocument]] = field(default_factory=list)
+    tenants: list[tuple[Document, schema.TenantsDocument]] = field(default_factory=list)
+
+
+def compile_policy(sources: Sources, *, now_us: int) -> Policy:
+    """One Policy of all documents. Raises PolicyError with every problem found."""
+    return _Compiler(now_us).compile(sources)
+
+
+class _Compiler:
+    """One compilation and the problems it has met."""
+
+    def __init__(self, now_us: int) -> None:
+        self._now_us = now_us
+        self._problems: list[str] = []
+        self._providers: dict[str, Provider] = {}
+        self._models: dict[str, Model] = {}
+        self._digests: dict[str, Any] = {}  # model name to what its section says, secrets aside
+
+    def compile(self, sources: Sources) -> Policy:
+        for document, models in sources.models:
+            self._add_providers(document, models.providers)
+        for document, models in sources.models:
+            self._add_models(document, models.models)
+        if not sources.routing:
+            self._problems.append("there is no document of kind: Routing")
+        if not sources.tenants:
+            self._problems.append("there is no document of kind: Tenants")
+        routes, baseline = self._routes(sources)
+        tenants = self._tenants(sources, routes)
+        if self._problems:
+            raise PolicyError(tuple(dict.fromkeys(self._problems)))
+        names = {AUTO, *self._models, *(name for route in routes for name in route.models)}
+        return Policy(
+            version=_version(sources),
+            providers=self._providers,
+            models=self._models,
+            routes=tuple(routes),
+            tenants=tenants,
+            baseline=baseline,
+            known_models=frozenset(names),
+        )
+
+    # Models
+
+    def _add_providers(
+        self, document: Document, sections: Iterable[schema.ProviderSection]
+    ) -> None:
+        for index, section in enumerate(sections):
+            where: Where = ("providers", index)
+            self._refuse_twice(document, where, "provider", section.name, self._providers)
+            self._providers[section.name] = Provider(
+                name=section.name,
+                api="local" if section.api == "local" else "openai",
+                base_url=self._base_url(document, (*where, "base_url"), section.base_url),
+                authorization=self._secret(document, (*where, "auth"), section.auth),
+                simulated=section.simulated,
+                timeouts=Timeouts(
+                    connect_seconds=section.timeouts.connect,
+                    first_byte_seconds=section.timeouts.first_byte,
+                    idle_seconds=section.timeouts.idle,
+                    total_seconds=section.timeouts.total,
+                ),
+                health=Health(
+                    window_seconds=section.health.window,
+                    min_requests=section.health.min_requests,
+                    error_rate=section.health.error_rate,
+                    eject_seconds=section.health.eject,
+                ),
+                concurrent_max=section.limits.concurrent,
+                runtime=LocalRuntime(model=section.runtime.model)
+                if section.runtime is not None
+                else LocalRuntime(),
+            )
+
+    def _base_url(self, document: Document, where: Where, url: str | None) -> str:
+        if url is None:
+            return ""
+        if (
+            not url.startswith(("https://", "http://"))
+            or "@" in url
+            or any(c in url for c in " #?")
+        ):
+            self._problem(document, where, "a base_url reads https://host[:port]/v1, and no more")
+        return str(url)
+
+    def _secret(self, document: Document, where: Where, auth: schema.Auth | None) -> Secret | None:
+        if auth is None:
+            return None
+        if not isinstance(document_value(document, (*where, "bearer")), Referenced):
+            self._problem(document, (*where, "bearer"), "a secret is written as a reference,"
+                          " ${env:NAME} or ${file:/path}, never in the file itself")  # fmt: skip
+        return Secret(f"Bearer {auth.bearer}")
+
+    def _add_models(self, document: Document, sections: Iterable[schema.ModelSection]) -> None:
+        for index, section in enumerate(sections):
+            where: Where = ("models", index)
+            self._refuse_twice(document, where, "model", section.name, self._models)
+            if section.name == AUTO:
+                self._problem(document, (*where, "name"), "'auto' is the router's own name")
+            provider = self._find(document, (*where, "provider"), "provider", section.provider,
+                                  self._providers)  # fmt: skip
+            if provider is None:
+                continue
+            self._models[section.name] = Model(
+                name=section.name,
+                provider=provider,
+                upstream_model=section.upstream_model,
+                prices=self._prices(document, (*where, "price"), section),
+                capabilities=frozenset(section.capabilities),
+                context_tokens=section.context,
+                output_tokens_max=section.max_output,
+            )
+            self._digests[section.name] = [
+                section.model_dump(mode="json"), provider.api, provider.base_url,
+            ]  # fmt: skip
+
+    def _prices(
+        self, document: Document, where: Where, model: schema.ModelSection
+    ) -> PriceSchedule | None:
+        price = model.price
+        provider = price.provider or model.provider
+        if price.source == "unpriced":
+            return None
+        if price.source == "genai-prices":
+            found = from_genai_prices(provider, model.upstream_model)
+            if found is None:
+                self._problem(document, where, f"genai-prices knows no model '{model.upstream_model}'"
+                              f" of '{provider}': name its provider, write a contract price, or"
+                              " source: unpriced")  # fmt: skip
+            return found
+        try:
+            if price.source == "internal":
+                assert price.amortised is not None, "checked by the schema"
+                return from_machine_hour(
+                    provider=provider,
+                    model=model.upstream_model,
+                    machine_hour=price.amortised.machine_hour,
+                )
+            assert price.per_mtok is not None, "checked by the schema"
+            return from_contract(
+                contract_id=price.contract_id or "",
+                provider=provider,
+                model=model.upstream_model,
+                currency=price.currency,
+                per_mtok={str(meter): rate for meter, rate in price.per_mtok.items()},
+                effective_from_us=self._date_us(document, where, price.effective_from) or 0,
+                tiers=[
+                    ContractTier(
+                        when_input_over=t.when_input_over,
+                        multiply={str(side): factor for side, factor in t.multiply.items()},
+                    )
+                    for t in price.tiers
+                ],
+            )
+        except ValueError as error:
+            self._problem(document, where, str(error))
+            return None
+
+    # Routing
+
+    def _routes(self, sources: Sources) -> tuple[list[Route], Model | None]:
+        routes: list[Route] = []
+        places: dict[str, str] = {}
+        baseline: Model | None = None
+        catch_all: str | None = None
+        for document, routing in sources.routing:
+            named = routing.defaults.baseline
+            if named is not None:
+                baseline = self._model(document, ("defaults", "baseline"), named)
+            for index, section in enumerate(routing.routes):
+                where: Where = ("routes", index)
+                self._refuse_twice(document, where, "route", section.name, places)
+                places[section.name] = document.locate(where)
+                if catch_all is not None:
+                    self._problem(document, where, f"the route '{section.name}' is never reached:"
+                                  f" '{catch_all}' before it takes every request")  # fmt: skip
+                route = self._route(document, where, section)
+                if route is not None:
+                    routes.append(route)
+                if section.match == schema.MatchSection():
+                    catch_all = section.name
+        return routes, baseline
+
+    def _route(
+        self, document: Document, where: Where, section: schema.RouteSection
+    ) -> Route | None:
+        match = section.match
+        matches = self._try(document, (*where, "match", "when"), lambda: compile_match(
+            match.tenant, match.tags, match.when))  # fmt: skip
+        to = self._model(document, (*where, "to"), section.to)
+        small = self._model(document, (*where, "small"), section.small)
+        large = self._model(document, (*where, "large"), section.large)
+        fallback: list[Model] = []
+        conditions: set[str] = set()
+        for number, rule in enumerate(section.fallback):
+            conditions |= set(rule.on)
+            for name in rule.to:
+                found = self._model(document, (*where, "fallback", number, "to"), name)
+                fallback += [found] if found is not None else []
+        semantic = self._semantic(document, where, section.cache.semantic)
+        if matches is None or (to is None and (small is None or large is None)):
+            return None
+        exact = section.cache.exact
+        target = section.target or schema.TargetSection(quality=0.95)
+        names = [m.name for m in (to, small, large, *fallback) if m is not None]
+        return Route(
+            name=section.name,
+            where=document.locate(where),
+            matches=matches,
+            models=frozenset(match.model or ()),
+            to=to,
+            small=small,
+            large=large,
+            target=QualityTarget(
+                quality=target.quality, confidence=target.confidence, cost=target.cost,
+                large_share=target.large_share,
+            ),
+            always_large=AlwaysLarge(
+                tools=section.always_large.tools,
+                images=section.always_large.images,
+                json_schema=section.always_large.json_schema,
+                prompt_tokens_over=section.always_large.prompt_tokens_over,
+            ),
+            fallback=tuple(fallback),
+            fallback_on=frozenset(conditions) or frozenset({"timeout", "429", "5xx", "overloaded"}),
+            exact=None
+            if exact == "off"
+            else ExactRule(ttl_seconds=exact.ttl, scope=exact.scope, sampled=exact.sampled),
+            semantic=semantic,
+            identity=hashlib.sha256(
+                _canonical([section.model_dump(mode="json"), [self._digests[n] for n in names]])
+            ).digest(),
+        )  # fmt: skip
+
+    def _semantic(self, document: Document, where: Where, section: Any) -> SemanticRule | None:
+        if section == "off":
+            return None
+        skip = None
+        if section.skip_when is not None:
+            text: str = section.skip_when
+            place = (*where, "cache", "semantic", "skip_when")
+            skip = self._try(document, place, lambda: compile_condition(text))
+        return SemanticRule(ttl_seconds=section.ttl, max_wrong=section.max_wrong, skip_when=skip)
+
+    # Tenants
+
+    def _tenants(self, sources: Sources, routes: list[Route]) -> dict[str, Tenant]:
+        tenants: dict[str, Tenant] = {}
+        known = {AUTO, *self._models, *(name for route in routes for name in route.models)}
+        for document, parsed in sources.tenants:
+            for index, section in enumerate(parsed.tenants):
+                where: Where = ("tenants", index)
+                self._refuse_twice(document, where, "tenant", section.id, tenants)
+                for number, name in enumerate(section.allow_models or ()):
+                    if name not in known:
+                        self._problem(document, (*where, "allow_models", number),
+                                      f"there is no model '{name}'{suggest(name, sorted(known))}")  # fmt: skip
+                tenants[section.id] = Tenant(
+                    id=section.id,
+                    name=section.name or section.id,
+                    cost_center=section.cost_center,
+                    tags=dict(section.tags),
+                    required_tags=tuple(section.required_tags),
+                    allow_models=frozenset(section.allow_models)
+                    if section.allow_models is not None
+                    else None,
+                    limits=RateLimits(
+                        requests_per_minute=section.limits.rpm,
+                        tokens_per_minute=section.limits.tpm,
+                        concurrent=section.limits.concurrent,
+                        max_output_tokens=section.limits.max_output_tokens,
+                    ),
+                    budgets=self._budgets(document, where, section.budgets),
+                    charging=Charging(
+                        markup_ppm=round(section.charging.markup * _PPM),
+                        cache_hits_ppm=round(section.charging.cache_hits.charge * _PPM),
+                    ),
+                    keys=tuple(
+                        StaticKey(
+                            id=key.id,
+                            digest=key.hash.removeprefix("hmac-sha256:"),
+                            project=key.project,
+                            expires_us=self._date_us(
+                                document, (*where, "keys", number, "expires"), key.expires
+                            ),
+                            tags=dict(key.tags),
+                        )
+                        for number, key in enumerate(section.keys)
+                    ),
+                )
+        return tenants
+
+    def _budgets(
+        self, document: Document, where: Where, sections: list[schema.BudgetSection]
+    ) -> tuple[Budget, ...]:
+        budgets: dict[str, Budget] = {}
+        for index, section in enumerate(sections):
+            place = (*where, "budgets", index)
+            self._refuse_twice(document, place, "budget", section.name, budgets)
+            try:
+                ZoneInfo(section.timezone)
+            except (ZoneInfoNotFoundError, ValueError, OSError):
+                self._problem(document, (*place, "timezone"), f"no time zone '{section.timezone}'")
+            budgets[section.name] = Budget(
+                name=section.name,
+                amount_pico=parse_usd(section.amount),
+                period=section.period,
+                timezone=section.timezone,
+                enforce=section.enforce,
+                on_exceeded=section.on_exceeded,
+                downgrade_to=self._model(document, (*place, "downgrade_to"), section.downgrade_to),
+                tags=dict(section.match.tags) if section.match is not None else {},
+            )
+        return tuple(budgets.values())
+
+    # Problems
+
+    def _model(self, document: Document, where: Where, name: str | None) -> Model | None:
+        if name is None:
+            return None
+        return self._find(document, where, "model", name, self._models)
+
+    def _find(
+        self, document: Document, where: Where, kind: str, name: str, known: Mapping[str, T]
+    ) -> T | None:
+        found = known.get(name)
+        if found is None:
+            hint = suggest(name, list(known))
+            self._problem(document, where, f"there is no {kind} '{name}'{hint}")
+        return found
+
+    def _try(self, document: Document, where: Where, make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except ValueError as error:
+            self._problem(document, where, str(error))
+            return None
+
+    def _date_us(self, document: Document, where: Where, text: str | None) -> int | None:
+        if text is None:
+            return None
+        try:
+            day = datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+        except ValueError:
+            self._problem(document, where, f"a date reads 2026-10-01, not {text!r}")
+            return None
+        return int(day.timestamp()) * 1_000_000
+
+    def _refuse_twice(
+        self, document: Document, where: Where, kind: str, name: str, known: Mapping[str, object]
+    ) -> None:
+        if name in known:
+            self._problem(document, where, f"the {kind} '{name}' is defined twice")
+
+    def _problem(self, document: Document, where: Where, message: str) -> None:
+        self._problems.append(document.problem(where, message))
+
+
+def document_value(document: Document, where: Where) -> Any:
+    """The raw value at a place, with its references still marked."""
+    value = document.value
+    for part in where:
+        value = value[part]
+    return value
+
+
+def _canonical(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def _version(sources: Sources) -> str:
+    """12 hex digits of SHA-256 over all documents in canonical form, secrets aside."""
+
+    def shown(document: BaseModel) -> Any:
+        dumped = document.model_dump(mode="json")
+        for provider in dumped.get("providers", ()):
+            provider["auth"] = provider["auth"] is not None
+        return dumped
+
+    groups = (sources.models, sources.routing, sources.tenants)
+    everything = [[shown(parsed) for _, parsed in group] for group in groups]
+    return hashlib.sha256(_canonical(everything)).hexdigest()[:12]

@@ -1,0 +1,492 @@
+"""The language of policies, as pydantic models: what may be written, with its units and defaults.
+
+Unknown keys are errors. Keys of the language that are not honoured yet are declared as
+``NotYet``, so that they are refused by name and never ignored. Knows no run-time struct.
+"""
+
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+_SIZE = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+
+
+def _count(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(k|M|G)", value)
+        if match is None:
+            raise ValueError("a count reads 400, 400k or 2M")
+        scaled = Decimal(match[1]) * _SIZE[match[2]]
+        if scaled != int(scaled):
+            raise ValueError("a count is a whole number")
+        return int(scaled)
+    return value
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value)
+        if match is not None:
+            return float(match[1]) * _SECONDS[match[2]]
+    raise ValueError("a duration reads 250ms, 30s, 10m, 6h or 7d")
+
+
+def _share(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)%", value)
+        if match is None:
+            raise ValueError("a share reads 5% or 0.05")
+        value = float(Decimal(match[1]) / 100)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    return value
+
+
+def _money(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError('money is a text in quotes, such as "12.50", so that it stays exact')
+    try:
+        amount = Decimal(value)
+    except InvalidOperation:
+        raise ValueError('money reads "12.50"') from None
+    exponent = amount.as_tuple().exponent
+    if not amount.is_finite() or amount < 0 or not isinstance(exponent, int) or exponent < -12:
+        raise ValueError("money is not negative and has at most 12 decimals")
+    return value
+
+
+def _name(value: str) -> str:
+    if _NAME.fullmatch(value) is None:
+        raise ValueError(
+            "a name has letters, digits and . _ : / - and begins with one of the first two"
+        )
+    return value
+
+
+def _not_yet(value: Any) -> Any:
+    raise ValueError("not supported yet; remove it")
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Size = Annotated[int, BeforeValidator(_count), Field(ge=1, le=10**12)]
+Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86_400)]
+Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
+Money = Annotated[str, BeforeValidator(_money)]
+Name = Annotated[str, AfterValidator(_name)]
+Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
+Tags = dict[Name, Annotated[str, Field(max_length=128)]]
+NotYet = Annotated[Any, BeforeValidator(_not_yet)]
+
+
+class Section(BaseModel):
+    """Strict about keys and types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Metadata(Section):
+    """A document's name and owner, for people."""
+
+    name: Name
+    owner: str = ""
+
+
+class Auth(Section):
+    """How we show a provider who we are; by reference only."""
+
+    bearer: str = Field(description="A reference: ${env:NAME} or ${file:/path}.")
+
+
+class TimeoutsSection(Section):
+    """Deadlines of one provider."""
+
+    connect: Duration = Field(2.0, description="To open a connection.")
+    first_byte: Duration = Field(30.0, description="Until the answer begins.")
+    idle: Duration = Field(30.0, description="Between two chunks of an answer.")
+    total: Duration = Field(600.0, description="For the whole request, all attempts.")
+
+
+class HealthSection(Section):
+    """When a provider is left alone for a while."""
+
+    window: Duration = Field(30.0, description="What is looked at.")
+    min_requests: Size = Field(20, description="Fewer requests in the window prove nothing.")
+    error_rate: Share = Field(0.5, description="At this share of failures it is ejected.")
+    eject: Duration = Field(30.0, description="How long, before one request may probe.")
+
+
+class ProviderLimits(Section):
+    """What one provider is asked at once."""
+
+    concurrent: Size = Field(256, description="Requests in progress; one more is refused.")
+
+
+class Runtime(Section):
+    """The local model behind an ``api: local`` provider."""
+
+    model: Name = Field("smollm2-135m-instruct", description="A name of the model catalogue.")
+    device: NotYet = None
+    max_batch: NotYet = None
+    memory: NotYet = None
+
+
+class ProviderSection(Section):
+    """Somebody who answers."""
+
+    name: Name
+    api: Literal["openai", "local", "azure", "anthropic"] = Field(description="Wire dialect.")
+    base_url: str | None = Field(None, description="https://host/v1; not for api: local.")
+    auth: Auth | None = None
+    simulated: bool = Field(False, description="Said wherever the provider is shown.")
+    timeouts: TimeoutsSection = TimeoutsSection()
+    health: HealthSection = HealthSection()
+    limits: ProviderLimits = ProviderLimits()
+    runtime: Runtime | None = None
+    network: NotYet = None
+
+    @model_validator(mode="after")
+    def _fits_api(self) -> "ProviderSection":
+        if self.api in ("azure", "anthropic"):
+            raise ValueError(f"api: {self.api} is not supported yet; use openai or local")
+        if self.api == "local" and (self.base_url is not None or self.auth is not None):
+            raise ValueError("a local provider has no base_url and no auth")
+        if self.api == "openai" and self.base_url is None:
+            raise ValueError("a provider with api: openai needs a base_url")
+        if self.api == "openai" and self.runtime is not None:
+            raise ValueError("only a local provider has a runtime")
+        return self
+
+
+class TierSection(Section):
+    """A contract's long-context clause."""
+
+    when_input_over: Size
+    multiply: dict[Literal["input", "output"], Money]
+
+
+class Amortised(Section):
+    """What running one's own machine costs."""
+
+    machine_hour: Money
+    currency: Literal["USD"] = "USD"
+    allocate_by: Literal["compute_seconds"] = "compute_seconds"
+
+
+Meter = Literal[
+    "input", "cached_input", "cache_write", "output", "reasoning", "input_audio", "output_audio",
+    "input_image",
+]  # fmt: skip
+
+
+class PriceSection(Section):
+    """Where a model's price comes from."""
+
+    source: Literal["genai-prices", "contract", "internal", "unpriced"]
+    provider: str | None = Field(None, description="The name in genai-prices, if it differs.")
+    contract_id: str | None = None
+    currency: Literal["USD"] = "USD"
+    effective_from: str | None = Field(None, description="A date, 2026-10-01, UTC.")
+    per_mtok: dict[Meter, Money] | None = Field(None, description="Dollars per million tokens.")
+    tiers: list[TierSection] = []
+    amortised: Amortised | None = None
+
+    @model_validator(mode="after")
+    def _fits_source(self) -> "PriceSection":
+        if self.source == "contract" and (self.contract_id is None or self.per_mtok is None):
+            raise ValueError("source: contract needs contract_id and per_mtok")
+        if self.source == "contract" and not {"input", "output"} <= set(self.per_mtok or {}):
+            raise ValueError("per_mtok needs input and output")
+        if self.source == "internal" and self.amortised is None:
+            raise ValueError("source: internal needs amortised: {machine_hour: ...}")
+        if self.source != "contract" and (self.per_mtok is not None or self.tiers):
+            raise ValueError("per_mtok and tiers belong to source: contract")
+        return self
+
+
+class ModelSection(Section):
+    """A model of the catalogue."""
+
+    name: Name
+    provider: Name
+    upstream_model: str = Field(min_length=1, description="Its name at the provider.")
+    price: PriceSection
+    capabilities: list[
+        Literal["chat", "tools", "vision", "json_schema", "embeddings", "completions"]
+    ] = Field(["chat"], min_length=1, description="What it may be asked.")
+    context: Size | None = Field(None, description="Tokens; unknown is not checked.")
+    max_output: Size = Field(4096, description="Worst case of a request that sets no limit.")
+
+
+class ModelsDocument(Section):
+    """kind: Models."""
+
+    apiVersion: Literal["tollhouse/v1"]
+    kind: Literal["Models"]
+    metadata: Metadata
+    providers: list[ProviderSection] = []
+    models: list[ModelSection] = []
+
+
+class MatchSection(Section):
+    """Which requests a route takes. Everything given must hold."""
+
+    model: Names | None = Field(None, description="Names a client may send.")
+    tenant: Names | None = Field(None, description="Ids; * stands for anything.")
+    tags: Tags = Field({}, description="Tags and their values; * stands for any value.")
+    when: str | None = Field(None, description="A CEL condition on request and tenant.")
+
+
+class TargetSection(Section):
+    """What the router is to achieve. Exactly one of quality, cost and large_share."""
+
+    quality: Share | None = Field(None, description="Of the large model's quality.")
+    cost: Share | None = Field(None, description="Of the cost of asking the large model always.")
+    large_share: Share | None = Field(None, description="Of the requests, to the large model.")
+    of: Literal["large"] = "large"
+    confidence: Share = Field(0.9, description="That the quality is reached.")
+
+    @model_validator(mode="after")
+    def _one(self) -> "TargetSection":
+        if sum(v is not None for v in (self.quality, self.cost, self.large_share)) != 1:
+            raise ValueError("give exactly one of quality, cost and large_share")
+        return self
+
+
+class AlwaysLargeSection(Section):
+    """Requests the small model is never asked."""
+
+    tools: bool = Field(True, description="Requests with tools.")
+    images: bool = Field(True, description="Requests with images, audio or files.")
+    json_schema: bool = Field(True, description="Requests for structured output.")
+    prompt_tokens_over: Size | None = Field(6000, description="Longer prompts.")
+
+
+class FallbackSection(Section):
+    """Whom to ask when a target fails before its first byte."""
+
+    on: list[Literal["timeout", "429", "5xx", "overloaded"]] = Field(
+        ["timeout", "429", "5xx", "overloaded"], min_length=1
+    )
+    to: Names
+
+
+class ExactSection(Section):
+    """The exact cache of a route."""
+
+    ttl: Duration = Field(86_400.0, description="Age at which an answer dies.")
+    scope: Literal["tenant", "key", "user"] = Field("tenant", description="Who shares answers.")
+    sampled: Literal["allow", "deny"] = Field("allow", description="Answers at temperature > 0.")
+
+
+class SemanticSection(Section):
+    """The semantic cache of a route."""
+
+    ttl: Duration = Field(21_600.0, description="Age at which an answer dies.")
+    max_wrong: Annotated[Share, Field(gt=0, le=0.2)] = Field(
+        0.01, description="Promised share of wrong answers."
+    )
+    of: Literal["hits"] = "hits"
+    skip_when: str | None = Field(None, description="A CEL condition on request.")
+    judge: NotYet = None
+    judged_misses: NotYet = None
+
+
+class CacheSection(Section):
+    """Both caches of a route; off unless written."""
+
+    exact: ExactSection | Literal["off"] = "off"
+    semantic: SemanticSection | Literal["off"] = "off"
+
+
+class RouteSection(Section):
+    """One rule: whom requests go to. The first that matches wins."""
+
+    name: Name
+    match: MatchSection
+    to: Name | None = None
+    small: Name | None = None
+    large: Name | None = None
+    target: TargetSection | None = None
+    always_large: AlwaysLargeSection = AlwaysLargeSection()
+    fallback: list[FallbackSection] = []
+    cache: CacheSection = CacheSection()
+    cascade: NotYet = None
+    learn: NotYet = None
+    hedge: NotYet = None
+    sticky: NotYet = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "RouteSection":
+        routed = self.small is not None and self.large is not None
+        if (self.to is not None) == routed or (self.small is None) != (self.large is None):
+            raise ValueError("a route has either 'to', or both 'small' and 'large'")
+        if self.to is not None and self.target is not None:
+            raise ValueError("'target' belongs to a route with small and large")
+        return self
+
+
+class Defaults(Section):
+    """What holds for all routes."""
+
+    baseline: Name | None = Field(None, description="Model that every saving is measured against.")
+
+
+class GivenMessage(Section):
+    """A message of a policy test."""
+
+    role: str
+    content: str
+
+
+class Scores(Section):
+    """What the router is taken to have said, in a policy test."""
+
+    p_small: Share
+    p_large: Share
+
+
+class GivenSection(Section):
+    """The request of a policy test."""
+
+    tenant: Name
+    model: str
+    tags: Tags = {}
+    messages: list[GivenMessage] = []
+    tools: Annotated[int, Field(ge=0)] = 0
+    images: Annotated[int, Field(ge=0)] = 0
+    stream: bool = False
+    temperature: float = 1.0
+    scores: Scores | None = None
+
+
+class ExpectSection(Section):
+    """What a policy test expects."""
+
+    route: Name | None = None
+    target: Name | None = None
+    cache: NotYet = None
+
+
+class TestSection(Section):
+    """A test the policy must pass to be loaded."""
+
+    __test__ = False  # not one of pytest's
+
+    name: str
+    given: GivenSection
+    expect: ExpectSection
+
+
+class RoutingDocument(Section):
+    """kind: Routing."""
+
+    apiVersion: Literal["tollhouse/v1"]
+    kind: Literal["Routing"]
+    metadata: Metadata
+    defaults: Defaults = Defaults()
+    routes: list[RouteSection] = Field(min_length=1)
+    tests: list[TestSection] = []
+    rollout: NotYet = None
+
+
+class LimitsSection(Section):
+    """Rates of one tenant; unlimited unless written."""
+
+    rpm: Size | None = Field(None, description="Requests per minute.")
+    tpm: Size | None = Field(None, description="Tokens per minute, prompt and answer.")
+    concurrent: Size | None = Field(None, description="Requests in progress.")
+    max_output_tokens: Size | None = Field(None, description="Of one request.")
+
+
+class BudgetSection(Section):
+    """An amount of money per period."""
+
+    name: Name
+    amount: Money
+    currency: Literal["USD"] = "USD"
+    period: Literal["calendar_month", "day"] = "calendar_month"
+    timezone: str = Field("UTC", description="Where the period begins at midnight.")
+    enforce: Literal["hard", "soft"] = Field(
+        "hard", description="hard: reserved before, never exceeded."
+    )
+    on_exceeded: Literal["reject", "downgrade", "allow"] = "reject"
+    downgrade_to: Name | None = None
+    match: "BudgetMatch | None" = None
+    alerts: NotYet = None
+
+    @model_validator(mode="after")
+    def _downgrade(self) -> "BudgetSection":
+        if (self.on_exceeded == "downgrade") != (self.downgrade_to is not None):
+            raise ValueError("on_exceeded: downgrade and downgrade_to go together")
+        return self
+
+
+class BudgetMatch(Section):
+    """Narrows a budget to some requests."""
+
+    tags: Tags
+
+
+class CacheCharge(Section):
+    """What a cached answer is charged."""
+
+    charge: Share = Field(0.0, description="Of what the baseline would have cost.")
+
+
+class ChargingSection(Section):
+    """What a tenant is charged for what its requests cost."""
+
+    mode: Literal["chargeback", "showback"] = "showback"
+    markup: Share = Field(0.0, description="Added to cost.")
+    cache_hits: CacheCharge = CacheCharge()
+    local: NotYet = None
+
+
+class KeySection(Section):
+    """A key by its digest, read-only at run time."""
+
+    id: Name
+    hash: Annotated[str, Field(pattern=r"^hmac-sha256:[0-9a-f]{64}$")]
+    project: Name = "default"
+    expires: str | None = Field(None, description="A date, 2027-06-30, UTC.")
+    tags: Tags = {}
+
+
+class TenantSection(Section):
+    """Whoever pays."""
+
+    id: Name
+    name: str = ""
+    cost_center: str = ""
+    tags: Tags = {}
+    required_tags: list[Name] = []
+    allow_models: list[str] | None = None
+    limits: LimitsSection = LimitsSection()
+    budgets: list[BudgetSection] = []
+    charging: ChargingSection = ChargingSection()
+    keys: list[KeySection] = []
+    privacy: NotYet = None
+
+
+class TenantsDocument(Section):
+    """kind: Tenants."""
+
+    apiVersion: Literal["tollhouse/v1"]
+    kind: Literal["Tenants"]
+    metadata: Metadata
+    tenants: list[TenantSection] = Field(min_length=1)
+
+
+AnyDocument = ModelsDocument | RoutingDocument | TenantsDocument
+KINDS: dict[str, type[ModelsDocument] | type[RoutingDocument] | type[TenantsDocument]] = {
+    "Models": ModelsDocument,
+    "Routing": RoutingDocument,
+    "Tenants": TenantsDocument,
+}
