@@ -1,0 +1,443 @@
+"""HTTP/1.1 client for the hot path: asyncio protocols, httptools, one keep-alive pool per origin.
+
+Kept small: POST with a body, an answer read in chunks with back-pressure, deadlines, limits, and
+closing at once. Follows no redirect, decodes no content, trusts no provider. Measured against
+pyreqwest, aiohttp and httpx in DESIGN terms: 38 µs of CPU per proxied request, theirs 67 to 1,292.
+"""
+
+import asyncio
+import ssl
+import time
+from typing import cast
+
+import httptools
+
+from gateway.errors import (
+    UpstreamError,
+    UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from gateway.upstreams.base import Headers
+from gateway.upstreams.egress import Egress
+
+HEAD_BYTES_MAX = 64 * 1024
+BUFFER_BYTES_MAX = 64 * 1024  # of an answer, unread by us, before we stop reading the socket
+IDLE_SECONDS_MAX = 60.0  # an idle connection older than this is not used again
+_HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"proxy-authenticate", b"trailer", b"transfer-encoding",
+     b"upgrade", b"content-length")
+)  # fmt: skip
+
+
+class Http1Pool:
+    """Connections to one origin."""
+
+    def __init__(
+        self,
+        egress: Egress,
+        *,
+        tls: ssl.SSLContext | None,
+        connect_seconds: float,
+        connections_max: int,
+        answer_bytes_max: int,
+    ) -> None:
+        self.answer_bytes_max = answer_bytes_max
+        self._egress = egress
+        self._tls = tls
+        self._connect_seconds = connect_seconds
+        self._connections_max = connections_max
+        self._idle: list[_Connection] = []  # the most recently used last
+        self._busy: set[_Connection] = set()
+        self._connecting = 0
+
+    @property
+    def in_use(self) -> int:
+        """Requests being answered or connected for."""
+        return len(self._busy) + self._connecting
+
+    async def send(
+        self, head: bytes, body: bytes, *, first_byte_deadline: float, idle_seconds: float,
+        deadline: float,
+    ) -> "Http1Response":  # fmt: skip
+        """Send one request; returns when the answer's head is there. Deadlines are monotonic.
+
+        Raises UpstreamOverloaded, UpstreamUnavailable, UpstreamTimeout or UpstreamProtocolError.
+        ``error.unsent`` tells that the provider surely has not seen the request.
+        """
+        while True:
+            connection = self._take_idle()
+            reused = connection is not None
+            if connection is None:
+                connection = await self._connect(min(first_byte_deadline, deadline))
+            response = Http1Response(self, connection, idle_seconds, deadline)
+            connection.begin(response, head, body, min(first_byte_deadline, deadline))
+            try:
+                await response.wait_for_head()
+            except _Stale:
+                # The provider closed a kept-alive connection as we wrote: it has read nothing.
+                if reused:
+                    continue
+                raise UpstreamUnavailable(
+                    "The provider closed the connection without an answer."
+                ) from None
+            except BaseException:
+                response.close()
+                raise
+            return response
+
+    def _take_idle(self) -> "_Connection | None":
+        oldest = time.monotonic() - IDLE_SECONDS_MAX
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable and connection.idle_since >= oldest:
+                self._busy.add(connection)
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, deadline: float) -> "_Connection":
+        if self.in_use >= self._connections_max:
+            raise _not_sent(
+                UpstreamOverloaded(
+                    f"{self._connections_max} requests to '{self._egress.host}' are in progress.",
+                    retry_after_seconds=1.0,
+                )
+            )
+        self._connecting += 1
+        loop = asyncio.get_running_loop()
+        seconds = min(self._connect_seconds, deadline - time.monotonic())
+        failure = "no address"
+        try:
+            async with asyncio.timeout(seconds):
+                for address in await self._egress.addresses():
+                    try:
+                        _, connection = await loop.create_connection(
+                            lambda: _Connection(self),
+                            address,
+                            self._egress.port,
+                            ssl=self._tls,
+                            server_hostname=self._egress.host if self._tls else None,
+                        )
+                    except OSError as error:
+                        failure = error.strerror or type(error).__name__
+                        continue
+                    self._busy.add(connection)
+                    return connection
+        except TimeoutError:
+            raise _not_sent(
+                UpstreamTimeout(f"No connection to '{self._egress.host}' in {seconds:.1f} s.")
+            ) from None
+        except UpstreamError as error:
+            raise _not_sent(error) from None
+        finally:
+            self._connecting -= 1
+        raise _not_sent(UpstreamUnavailable(f"Cannot connect to '{self._egress.host}': {failure}."))
+
+    def give_back(self, connection: "_Connection", *, reusable: bool) -> None:
+        """A connection's answer has ended, or it is gone."""
+        self._busy.discard(connection)
+        if reusable and connection.usable:
+            connection.idle_since = time.monotonic()
+            self._idle.append(connection)
+        else:
+            connection.abort()
+
+    def forget(self, connection: "_Connection") -> None:
+        """The connection was lost."""
+        self._busy.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    async def close(self) -> None:
+        """Close every connection, in use or not."""
+        for connection in (*self._idle, *self._busy):
+            connection.abort()
+
+
+class Http1Response:
+    """One answer. Implements ``base.UpstreamResponse``."""
+
+    def __init__(
+        self, pool: Http1Pool, connection: "_Connection", idle_seconds: float, deadline: float
+    ) -> None:
+        self.status = 0
+        self.idle_seconds = idle_seconds
+        self.deadline = deadline
+        self._pool = pool
+        self._connection: _Connection | None = connection
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._chunks: list[bytes] = []
+        self._buffered = 0
+        self._received = 0
+        self._ended = False
+        self._error: BaseException | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """Names in lower case; hop-by-hop headers removed."""
+        return tuple(self._headers)
+
+    async def wait_for_head(self) -> None:
+        """Return when status and headers are known."""
+        while not self.status:
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
+    async def receive(self) -> bytes:
+        """The next bytes; ``b""`` at a clean end."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                return b""
+            await self._wait()
+        data = b"".join(self._chunks) if len(self._chunks) > 1 else self._chunks[0]
+        self._chunks.clear()
+        if self._buffered > BUFFER_BYTES_MAX and self._connection is not None:
+            self._connection.resume()
+        self._buffered = 0
+        return data
+
+    def close(self) -> None:
+        """Stop at once. A complete answer has given its connection back already."""
+        connection, self._connection = self._connection, None
+        self._ended = True
+        if connection is not None:
+            self._pool.give_back(connection, reusable=False)
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # From the connection
+
+    def on_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Status and headers are complete."""
+        self._headers = headers
+        self.status = status
+        self._wake()
+
+    def on_data(self, data: bytes) -> bool:
+        """A part of the body; False when there is more than is wanted now."""
+        self._received += len(data)
+        if self._received > self._pool.answer_bytes_max:
+            self.on_failure(
+                UpstreamProtocolError(
+                    f"The provider's answer exceeds {self._pool.answer_bytes_max} bytes."
+                )
+            )
+            return True
+        self._chunks.append(data)
+        self._buffered += len(data)
+        self._wake()
+        return self._buffered <= BUFFER_BYTES_MAX
+
+    def on_end(self) -> None:
+        """The body is complete and the connection is no longer ours."""
+        self._ended = True
+        self._connection = None
+        self._wake()
+
+    def on_failure(self, error: BaseException) -> None:
+        """The answer will never be complete."""
+        if self._error is None and not self._ended:
+            self._error = error
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.give_back(connection, reusable=False)
+        self._wake()
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP connection and the parser of what comes over it."""
+
+    def __init__(self, pool: Http1Pool) -> None:
+        self.idle_since = 0.0
+        self._pool = pool
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._parser = httptools.HttpResponseParser(self)
+        self._response: Http1Response | None = None
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._head_bytes = 0
+        self._heard = False  # any byte of the present answer
+        self._lost = False
+        self._paused = False
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._interim = False
+        self._bounded = False
+
+    @property
+    def usable(self) -> bool:
+        """Open, and not in the middle of anything."""
+        return not self._lost and not self._transport.is_closing() and self._response is None
+
+    def begin(self, response: Http1Response, head: bytes, body: bytes, due: float) -> None:
+        """Write a request and wait for its answer until ``due`` (monotonic seconds)."""
+        self._response = response
+        self._heard = False
+        self._head_bytes = 0
+        self._due = due
+        self._arm()
+        self._transport.write(head + body if len(body) < 65_536 else head)
+        if len(body) >= 65_536:
+            self._transport.write(body)
+
+    def resume(self) -> None:
+        """The reader has caught up."""
+        if self._paused and not self._lost:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close without ceremony: whatever is unsent or unread is dropped."""
+        self._response = None
+        self._disarm()
+        if not self._lost:
+            self._transport.abort()
+
+    # Deadlines: one timer per request, that looks where the deadline has moved when it fires.
+
+    def _arm(self) -> None:
+        self._timer = self._loop.call_later(max(0.0, self._due - time.monotonic()), self._check)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _check(self) -> None:
+        self._timer = None
+        response = self._response
+        if response is None:
+            return
+        if self._paused:  # it is the client who is slow, not the provider
+            self._due = min(response.deadline, time.monotonic() + response.idle_seconds)
+        if time.monotonic() < self._due - 0.001:
+            self._arm()
+        elif not response.status:
+            response.on_failure(UpstreamTimeout("The provider did not begin to answer in time."))
+        else:
+            response.on_failure(UpstreamTimeout("The provider's answer stalled."))
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        response = self._response
+        if response is None:
+            self.abort()  # nobody asked
+            return
+        self._heard = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            response.on_failure(UpstreamProtocolError("The provider switched protocols."))
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            response.on_failure(
+                cause
+                if isinstance(cause, UpstreamError)
+                else UpstreamProtocolError("The provider's answer is not valid HTTP/1.1.")
+            )
+        if self._response is response and response.status:
+            self._due = min(response.deadline, time.monotonic() + response.idle_seconds)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._disarm()
+        self._pool.forget(self)
+        response, self._response = self._response, None
+        if response is None:
+            return
+        if not self._heard:
+            response.on_failure(_Stale())
+        elif response.status and not self._bounded and exc is None:
+            response.on_end()  # neither length nor chunks: the end of the connection is the end
+        else:
+            response.on_failure(
+                UpstreamUnavailable("The provider closed the connection in mid-answer.")
+            )
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._interim = False
+        self._bounded = False
+
+    def on_status(self, status: bytes) -> None:
+        self._count(len(status))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim = True
+            return
+        response = self._response
+        if response is None:
+            return
+        kept: list[tuple[bytes, bytes]] = []
+        for name, value in self._headers:
+            if name == b"content-length" or name == b"transfer-encoding":
+                self._bounded = True
+            if name == b"content-encoding" and value.lower() != b"identity":
+                raise UpstreamProtocolError("The provider compressed its answer; we asked not to.")
+            if name not in _HOP_BY_HOP:
+                kept.append((name, value))
+        if status in (204, 304):
+            self._bounded = True
+        response.on_head(status, kept)
+
+    def on_body(self, data: bytes) -> None:
+        response = self._response
+        if response is not None and not response.on_data(data) and not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            return
+        response, self._response = self._response, None
+        self._disarm()
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        if response is not None:
+            response.on_end()
+            self._pool.give_back(self, reusable=self._parser.should_keep_alive())
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES_MAX:
+            raise UpstreamProtocolError(f"The provider's headers exceed {HEAD_BYTES_MAX} bytes.")
+
+
+class _Stale(Exception):
+    """The connection was closed before a byte of the answer."""
+
+
+def _not_sent(error: UpstreamError) -> UpstreamError:
+    error.unsent = True
+    return error

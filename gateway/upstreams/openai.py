@@ -1,0 +1,92 @@
+"""A hosted provider that speaks OpenAI's HTTP interface. Implements ``base.Upstream``."""
+
+import ssl
+import time
+from urllib.parse import urlsplit
+
+from gateway import __version__
+from gateway.upstreams.base import UpstreamRequest, UpstreamResponse
+from gateway.upstreams.egress import Egress
+from gateway.upstreams.health import CircuitBreaker
+from gateway.upstreams.http1 import Http1Pool
+
+
+class OpenAIUpstream:
+    """One provider: its pool of connections and its health."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_url: str,
+        authorization: str | None,
+        connect_seconds: float,
+        concurrent_max: int,
+        window_seconds: float,
+        min_requests: int,
+        error_rate: float,
+        eject_seconds: float,
+        answer_bytes_max: int,
+    ) -> None:
+        """base_url: "https://host[:port]/v1"; authorization: the header's whole value."""
+        url = urlsplit(base_url)
+        host = url.hostname or ""
+        secure = url.scheme == "https"
+        self._name = name
+        self._path = url.path.rstrip("/")
+        lines = [f"host: {url.netloc.rpartition('@')[2]}", "content-type: application/json"]
+        lines += ["accept-encoding: identity", f"user-agent: tollhouse/{__version__}"]
+        if authorization is not None:
+            lines.append(f"authorization: {authorization}")
+        self._fixed_headers = "\r\n".join(lines).encode("latin-1") + b"\r\n"
+        self._heads: dict[str, bytes] = {}
+        self._pool = Http1Pool(
+            Egress(host, url.port or (443 if secure else 80)),
+            tls=ssl.create_default_context() if secure else None,
+            connect_seconds=connect_seconds,
+            connections_max=concurrent_max,
+            answer_bytes_max=answer_bytes_max,
+        )
+        self._breaker = CircuitBreaker(
+            window_seconds=window_seconds,
+            min_requests=min_requests,
+            error_rate=error_rate,
+            eject_seconds=eject_seconds,
+            clock=time.monotonic,
+        )
+
+    @property
+    def name(self) -> str:
+        """The provider's name in the policy."""
+        return self._name
+
+    @property
+    def healthy(self) -> bool:
+        """False while the circuit breaker is open."""
+        return self._breaker.healthy
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """As ``Upstream.send``."""
+        head = self._heads.get(request.path)
+        if head is None:
+            line = f"POST {self._path}{request.path} HTTP/1.1\r\n".encode("latin-1")
+            head = self._heads[request.path] = line + self._fixed_headers
+        parts = [head]
+        for name, value in request.headers:
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"content-length: %d\r\n\r\n" % len(request.body))
+        return await self._pool.send(
+            b"".join(parts),
+            request.body,
+            first_byte_deadline=request.first_byte_deadline,
+            idle_seconds=request.idle_seconds,
+            deadline=request.deadline,
+        )
+
+    def report(self, *, failed: bool) -> None:
+        """Feed the circuit breaker."""
+        self._breaker.report(failed=failed)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._pool.close()

@@ -1,0 +1,380 @@
+"""OpenAI's request bodies: decoded once, judged, and encoded once for the upstream.
+
+Checks only what the gateway needs; every other field passes through as it came, known or not.
+Also reads and redacts a provider's error document. Knows no socket.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal
+
+import msgspec
+import orjson
+
+from gateway.errors import InvalidRequest, UpstreamStatus
+
+Endpoint = Literal["chat", "completions", "embeddings"]
+
+DEPTH_MAX = 64
+KEYS_MAX = 10_000
+RETRY_AFTER_SECONDS_MAX = 60.0
+_MESSAGE_LENGTH_MAX = 2_000
+
+
+class ParsedRequest(msgspec.Struct, kw_only=True):
+    """A request body and what the gateway must know of it. Not changed after parsing."""
+
+    endpoint: Endpoint
+    body: dict[str, Any]
+    model: str
+    stream: bool = False
+    include_usage: bool = False  # the client wants the usage event of a stream
+    prompt_bytes: int  # UTF-8 bytes of all that becomes prompt: an upper bound of its tokens
+    max_output_tokens: int | None = None
+    choices: int = 1
+    has_tools: bool = False
+    has_media: bool = False  # images, audio or files in a message
+    has_json_format: bool = False
+    last_user_text: str | None = None  # None: the request does not end with a user's plain text
+    messages_count: int = 0
+    user: str | None = None
+    temperature: float | None = None
+
+
+def parse_request(endpoint: Endpoint, raw: bytes) -> ParsedRequest:
+    """Decode a body. Raises InvalidRequest naming the field, in OpenAI's manner.
+
+    Duplicate keys: the last wins, for us and, by ``encode_request``, for the upstream.
+    """
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"We could not parse the JSON body of your request: {_where(error)}."
+        ) from None
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    # Only a body with many brackets or keys can be deep or wide: most are never walked.
+    if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX or raw.count(b'":') > KEYS_MAX:
+        _check_size(body)
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("you must provide a model parameter", param="model")
+    stream = _boolean(body, "stream")
+    request = ParsedRequest(
+        endpoint=endpoint,
+        body=body,
+        model=model,
+        stream=stream and endpoint != "embeddings",
+        include_usage=_include_usage(body) if stream else False,
+        prompt_bytes=0,
+        max_output_tokens=_output_tokens(body),
+        choices=_positive(body, "n") or 1,
+        has_json_format=_has_json_format(body),
+        user=_optional_text(body, "user"),
+        temperature=_number(body, "temperature"),
+    )
+    if endpoint == "chat":
+        _read_messages(request)
+    elif endpoint == "completions":
+        _read_prompt(request)
+    else:
+        _read_input(request)
+    return request
+
+
+def encode_request(
+    request: ParsedRequest, *, upstream_model: str, max_output_tokens: int | None = None
+) -> bytes:
+    """The body for the upstream: another model, usage asked for, a limit where one is given."""
+    changes: dict[str, Any] = {"model": upstream_model}
+    if request.stream:
+        options = request.body.get("stream_options")
+        changes["stream_options"] = {
+            **(options if isinstance(options, dict) else {}),
+            "include_usage": True,
+        }
+    if max_output_tokens is not None:
+        named = [f for f in ("max_completion_tokens", "max_tokens") if f in request.body]
+        changes |= dict.fromkeys(named or ["max_tokens"], max_output_tokens)
+    return orjson.dumps({**request.body, **changes})
+
+
+def upstream_error(
+    status: int,
+    raw: bytes,
+    headers: Iterable[tuple[bytes, bytes]],
+    secrets: Sequence[str],
+    now_seconds: float = 0.0,
+) -> UpstreamStatus:
+    """A provider's error as ours: its text redacted, its status kept where the client is at fault.
+
+    401 and 403 become 502: it is our key that the provider refuses, not the tenant's.
+    now_seconds: Unix time, against which a ``retry-after`` date is read.
+    """
+    message, kind, code, param = _read_error(raw)
+    message = redact(message or f"The provider answered with status {status}.", secrets)
+    if status in (401, 403):
+        return UpstreamStatus(
+            "The provider refused the gateway's credentials.", status=502, code="upstream_refused"
+        )
+    if status < 400:
+        return UpstreamStatus(
+            f"The provider answered with the unexpected status {status}.", status=502
+        )
+    retry_after = _retry_after_seconds(headers, now_seconds) if status in (429, 503, 529) else None
+    answer = UpstreamStatus(
+        message[:_MESSAGE_LENGTH_MAX],
+        status=503 if status == 529 else status,
+        type=kind or ("invalid_request_error" if status < 500 else "api_error"),
+        code=code,
+        param=param,
+        retry_after_seconds=retry_after,
+    )
+    answer.retryable = status in (429, 502, 503, 529)
+    return answer
+
+
+_SECRETS = re.compile(
+    r"(?i:bearer)\s+[\w\-.~+/=]{8,}|\b(?:sk|pk|rk|th|tha|key)[-_][A-Za-z0-9_\-]{8,}"
+)
+
+
+def redact(text: str, secrets: Sequence[str]) -> str:
+    """``text`` without anything that is, or looks like, a credential."""
+    for secret in secrets:
+        for part in (secret, secret.partition(" ")[2]):
+            if len(part) >= 4:
+                text = text.replace(part, "[redacted]")
+    return _SECRETS.sub("[redacted]", text)
+
+
+def _read_messages(request: ParsedRequest) -> None:
+    """Fill in what a chat request says about its messages and tools."""
+    body = request.body
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest(
+            "'messages' must be a list with at least one message.", param="messages"
+        )
+    size = 0
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise InvalidRequest(
+                f"'messages[{index}]' must be an object.", param=f"messages[{index}]"
+            )
+        if not isinstance(message.get("role"), str):
+            raise InvalidRequest(
+                f"'messages[{index}].role' must be a string.", param=f"messages[{index}].role"
+            )
+        content = message.get("content")
+        if isinstance(content, str):
+            size += _bytes(content)
+            if len(message) > 2:
+                size += _size_of_others(message)
+        elif content is None or isinstance(content, list):
+            size += len(orjson.dumps(message))
+            if content and any(_is_media(part) for part in content):
+                request.has_media = True
+        else:
+            raise InvalidRequest(
+                f"'messages[{index}].content' must be a string or a list of parts.",
+                param=f"messages[{index}].content",
+            )
+        size += _MESSAGE_OVERHEAD_BYTES
+    tools = body.get("tools") or body.get("functions")
+    if tools:
+        request.has_tools = True
+        size += len(orjson.dumps(tools))
+    if request.has_json_format:
+        size += len(orjson.dumps(body["response_format"]))
+    request.prompt_bytes = size
+    request.messages_count = len(messages)
+    request.last_user_text = _user_text(messages[-1])
+
+
+def _read_prompt(request: ParsedRequest) -> None:
+    prompt = request.body.get("prompt", "<|endoftext|>")
+    if isinstance(prompt, str):
+        request.prompt_bytes = _bytes(prompt)
+        request.last_user_text = prompt
+    elif isinstance(prompt, list):
+        request.prompt_bytes = _size_of_batch(prompt, "prompt")
+        request.choices *= len(prompt) if prompt and not isinstance(prompt[0], int) else 1
+        if len(prompt) == 1 and isinstance(prompt[0], str):
+            request.last_user_text = prompt[0]
+    else:
+        raise InvalidRequest("'prompt' must be a string or a list.", param="prompt")
+    best_of = _positive(request.body, "best_of")
+    if best_of is not None:
+        request.choices = max(request.choices, best_of)
+
+
+def _read_input(request: ParsedRequest) -> None:
+    given = request.body.get("input")
+    if isinstance(given, str):
+        request.prompt_bytes = _bytes(given)
+    elif isinstance(given, list) and given:
+        request.prompt_bytes = _size_of_batch(given, "input")
+    else:
+        raise InvalidRequest("'input' must be a string or a non-empty list.", param="input")
+
+
+_MESSAGE_OVERHEAD_BYTES = 8  # a chat template's marks around one message, in tokens at most
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _size_of_others(message: dict[str, Any]) -> int:
+    others = {key: value for key, value in message.items() if key not in ("role", "content")}
+    return len(orjson.dumps(others))
+
+
+def _size_of_batch(items: list[Any], param: str) -> int:
+    """Bytes of a batch of texts, of token lists (a token counts as one), or of one token list."""
+    size = 0
+    for item in items:
+        if isinstance(item, str):
+            size += _bytes(item)
+        elif isinstance(item, list):
+            size += len(item)
+        elif isinstance(item, int) and not isinstance(item, bool):
+            size += 1
+        else:
+            raise InvalidRequest(f"'{param}' must hold strings or tokens.", param=param)
+    return size
+
+
+def _user_text(message: dict[str, Any]) -> str | None:
+    """The text of a user's message that is text alone."""
+    if message["role"] != "user":
+        return None
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts: list[str] = []
+    for part in content:
+        if not isinstance(part, dict) or not isinstance(part.get("text"), str):
+            return None
+        texts.append(part["text"])
+    return "\n".join(texts)
+
+
+def _is_media(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") not in ("text", "refusal")
+
+
+def _has_json_format(body: dict[str, Any]) -> bool:
+    given = body.get("response_format")
+    return isinstance(given, dict) and given.get("type") not in (None, "text")
+
+
+def _include_usage(body: dict[str, Any]) -> bool:
+    options = body.get("stream_options")
+    return isinstance(options, dict) and options.get("include_usage") is True
+
+
+def _output_tokens(body: dict[str, Any]) -> int | None:
+    newer = _positive(body, "max_completion_tokens")
+    return newer if newer is not None else _positive(body, "max_tokens")
+
+
+def _positive(body: dict[str, Any], name: str) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31:
+        raise InvalidRequest(f"'{name}' must be a positive integer.", param=name)
+    return value
+
+
+def _boolean(body: dict[str, Any], name: str) -> bool:
+    value = body.get(name)
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"'{name}' must be true or false.", param=name)
+    return value
+
+
+def _number(body: dict[str, Any], name: str) -> float | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"'{name}' must be a number.", param=name)
+    return float(value)
+
+
+def _optional_text(body: dict[str, Any], name: str) -> str | None:
+    value = body.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _check_size(body: dict[str, Any]) -> None:
+    """Refuse a document deeper than DEPTH_MAX or with more than KEYS_MAX keys."""
+    level: list[Any] = [body]
+    keys = 0
+    for _ in range(DEPTH_MAX):
+        below: list[Any] = []
+        for node in level:
+            if isinstance(node, dict):
+                keys += len(node)
+                below += [v for v in node.values() if isinstance(v, dict | list)]
+            else:
+                below += [v for v in node if isinstance(v, dict | list)]
+        if keys > KEYS_MAX:
+            raise InvalidRequest(f"The body has more than {KEYS_MAX} keys.")
+        if not below:
+            return
+        level = below
+    raise InvalidRequest(f"The body is nested deeper than {DEPTH_MAX} levels.")
+
+
+def _where(error: orjson.JSONDecodeError) -> str:
+    return f"line {error.lineno}, column {error.colno}: {error.msg.partition(':')[0]}"
+
+
+def _read_error(raw: bytes) -> tuple[str | None, str | None, str | None, str | None]:
+    """(message, type, code, param) of an OpenAI error document, as far as it is one."""
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None, None, None, None
+    error = document.get("error") if isinstance(document, dict) else None
+    if isinstance(error, str):
+        return error, None, None, None
+    if not isinstance(error, dict):
+        return None, None, None, None
+
+    def text(name: str) -> str | None:
+        value = error.get(name)
+        return value if isinstance(value, str) and len(value) <= _MESSAGE_LENGTH_MAX else None
+
+    return text("message"), text("type"), text("code"), text("param")
+
+
+def _retry_after_seconds(
+    headers: Iterable[tuple[bytes, bytes]], now_seconds: float
+) -> float | None:
+    """What the provider asks us to wait: ``retry-after-ms``, seconds or an HTTP date; capped."""
+    given = {name: value.decode("latin-1") for name, value in headers if b"retry-after" in name}
+    try:
+        if b"retry-after-ms" in given:
+            seconds = float(given[b"retry-after-ms"]) / 1e3
+        elif b"retry-after" in given:
+            text = given[b"retry-after"]
+            try:
+                seconds = float(text)
+            except ValueError:
+                seconds = parsedate_to_datetime(text).timestamp() - now_seconds
+        else:
+            return None
+    except ValueError:
+        return None
+    return min(seconds, RETRY_AFTER_SECONDS_MAX) if seconds >= 0 else None
