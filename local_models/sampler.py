@@ -11,7 +11,9 @@ TEMPERATURE_MAX = 2.0
 LOGPROBS_MAX = 20
 STOPS_MAX = 4
 STOP_CHARACTERS_MAX = 256
-_NUCLEUS_FIRST_GUESS = 256
+_NUCLEUS_GUESSES = (256, 4096)
+_RUN = 256
+_TEMPERATURE_MIN = 1e-6
 
 
 def check(params: SamplingParams) -> None:
@@ -35,6 +37,8 @@ class Sampler:
 
     def __init__(self, params: SamplingParams) -> None:
         self._temperature = params.temperature
+        # A temperature that float32 rounds to 0 would divide 0 by 0.
+        self._divisor = np.float32(max(params.temperature, _TEMPERATURE_MIN))
         self._top_p = params.top_p
         # Any integer is a seed; NumPy wants it without a sign.
         seed = None if params.seed is None else params.seed % 2**64
@@ -44,31 +48,44 @@ class Sampler:
         """Next token. logits: float32 [vocabulary]."""
         if self._temperature == 0:
             return int(logits.argmax())
-        # In double precision: the difference of two float32 may overflow.
-        shifted = logits.astype(np.float64) - logits.max()
-        weights = np.exp(shifted / self._temperature)
-        if self._top_p < 1:
-            candidates = _nucleus(weights, self._top_p)
-            weights = weights[candidates]
-        else:
-            candidates = None
-        sums = weights.cumsum()
-        place = int(np.searchsorted(sums, self._random.random() * sums[-1], side="right"))
-        place = min(place, len(sums) - 1)
-        return place if candidates is None else int(candidates[place])
+        with np.errstate(over="ignore"):  # To minus infinity, whose weight is 0: as it should be.
+            weights = np.exp((logits - logits.max()) / self._divisor)
+        share = self._random.random()
+        if self._top_p == 1:
+            return _draw(weights, share)
+        candidates = _nucleus(weights, self._top_p)
+        return int(candidates[_draw(weights[candidates], share)])
 
 
-def _nucleus(weights: npt.NDArray[np.float64], top_p: float) -> npt.NDArray[np.int64]:
+def _draw(weights: Float, share: float) -> int:
+    """The place where the running sum of the weights passes this share of the whole.
+
+    First among sums of runs, then within one: a running sum over 49,152 takes three times as long.
+    """
+    runs = np.add.reduceat(weights, np.arange(0, len(weights), _RUN), dtype=np.float64).cumsum()
+    wanted = share * runs[-1]
+    run = min(int(np.searchsorted(runs, wanted, side="right")), len(runs) - 1)
+    before = runs[run - 1] if run else 0.0
+    within = weights[run * _RUN : (run + 1) * _RUN].cumsum(dtype=np.float64)
+    place = min(int(np.searchsorted(within, wanted - before, side="right")), len(within) - 1)
+    return run * _RUN + place
+
+
+def _nucleus(weights: Float, top_p: float) -> npt.NDArray[np.int64]:
     """The fewest most likely tokens whose shares reach top_p, most likely first."""
-    wanted = top_p * weights.sum()
-    count = min(_NUCLEUS_FIRST_GUESS, len(weights))
-    # Sorting 49,152 weights takes 3 ms, as long as a decode step: try the top few first.
-    best = np.argpartition(weights, -count)[-count:]
-    if weights[best].sum() < wanted:
-        best = np.arange(len(weights))
-    # Stable, by falling weight and then by token, so that ties are not left to the sort.
+    wanted = top_p * weights.sum(dtype=np.float64)
+    best = np.arange(len(weights))
+    # Sorting all 49,152 takes as long as a decode step, and a few hundred nearly always suffice.
+    for count in _NUCLEUS_GUESSES:
+        if count < len(weights):
+            guess = np.argpartition(weights, -count)[-count:]
+            if weights[guess].sum(dtype=np.float64) >= wanted:
+                best = guess
+                break
+    # By falling weight and then by token, so that ties are not left to the sort.
     best = best[np.lexsort((best, -weights[best]))]
-    return best[: int(np.searchsorted(weights[best].cumsum(), wanted)) + 1]
+    sums = weights[best].cumsum(dtype=np.float64)
+    return best[: int(np.searchsorted(sums, wanted)) + 1]
 
 
 def log_probabilities(

@@ -54,9 +54,20 @@ def test_every_integer_is_a_seed_and_gives_the_same_tokens_again(seed: int) -> N
     assert [first.choose(LOGITS) for _ in range(8)] == [second.choose(LOGITS) for _ in range(8)]
 
 
-def test_extreme_logits_do_not_overflow() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1e-60, 0.01, 2.0])
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+def test_extreme_logits_do_not_overflow(temperature: float, top_p: float) -> None:
     logits = np.array([3e38, -3e38, 0.0], np.float32)
-    assert Sampler(SamplingParams(max_tokens=1, temperature=0.01)).choose(logits) == 0
+    params = SamplingParams(max_tokens=1, temperature=temperature, top_p=top_p)
+    assert Sampler(params).choose(logits) == 0
+
+
+def test_a_large_vocabulary_is_drawn_from_evenly() -> None:
+    """Over the borders of the sampler's runs: each quarter of 1,030 equal tokens gets its share."""
+    sampler = Sampler(SamplingParams(max_tokens=1, seed=5))
+    drawn = np.array([sampler.choose(np.zeros(1030, np.float32)) for _ in range(DRAWS)])
+    shares = np.histogram(drawn, bins=[0, 257, 515, 772, 1030])[0] / DRAWS
+    assert shares.tolist() == pytest.approx([0.25] * 4, abs=0.028)
 
 
 def test_log_probabilities_are_the_models_own() -> None:
