@@ -314,7 +314,7 @@ class _Builder:
             return self._linear_q4(x, name, weights, result)
         if isinstance(weights, Q8) and self._options.accuracy_level == 1:
             # ONNX Runtime has no fast kernel for 8-bit weights with float activations: 176 ms for
-            # a head of 49,152 x 576, 2.5 ms as floats (two threads, fastest of 30 on a busy machine).
+            # a head of 49,152 x 576, 2.5 as floats (two threads, fastest of 30, busy machine).
             weights = weights.dequantized()
         if isinstance(weights, Q8):
             inputs = [
