@@ -12,6 +12,7 @@ from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from gateway.errors import InvalidRequest, NotFound, PolicyError
 from gateway.ledger import reports
+from gateway.policy.switches import SWITCHES, SwitchState
 from gateway.stores.keys import KeyRecord, Kind, Role
 from gateway.web.access import (
     ADMINISTER,
@@ -25,7 +26,7 @@ from gateway.web.access import (
 )
 from gateway.web.exports import document
 from gateway.web.figures import month_of, parse_month
-from gateway.web.services import LINK_SECONDS, ReloadStatus, SwitchState
+from gateway.web.services import LINK_SECONDS
 from gateway.web.views import completeness
 
 _log = logging.getLogger("tollhouse.admin")
@@ -50,11 +51,21 @@ class MadeKey(msgspec.Struct, kw_only=True):
 
 
 class Throw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """A switch to throw, for good or for some seconds."""
+    """A switch to throw, for good or for some seconds, or to set back (``thrown: false``)."""
 
     name: str
-    on: bool
+    thrown: bool
     for_seconds: Annotated[int, msgspec.Meta(ge=1, le=366 * 86_400)] | None = None
+
+
+class ReloadStatus(msgspec.Struct, kw_only=True):
+    """The policy in force, and what the last attempt to load its files came to."""
+
+    version: str
+    successful: bool
+    loaded_us: int  # when the version in force was swapped in
+    tried_us: int
+    problems: tuple[str, ...]  # of the last attempt: "routing.yaml:12:5: …"
 
 
 class Rollback(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -139,7 +150,8 @@ def revoke_key(request: Caller, key_id: FromPath[str]) -> None:
 @get("/admin/switches", opt=LOOK, summary="List switches", sync_to_thread=True)
 def list_switches(request: Caller) -> list[SwitchState]:
     """The switches and how they stand."""
-    return list(services_of(request).switches.states())
+    services = services_of(request)
+    return list(services.switches.states(services.now_us()))
 
 
 @post(
@@ -148,16 +160,17 @@ def list_switches(request: Caller) -> list[SwitchState]:
 def throw_switch(request: Caller, data: JSONBody[Throw]) -> SwitchState:
     """Throw a switch without editing a policy."""
     services = services_of(request)
-    until_us = (
-        None if data.for_seconds is None else services.now_us() + data.for_seconds * 1_000_000
-    )
+    now_us = services.now_us()
+    until_us = None if data.for_seconds is None else now_us + data.for_seconds * 1_000_000
     try:
-        state = services.switches.throw(data.name, data.on, until_us)
+        if data.thrown:
+            services.switches.throw(data.name, until_us)
+        else:
+            services.switches.reset(data.name)
     except KeyError:
-        known = ", ".join(state.name for state in services.switches.states())
-        raise NotFound(f"there is no switch {data.name!r}; there are {known}") from None
-    _note(request, f"threw switch {data.name} {'on' if data.on else 'off'}")
-    return state
+        raise NotFound(f"no switch {data.name!r}; there are {', '.join(SWITCHES)}") from None
+    _note(request, f"switch {data.name}: {'thrown' if data.thrown else 'set back'}")
+    return next(s for s in services.switches.states(now_us) if s.name == data.name)
 
 
 @get("/admin/policy", opt=LOOK, summary="Show the policy in force", sync_to_thread=True)
@@ -185,9 +198,10 @@ def show_policy(request: Caller) -> PolicyView:
 def reload_policy(request: Caller) -> ReloadStatus:
     """Load the policy files again; if anything is wrong, the old policy stays and 400 says why."""
     try:
-        status = services_of(request).policies.reload()
+        services_of(request).policies.reload()
     except PolicyError as error:
         raise InvalidRequest(f"the policy files are not acceptable:\n{error}") from None
+    status = _status(request)
     _note(request, f"reloaded the policy: {status.version}")
     return status
 
@@ -202,9 +216,12 @@ def reload_policy(request: Caller) -> ReloadStatus:
 def roll_back_policy(request: Caller, data: JSONBody[Rollback]) -> ReloadStatus:
     """Put an earlier version in force."""
     try:
-        status = services_of(request).policies.rollback(data.version)
+        services_of(request).policies.rollback(data.version)
     except KeyError:
         raise NotFound(f"there is no earlier policy {data.version or ''}".rstrip()) from None
+    except PolicyError as error:
+        raise InvalidRequest(f"that policy is not acceptable any more:\n{error}") from None
+    status = _status(request)
     _note(request, f"rolled the policy back: {status.version}")
     return status
 
@@ -217,7 +234,7 @@ def roll_back_policy(request: Caller, data: JSONBody[Rollback]) -> ReloadStatus:
 )
 def config_status(request: Caller) -> ReloadStatus:
     """What the last attempt to load the policy came to."""
-    return services_of(request).policies.status()
+    return _status(request)
 
 
 @get("/admin/stats", opt=LOOK, summary="Show numbers of this moment", sync_to_thread=True)
@@ -271,6 +288,18 @@ def purge_cache(request: Caller, tenant: FromQuery[str | None] = None) -> Purged
     dropped = services_of(request).purge(tenant)
     _note(request, f"purged the cache of {tenant or 'all tenants'}: {dropped} entries")
     return Purged(entries=dropped)
+
+
+def _status(request: Caller) -> ReloadStatus:
+    policies = services_of(request).policies
+    problems = policies.last_error
+    return ReloadStatus(
+        version=policies.current.version,
+        successful=problems is None,
+        loaded_us=policies.last_success_us,
+        tried_us=policies.last_tried_us,
+        problems=problems or (),
+    )
 
 
 def _note(request: Caller, what: str) -> None:

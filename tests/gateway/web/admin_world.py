@@ -1,7 +1,8 @@
 """A whole admin port for tests: real keys, real server, a small month of traffic."""
 
+import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,20 +13,15 @@ import msgspec
 import uvicorn
 from litestar import Litestar
 
-from gateway.errors import PolicyError
 from gateway.ledger import Ledger
 from gateway.ledger.event import UsageEvent
-from gateway.policy.snapshot import Budget, Model, Policy, Provider, Route, Tenant
+from gateway.policy.holder import PolicyHolder
+from gateway.policy.switches import Switches
 from gateway.prices import from_contract
 from gateway.stores.keys import KeyRecord, KeyStore, Role
 from gateway.telemetry import Metrics
 from gateway.web.app import create_admin_app
-from gateway.web.services import (
-    AdminServices,
-    Probe,
-    ReloadStatus,
-    SwitchState,
-)
+from gateway.web.services import AdminServices, Probe
 from gateway.wire.usage import Usage
 
 NOW_US = int(datetime(2026, 11, 21, 9, 30, tzinfo=UTC).timestamp()) * 1_000_000
@@ -79,85 +75,35 @@ def attempt(number: int, **changes: Any) -> UsageEvent:
     return msgspec.structs.replace(ordinary, **changes)
 
 
-class OneSwitch:
-    """A gateway with a single switch."""
-
-    def __init__(self) -> None:
-        self.state = SwitchState(name="semantic-cache", on=True, meaning="answer from meaning")
-
-    def states(self) -> Sequence[SwitchState]:
-        return [self.state]
-
-    def throw(self, name: str, on: bool, until_us: int | None) -> SwitchState:
-        if name != self.state.name:
-            raise KeyError(name)
-        self.state = SwitchState(name=name, on=on, until_us=until_us)
-        return self.state
-
-
-class TwoPolicies:
-    """A policy with one earlier version; ``problems`` makes the next reload fail."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.current = policy
-        self.problems: tuple[str, ...] = ()
-
-    def status(self) -> ReloadStatus:
-        return ReloadStatus(
-            version=self.current.version,
-            successful=not self.problems,
-            loaded_us=NOW_US,
-            tried_us=NOW_US,
-            problems=self.problems,
-        )
-
-    def versions(self) -> Sequence[str]:
-        return ["000000000000"]
-
-    def reload(self) -> ReloadStatus:
-        if self.problems:
-            raise PolicyError(self.problems)
-        return self.status()
-
-    def rollback(self, version: str | None) -> ReloadStatus:
-        if version not in (None, "000000000000"):
-            raise KeyError(version)
-        self.current = msgspec.structs.replace(self.current, version="000000000000")
-        return self.status()
-
-
-def small_policy() -> Policy:
-    """Three tenants, one of them with a hostile name; one provider of two is simulated."""
-    bigco = Provider(name="bigco", api="openai", base_url="https://bigco.example/v1")
-    pretend = Provider(
-        name="pretend", api="openai", base_url="http://127.0.0.1:9/v1", simulated=True
-    )
-    large = Model(name="large", provider=bigco, upstream_model="big-1", prices=None)
-    cheap = Model(name="cheap", provider=pretend, upstream_model="sim-1", prices=None)
-    budget = Budget(name="monthly", amount_pico=50 * USD)
-    return Policy(
-        version="abc123abc123",
-        providers={"bigco": bigco, "pretend": pretend},
-        models={"large": large, "cheap": cheap},
-        routes=(
-            Route(
-                name="support-chat",
-                where="routing.yaml:1",
-                matches=lambda facts: True,
-                models=frozenset(),
-                to=large,
-            ),
-        ),
-        tenants={
-            "acme": Tenant(
-                id="acme", name="Acme Support", cost_center="CC-4711", budgets=(budget,)
-            ),
-            "globex": Tenant(id="globex", name="Globex Research"),
-            "evil": Tenant(id="evil", name=EVIL, cost_center="=1+1"),
-        },
-        baseline=large,
-        known_models=frozenset({"auto", "large", "cheap"}),
-    )
+POLICY = f"""
+apiVersion: tollhouse/v1
+kind: Models
+metadata: {{name: models}}
+providers:
+  - {{name: bigco, api: openai, base_url: "https://bigco.example/v1"}}
+  - {{name: pretend, api: openai, base_url: "http://127.0.0.1:9/v1", simulated: true}}
+models:
+  - {{name: large, provider: bigco, upstream_model: big-1, price: {{source: unpriced}}}}
+  - {{name: cheap, provider: pretend, upstream_model: sim-1, price: {{source: unpriced}}}}
+---
+apiVersion: tollhouse/v1
+kind: Routing
+metadata: {{name: routing}}
+defaults: {{baseline: large}}
+routes:
+  - {{name: support-chat, match: {{}}, to: large}}
+---
+apiVersion: tollhouse/v1
+kind: Tenants
+metadata: {{name: tenants}}
+tenants:
+  - id: acme
+    name: Acme Support
+    cost_center: CC-4711
+    budgets: [{{name: monthly, amount: "50.00", period: calendar_month, enforce: hard}}]
+  - {{id: globex, name: Globex Research}}
+  - {{id: evil, name: {json.dumps(EVIL)}, cost_center: "=1+1"}}
+"""
 
 
 class World:
@@ -168,8 +114,15 @@ class World:
         self.keys = KeyStore(folder / "keys.sqlite", b"p" * 32)
         self.ledger = Ledger.open(folder, now_us=lambda: self.now_us)
         self.ledger.store.register_prices(CONTRACT.prices)
-        self.policies = TwoPolicies(small_policy())
-        self.switches = OneSwitch()
+        self.policy_file = folder / "policy.yaml"
+        self.policy_file.write_text(POLICY)
+        self.policies = PolicyHolder(
+            [self.policy_file],
+            state_dir=folder / "policies",
+            settle_seconds=0.1,
+            now_us=lambda: self.now_us,
+            environ={},
+        )
         self.metrics = Metrics()
         self.purged: list[str | None] = []
         self.ready = Probe(ok=True, checks={"ledger": "ok"})
@@ -177,7 +130,7 @@ class World:
             keys=self.keys,
             ledger=self.ledger,
             policies=self.policies,
-            switches=self.switches,
+            switches=Switches(folder / "switches.json"),
             metrics=self.metrics,
             purge=self._purge,
             live=lambda: Probe(ok=True),

@@ -59,7 +59,7 @@ RIGHTS: dict[tuple[str, str], frozenset[str] | None] = {  # None: no key needed
 FOR_ONE_TENANT = {"/admin/usage", "/admin/login-links"}  # of the bearer routes
 BODIES = {
     ("POST", "/admin/keys"): {"kind": "admin", "name": "x", "role": "viewer"},
-    ("POST", "/admin/switches"): {"name": "semantic-cache", "on": False},
+    ("POST", "/admin/switches"): {"name": "semantic", "thrown": True},
     ("POST", "/admin/policy/rollback"): {},
 }
 BEARER = sorted(route for route in RIGHTS if route[1].startswith("/admin"))

@@ -1,5 +1,6 @@
 """The admin API: keys, switches, policy, usage, cache; every answer in one shape."""
 
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -88,32 +89,48 @@ def test_a_large_body_is_refused(admin: httpx.Client) -> None:
 
 def test_a_switch_is_thrown_for_a_while_or_for_good(world: World, admin: httpx.Client) -> None:
     """A mistyped name is answered with the names there are."""
-    wanted = {"name": "semantic-cache", "on": False, "for_seconds": 3600}
-    thrown = admin.post("/admin/switches", json=wanted)
-    assert thrown.status_code == 200
-    assert thrown.json()["until_us"] == NOW_US + 3_600_000_000
-    assert admin.get("/admin/switches").json()[0]["on"] is False
-    wrong = admin.post("/admin/switches", json={"name": "semantic", "on": True})
+    wanted = {"name": "semantic", "thrown": True, "for_seconds": 3600}
+    thrown = admin.post("/admin/switches", json=wanted).json()
+    assert (thrown["thrown"], thrown["until_us"]) == (True, NOW_US + 3_600_000_000)
+    assert [s["name"] for s in admin.get("/admin/switches").json() if s["thrown"]] == ["semantic"]
+    world.now_us += 3_600_000_000
+    assert not any(switch["thrown"] for switch in admin.get("/admin/switches").json())
+    admin.post("/admin/switches", json={"name": "exact", "thrown": True})
+    back = admin.post("/admin/switches", json={"name": "exact", "thrown": False}).json()
+    assert back["thrown"] is False
+    wrong = admin.post("/admin/switches", json={"name": "semantics", "thrown": True})
     assert wrong.status_code == 404
-    assert "semantic-cache" in wrong.json()["error"]["message"]
+    assert "semantic" in wrong.json()["error"]["message"]
 
 
-def test_a_broken_policy_is_refused_with_every_problem(world: World, admin: httpx.Client) -> None:
-    """The old one stays in force, and the status says so."""
-    world.policies.problems = ("routing.yaml:3:1: unknown key 'mach'", "tenants.yaml:9:2: …")
+def test_a_broken_policy_is_refused_with_its_place(world: World, admin: httpx.Client) -> None:
+    """The old one stays in force, and the status says so until the file is mended."""
+    version = admin.get("/admin/policy").json()["version"]
+    good = world.policy_file.read_text()
+    world.policy_file.write_text(good.replace("to: large", "too: large"))
     answer = admin.post("/admin/policy/reload")
     assert answer.status_code == 400
-    for problem in world.policies.problems:
-        assert problem in answer.json()["error"]["message"]
+    assert re.search(r"policy\.yaml:\d+:\d+: .*too", answer.json()["error"]["message"])
     status = admin.get("/admin/config/status").json()
-    assert (status["successful"], status["version"]) == (False, "abc123abc123")
+    assert (status["successful"], status["version"]) == (False, version)
+    assert "too" in status["problems"][0]
+    world.policy_file.write_text(good)
+    assert admin.post("/admin/policy/reload").json()["successful"] is True
 
 
-def test_an_earlier_policy_can_be_returned_to(admin: httpx.Client) -> None:
+def test_an_earlier_policy_can_be_returned_to(world: World, admin: httpx.Client) -> None:
     """By version, or simply the one before; an unknown one is not found."""
+    first = admin.get("/admin/policy").json()["version"]
+    assert admin.post("/admin/policy/rollback", json={}).status_code == 404
+    world.policy_file.write_text(world.policy_file.read_text().replace("50.00", "60.00"))
+    second = admin.post("/admin/policy/reload").json()["version"]
+    assert second != first
+    assert admin.post("/admin/policy/rollback", json={}).json()["version"] == first
+    assert admin.get("/admin/policy").json()["versions"][:2] == [first, second]
     assert admin.post("/admin/policy/rollback", json={"version": "999"}).status_code == 404
-    assert admin.post("/admin/policy/rollback", json={}).json()["version"] == "000000000000"
-    assert admin.get("/admin/policy").json()["version"] == "000000000000"
+    assert (
+        admin.post("/admin/policy/rollback", json={"version": second}).json()["version"] == second
+    )
 
 
 def test_usage_is_exact_text_and_follows_the_ledger(world: World, admin: httpx.Client) -> None:
