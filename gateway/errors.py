@@ -45,7 +45,7 @@ class GatewayError(Exception):
     type: str = "api_error"
     code: str | None = None
     fault: ClassVar[Fault] = "gateway"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
     def __init__(
         self,
@@ -193,7 +193,8 @@ class InternalError(GatewayError):
 class UpstreamError(GatewayError):
     """The provider failed. Subclasses say how."""
 
-    status, type, code, fault, retryable = 502, "api_error", "upstream_error", "upstream", True
+    code: str | None = "upstream_error"
+    status, type, fault, retryable = 502, "api_error", "upstream", True
     unsent: bool = False  # the provider surely has not seen the request, so it costs nothing
 
 

@@ -27,7 +27,11 @@ from gateway.wire.usage import Usage
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
-_ANSWER_PREFIX: dict[Endpoint, str] = {"chat": "chatcmpl-", "completions": "cmpl-", "embeddings": ""}
+_ANSWER_PREFIX: dict[Endpoint, str] = {
+    "chat": "chatcmpl-",
+    "completions": "cmpl-",
+    "embeddings": "",
+}
 
 CacheStatus = Literal["miss", "hit-exact", "hit-semantic", "bypass"]
 

@@ -76,7 +76,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._header_bytes = self._hosts = self._lengths = 0
         self._chunked = False
         super().on_message_begin()
-        self.scope["extensions"] = {"tollhouse": self}  # type: ignore[typeddict-item]
+        self.scope["extensions"] = {"tollhouse": self}  # type: ignore[dict-item] # ours
 
     def on_url(self, url: bytes) -> None:
         """Count the URL towards the header limit."""

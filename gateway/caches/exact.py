@@ -7,6 +7,7 @@ import asyncio
 import hmac
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 import msgspec
 
@@ -93,6 +94,14 @@ class ExactCache:
                 return False
             self._drop(key)
             return True
+
+    def delete_where(self, doomed: Callable[[StoredAnswer], bool]) -> int:
+        """Forget every entry of which ``doomed`` holds; how many there were."""
+        with self._lock:
+            keys = [key for key, entry in self._entries.items() if doomed(entry)]
+            for key in keys:
+                self._drop(key)
+        return len(keys)
 
     def clear(self) -> None:
         """Forget every entry; the counts stay."""

@@ -13,7 +13,7 @@ from gateway.routing.prior import Prior, Vocabulary, load_shipped
 from gateway.routing.thresholds import ALWAYS_SMALL, NEVER_SMALL, LiveGaps, threshold_for
 
 # Below these a prompt is foreign to the prior, and foreign is not easy.
-KNOWN_SHARE_MIN = 0.6
+KNOWN_SHARE_MIN = 0.5
 NON_ASCII_SHARE_MAX = 0.2
 _NON_ASCII = NAMES.index("non_ascii_share")
 

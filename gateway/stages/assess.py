@@ -42,9 +42,7 @@ def assess(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     return None
 
 
-async def _assess_with_vector(
-    exchange: Exchange, services: Services, score: Score | None
-) -> None:
+async def _assess_with_vector(exchange: Exchange, services: Services, score: Score | None) -> None:
     text = exchange.request.last_user_text
     assert services.embed is not None and text is not None, "an embedding needs a text"
     began = services.monotonic()
@@ -75,7 +73,7 @@ def _semantic_refusal(exchange: Exchange, services: Services) -> str | None:
         return "off in this route"
     if exchange.bypass is not None:
         return exchange.bypass
-    if services.switches.is_on("semantic", exchange.started_us):
+    if services.switches.thrown("semantic", exchange.started_us):
         return "switched off"
     return eligible(exchange.request)
 
@@ -84,10 +82,10 @@ def _must_be_large(exchange: Exchange, services: Services) -> str | None:
     """Why the small model is not even considered; None if it is."""
     request, rule, small = exchange.request, exchange.route.always_large, exchange.route.small
     assert small is not None, "a route without a fixed target names small and large"
-    if services.switches.is_on("all-large", exchange.started_us):
+    if services.switches.thrown("all-large", exchange.started_us):
         return "the switch all-large is on"
     if small.provider.api == "local":
-        if services.switches.is_on("local", exchange.started_us):
+        if services.switches.thrown("local", exchange.started_us):
             return "the local model is switched off"
         if not services.local_answers():
             return "the local model is not ready"

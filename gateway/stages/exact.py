@@ -12,6 +12,8 @@ from gateway.policy.snapshot import ExactRule
 from gateway.services import Services
 from gateway.wire.canonical import cacheable, canonical_body
 
+FOLLOW_SECONDS = 60.0  # how long a request waits for its twin's answer before it asks itself
+
 
 def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     """Set ``hit`` or ``cache_key`` (and ``flight`` where others may wait for this answer).
@@ -26,7 +28,7 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
         return None
     exchange.cache_status = "miss"
     rule = exchange.route.exact
-    if rule is None or services.switches.is_on("exact", exchange.started_us):
+    if rule is None or services.switches.thrown("exact", exchange.started_us):
         return None
     key = exchange.cache_key = exact_key(
         tenant_secret=services.keys.tenant_secret(exchange.tenant.id),
@@ -50,10 +52,10 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
 async def _join(exchange: Exchange, services: Services, key: bytes) -> None:
     """Lead, or wait for the leader's answer; a leader without one leaves us to ourselves."""
     flight = services.flights.join(key)
-    if flight.leader:
+    if flight.leads:
         exchange.flight = flight.finish
         return
-    entry = await flight.wait()
+    entry = await flight.wait(FOLLOW_SECONDS)
     if entry is not None:
         exchange.answer_from_cache(entry, "hit-exact")
 

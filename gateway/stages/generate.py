@@ -64,9 +64,7 @@ async def generate(exchange: Exchange, services: Services) -> None:
             attempt.ended_monotonic = services.monotonic()
 
 
-async def _try(
-    exchange: Exchange, services: Services, attempt: Attempt, deadline: float
-) -> None:
+async def _try(exchange: Exchange, services: Services, attempt: Attempt, deadline: float) -> None:
     """One attempt: send, judge the head, and relay. Leaves ``attempt.usage`` set if it may cost."""
     provider = attempt.target.provider
     upstream = services.upstream(provider)
@@ -98,7 +96,11 @@ async def _try(
             failed = response.status >= 500 or response.status == 429
             secret = provider.authorization
             raise upstream_error(
-                response.status, body, response.headers, [secret.reveal()] if secret else []
+                response.status,
+                body,
+                response.headers,
+                [secret.reveal()] if secret is not None else [],
+                services.now_us() / 1e6,
             )
         if exchange.request.stream:
             await _relay_stream(exchange, services, attempt, response)
@@ -245,9 +247,7 @@ def _falls_back(exchange: Exchange, attempt: Attempt, error: UpstreamError) -> b
     return "5xx" in conditions
 
 
-def _begin_next(
-    exchange: Exchange, services: Services, failed: Attempt, target: Model
-) -> None:
+def _begin_next(exchange: Exchange, services: Services, failed: Attempt, target: Model) -> None:
     """Book the failed attempt and put the next one's intent on record."""
     failed.ended_monotonic = services.monotonic()
     services.ledger.settle(
@@ -275,9 +275,7 @@ def _output_cap(exchange: Exchange, target: Model) -> int | None:
 
 def _headers(exchange: Exchange, attempt: Attempt) -> tuple[tuple[bytes, bytes], ...]:
     own = (b"x-request-id", _event_id(exchange, attempt).encode())
-    passed_on = (
-        (name, exchange.headers[name]) for name in _PASSED_ON if name in exchange.headers
-    )
+    passed_on = ((name, exchange.headers[name]) for name in _PASSED_ON if name in exchange.headers)
     return (own, *passed_on)
 
 
@@ -306,9 +304,7 @@ def _estimate(
     )
 
 
-def _estimate_document(
-    exchange: Exchange, attempt: Attempt, document: dict[str, Any]
-) -> Usage:
+def _estimate_document(exchange: Exchange, attempt: Attempt, document: dict[str, Any]) -> Usage:
     """Usage of a complete answer that reports none: counted by a tokenizer."""
     text = answer_text(document)
     if len(text) <= _COUNTED_BYTES_MAX:
@@ -324,5 +320,3 @@ def _prompt_tokens(exchange: Exchange) -> int:
     if exchange.request.prompt_bytes <= _COUNTED_BYTES_MAX:
         return count_prompt(exchange.request)[0]
     return exchange.request.prompt_bytes // 4
-
-

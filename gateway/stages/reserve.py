@@ -15,9 +15,7 @@ def reserve(exchange: Exchange, services: Services) -> None:
     """
     plan, request = exchange.plan, exchange.request
     assert plan is not None, "plan comes before reserve"
-    held = [
-        worst_case_pico(exchange, target, plan.output_tokens_max) for target in plan.candidates
-    ]
+    held = [worst_case_pico(exchange, target, plan.output_tokens_max) for target in plan.candidates]
     if exchange.tenant.budgets:
         exchange.hold = services.ledger.budgets.reserve(
             exchange.tenant,

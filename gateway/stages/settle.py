@@ -15,9 +15,7 @@ def settle(exchange: Exchange, services: Services) -> None:
     event: UsageEvent | None = None
     try:
         if exchange.hit is not None:
-            event = cache_event(
-                exchange, recorded_us=services.now_us(), now=services.monotonic()
-            )
+            event = cache_event(exchange, recorded_us=services.now_us(), now=services.monotonic())
         elif exchange.attempts:
             event = attempt_event(
                 exchange, exchange.attempts[-1], recorded_us=services.now_us(), superseded=False

@@ -93,10 +93,10 @@ def _add_choice_fields(choice: dict[str, Any], part: dict[str, Any]) -> None:
 
 def _joined(old: Any, new: Any) -> Any:
     """Strings and lists are continued, objects merged, anything else replaced."""
-    if (isinstance(old, str) and isinstance(new, str)) or (
-        isinstance(old, list) and isinstance(new, list)
-    ):
+    if isinstance(old, str) and isinstance(new, str):
         return old + new
+    if isinstance(old, list) and isinstance(new, list):
+        return [*old, *new]
     if isinstance(old, dict) and isinstance(new, dict):
         return {**old, **{key: _joined(old.get(key), value) for key, value in new.items()}}
     return old if new is None else new
@@ -138,7 +138,8 @@ def _chat_steps(choice: dict[str, Any]) -> list[dict[str, Any]]:
             deltas += [{name: piece} for piece in _pieces(value)]
         else:
             deltas.append({name: value})
-    for number, call in enumerate(message.get("tool_calls") or ()):
+    calls: list[dict[str, Any]] = message.get("tool_calls") or []
+    for number, call in enumerate(calls):
         deltas.append({"tool_calls": [{"index": number, **call}]})
     steps = [{"index": index, "delta": delta, "finish_reason": None} for delta in deltas]
     if choice.get("logprobs") is not None:

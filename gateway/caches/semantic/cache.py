@@ -5,6 +5,7 @@ Knows texts, vectors and stored answers. There is no search across partitions to
 """
 
 import threading
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -130,6 +131,17 @@ class SemanticCache:
                 return False
             namespace.index.forget([slot])
             return True
+
+    def delete_where(self, doomed: Callable[[StoredAnswer], bool]) -> int:
+        """Forget every entry of which ``doomed`` holds; how many there were."""
+        count = 0
+        with self._lock:
+            for namespace in self._namespaces.values():
+                found = namespace.index.slots()
+                slots = [s for s in found if s.entry is not None and doomed(s.entry)]
+                self._forget(namespace, slots)
+                count += len(slots)
+        return count
 
     def clear(self) -> None:
         """Forget everything."""

@@ -33,7 +33,7 @@ _PERSONAL: Final = re.compile(
     r"|\bwhere (?:am i|is my)\b|\bwho am i\b",
     re.IGNORECASE,
 )
-_HOW_TO_MY: Final = re.compile(r"\b(?:how|where|can i|could i|what happens if i)\b", re.IGNORECASE)
+_HOW_TO_MY: Final = re.compile(r"how (?:do|can|could|should|would|to)\b", re.IGNORECASE)
 _ACTION: Final = re.compile(
     r"^(?:please |pls |can you |could you |would you |kindly )*(?:book|order|buy|purchase|send"
     r"|email|e-mail|text|message|call|dial|pay|transfer|wire|refund|cancel|schedule|reschedule|remind"

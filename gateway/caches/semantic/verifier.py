@@ -11,7 +11,7 @@ from importlib import resources
 import msgspec
 
 from gateway.caches.semantic.facets import Facets
-from gateway.caches.semantic.lexicon import SYNONYMS
+from gateway.caches.semantic.lexicon import SYNONYMS, UNITS
 
 NAMES = (
     "cosine",
@@ -100,8 +100,8 @@ def shipped() -> Verifier:
 
 def features(left: Facets, right: Facets, cosine: float) -> tuple[float, ...]:
     """The pair in numbers, in the order of ``NAMES``; symmetric in left and right but for two."""
-    one = {SYNONYMS.get(word, word) for word in left.content}
-    other = {SYNONYMS.get(word, word) for word in right.content}
+    one = {_plain(word) for word in left.content}
+    other = {_plain(word) for word in right.content}
     synonyms = len(set(left.content) ^ set(right.content)) - len(one ^ other)
     only_left, only_right = one - other, other - one
     typos = 0
@@ -146,6 +146,10 @@ def features(left: Facets, right: Facets, cosine: float) -> tuple[float, ...]:
         float(left.content[-1:] == right.content[-1:]),
         float(left.content == right.content),
     )
+
+
+def _plain(word: str) -> str:
+    return UNITS.get(word) or SYNONYMS.get(word, word)
 
 
 def _inflected_or_typo(word: str, other: str) -> bool:

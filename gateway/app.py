@@ -1,0 +1,360 @@
+"""The composition root: settings become Services, Services become two servers in one process.
+
+The only place that knows every part. A part is made here, handed on, and closed here.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from gateway.admin import admin_services
+from gateway.caches.exact import ExactCache, SingleFlight
+from gateway.caches.semantic import SemanticCache
+from gateway.config import Settings
+from gateway.endpoints import V1
+from gateway.errors import PolicyError, UpstreamUnavailable
+from gateway.ids import UlidFactory
+from gateway.ledger import Ledger
+from gateway.policy.holder import PolicyHolder
+from gateway.policy.snapshot import Policy, Provider
+from gateway.policy.switches import Switches
+from gateway.routing import Router
+from gateway.server import guarded, sweep
+from gateway.services import Services
+from gateway.stores.keys import KeyRecord, KeyStore, load_pepper
+from gateway.stores.limits import Limiter
+from gateway.telemetry import Metrics
+from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
+from gateway.upstreams.local import LocalUpstream, ModelProcessClient
+from gateway.upstreams.openai import OpenAIUpstream
+
+_POLICY_POLL_SECONDS = 0.25
+_log = logging.getLogger("tollhouse")
+
+
+class UpstreamPool:
+    """One upstream per provider of the policy, made on first use, replaced when it changes."""
+
+    def __init__(self, settings: Settings, model_process: ModelProcessClient | None) -> None:
+        self._settings = settings
+        self._model_process = model_process
+        self._made: dict[str, tuple[Provider, Upstream]] = {}
+        self._retired: list[Upstream] = []
+
+    def __call__(self, provider: Provider) -> Upstream:
+        """The upstream of ``provider``."""
+        made = self._made.get(provider.name)
+        if made is not None and made[0] is provider:
+            return made[1]
+        if made is not None and made[0] == provider:
+            self._made[provider.name] = (provider, made[1])
+            return made[1]
+        if made is not None:
+            self._retired.append(made[1])  # requests may still run on it
+        upstream = self._make(provider)
+        self._made[provider.name] = (provider, upstream)
+        return upstream
+
+    def ejected(self) -> dict[tuple[str, ...], float]:
+        """Per provider: 1 while it is not healthy."""
+        return {(name,): float(not upstream.healthy) for name, (_, upstream) in self._made.items()}
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for upstream in (*self._retired, *(made for _, made in self._made.values())):
+            await upstream.close()
+
+    def _make(self, provider: Provider) -> Upstream:
+        if provider.api == "local":
+            if self._model_process is None:
+                return AbsentModel(provider.name)
+            return LocalUpstream(provider.name, self._model_process, provider.runtime.model)
+        timeouts, health, limits = provider.timeouts, provider.health, self._settings.limits
+        secret = provider.authorization
+        return OpenAIUpstream(
+            name=provider.name,
+            base_url=provider.base_url,
+            authorization=secret.reveal() if secret is not None else None,
+            connect_seconds=timeouts.connect_seconds,
+            concurrent_max=provider.concurrent_max,
+            window_seconds=health.window_seconds,
+            min_requests=health.min_requests,
+            error_rate=health.error_rate,
+            eject_seconds=health.eject_seconds,
+            answer_bytes_max=limits.answer_bytes_max,
+        )
+
+
+class Gateway:
+    """One worker's parts, open from construction to ``close``."""
+
+    def __init__(self, settings: Settings, model_socket: Path | None) -> None:
+        """Opens the state folder. Raises PolicyError or OSError with a sentence."""
+        self._started = time.monotonic()
+        state_dir = settings.state_dir
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.keys = KeyStore(state_dir / "keys.sqlite", load_pepper(state_dir / "pepper"))
+        self.policies = PolicyHolder(
+            settings.policies,
+            state_dir=state_dir / "policies",
+            settle_seconds=settings.limits.reload_settle_seconds,
+            now_us=now_us,
+        )
+        self.model_process = (
+            ModelProcessClient(model_socket, f"worker-{os.getpid()}")
+            if model_socket is not None and settings.local.enabled != "off"
+            else None
+        )
+        ledger = Ledger.open(state_dir, durability=settings.durability, now_us=now_us)
+        self.pool = UpstreamPool(settings, self.model_process)
+        client = self.model_process
+        self.services = Services(
+            settings=settings,
+            policies=self.policies,
+            switches=Switches(state_dir / "switches.json"),
+            keys=self.keys,
+            limiter=Limiter(),
+            ledger=ledger,
+            exact=ExactCache(bytes_max=settings.limits.exact_cache_bytes),
+            flights=SingleFlight(),
+            semantic=SemanticCache(
+                entries_per_namespace_max=settings.limits.semantic_entries_max,
+                namespaces_max=settings.limits.semantic_namespaces_max,
+            ),
+            router=Router.shipped(),
+            upstream=self.pool,
+            embed=client.embed if client is not None else None,
+            embedding_ready=lambda: client is not None and client.embedding_ready,
+            local_answers=lambda: client is not None and client.generation_ready,
+            metrics=Metrics(),
+            new_id=UlidFactory(),
+            now_us=now_us,
+            monotonic=time.monotonic,
+        )
+        self.policies.subscribe(self._adopt)
+        self._adopt(self.policies.current)
+        self.v1 = V1(self.services)
+        self._watch_metrics()
+
+    def _adopt(self, policy: Policy) -> None:
+        """What a new policy changes outside itself: static keys, budgets, known prices."""
+        self.keys.replace_static(_static_keys(policy))
+        ledger = self.services.ledger
+        ledger.store.register_prices(
+            price
+            for model in policy.models.values()
+            if model.prices is not None
+            for price in model.prices.prices
+        )
+        ledger.budgets.configure(policy, now_us())
+        self.services.metrics.policy_info.only((policy.version,))
+
+    def _watch_metrics(self) -> None:
+        metrics, services = self.services.metrics, self.services
+        metrics.in_flight.callback = lambda: self.v1.in_flight
+        metrics.upstream_ejected.callback = self.pool.ejected
+        metrics.local_model_up.callback = lambda: float(services.local_answers())
+        metrics.metering_wal_bytes.callback = lambda: services.ledger.shipper.wal_bytes
+        metrics.metering_lag_seconds.callback = lambda: services.ledger.shipper.lag_seconds
+        metrics.config_last_reload_successful.callback = lambda: float(
+            self.policies.last_error is None
+        )
+        metrics.config_last_reload_success_timestamp_seconds.callback = lambda: (
+            self.policies.last_success_us / 1e6
+        )
+        metrics.cache_entries.callback = lambda: {
+            ("exact",): float(services.exact.stats.entries),
+            ("semantic",): float(
+                sum(space.entries for space in services.semantic.stats().values())
+            ),
+        }
+
+    async def open(self) -> None:
+        """Start what runs in the background."""
+        if self.model_process is not None:
+            self.model_process.start()
+
+    async def close(self) -> None:
+        """Flush the ledger and close everything. Nothing may be in flight any more."""
+        await self.pool.close()
+        if self.model_process is not None:
+            await self.model_process.close()
+        await self.services.ledger.drain()
+        self.services.ledger.close()
+        self.keys.close()
+
+
+class AbsentModel:
+    """Stands for the local provider where no model process is wanted. Never healthy."""
+
+    healthy = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
+        """Refuse: there is nobody to ask."""
+        error = UpstreamUnavailable("This gateway runs no model process (local.enabled is off).")
+        error.unsent = True
+        raise error
+
+    def report(self, *, failed: bool) -> None:
+        """Nothing to learn."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to us."""
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override] # narrower than uvicorn's
+        """Capture none."""
+        return contextlib.nullcontext()
+
+
+def run_worker(settings: Settings, public_fd: int, admin_fd: int, model_socket: Path) -> int:
+    """Serve on two inherited sockets until SIGTERM; the exit status."""
+    try:
+        return uvloop.run(_serve(settings, public_fd, admin_fd, model_socket))
+    except PolicyError:
+        raise
+    except (OSError, RuntimeError) as error:
+        _log.error("cannot start: %s", error)
+        return 1
+
+
+async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket: Path) -> int:
+    gateway = Gateway(settings, model_socket)
+    await gateway.open()
+    public = _Server(_public_config(settings, gateway.v1))
+    admin = _Server(_admin_config(settings, gateway))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway.policies))
+    background = [
+        loop.create_task(sweep(public.server_state.connections)),
+        loop.create_task(_poll_policies(gateway.policies)),
+    ]
+    servers = [
+        loop.create_task(public.serve([socket.socket(fileno=public_fd)])),
+        loop.create_task(admin.serve([socket.socket(fileno=admin_fd)])),
+    ]
+    while not (public.started and admin.started) and not any(task.done() for task in servers):
+        await asyncio.sleep(0.01)
+    _announce(settings, gateway)
+    await stop.wait()
+    # Not ready first, then no new connections, then what runs may end within drain_seconds.
+    gateway.v1.draining = True
+    public.should_exit = True
+    await servers[0]
+    admin.should_exit = True
+    await servers[1]
+    for task in background:
+        task.cancel()
+    await asyncio.gather(*background, return_exceptions=True)
+    await gateway.close()
+    return 0
+
+
+def _public_config(settings: Settings, application: Callable[..., Any]) -> uvicorn.Config:
+    limits = settings.limits
+    return uvicorn.Config(
+        application,
+        http=guarded(limits),
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_keep_alive=round(limits.keep_alive_seconds),
+        timeout_graceful_shutdown=round(settings.drain_seconds),
+    )
+
+
+def _admin_config(settings: Settings, gateway: Gateway) -> uvicorn.Config:
+    from gateway.web.app import create_admin_app
+
+    return uvicorn.Config(
+        create_admin_app(admin_services(gateway.services, gateway.v1)),
+        http=guarded(settings.limits),
+        ws="none",
+        lifespan="on",
+        interface="asgi3",
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        timeout_graceful_shutdown=5,
+    )
+
+
+async def _poll_policies(policies: PolicyHolder) -> None:
+    while True:
+        await asyncio.sleep(_POLICY_POLL_SECONDS)
+        await asyncio.to_thread(policies.poll, time.monotonic())
+
+
+def _reload(policies: PolicyHolder) -> None:
+    asyncio.get_running_loop().run_in_executor(None, policies.reload)
+
+
+def _static_keys(policy: Policy) -> dict[str, KeyRecord]:
+    return {
+        key.digest: KeyRecord(
+            id=key.id,
+            kind="api",
+            tenant_id=tenant.id,
+            project_id=key.project,
+            name=f"{key.id} (policy)",
+            created_us=0,
+            expires_us=key.expires_us,
+            tags=dict(key.tags),
+        )
+        for tenant in policy.tenants.values()
+        for key in tenant.keys
+    }
+
+
+def _announce(settings: Settings, gateway: Gateway) -> None:
+    """Say where we are; on the very first start, show the first admin key."""
+    _log.info(
+        "ready: /v1 on http://%s:%d, admin on http://%s:%d, policy %s",
+        settings.listen.host, settings.listen.port, settings.admin.host, settings.admin.port,
+        gateway.policies.current.version,
+    )  # fmt: skip
+    if not gateway.keys.list("admin"):
+        _, token = gateway.keys.create_admin("admin", None, "first start", now_us=now_us())
+        print(f"\nYour first admin key, shown this once: {token}\n", flush=True)
+    notify_systemd("READY=1")
+
+
+def notify_systemd(state: str) -> None:
+    """Tell systemd, where it asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        notifier.connect(address)
+        notifier.sendall(state.encode())
+
+
+def now_us() -> int:
+    """UTC, in microseconds."""
+    return time.time_ns() // 1000

@@ -1,0 +1,150 @@
+"""The policy in force, and how another takes its place: whole, checked, or not at all.
+
+A broken file changes nothing: the last good policy stays, the reason is kept, and a restart with a
+broken file begins with the last good version from disk. Knows files and times; no request.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from gateway.errors import PolicyError
+from gateway.policy.load import SourceFile, compile_files, policy_files, read_files
+from gateway.policy.snapshot import Policy
+from gateway.policy.versions import Versions
+
+_log = logging.getLogger("tollhouse.policy")
+
+
+class PolicyHolder:
+    """Holds ``current``; readers take the reference once per request."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        state_dir: Path,
+        settle_seconds: float,
+        now_us: Callable[[], int],
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Load the files, or the last good version. Raises PolicyError where there is neither."""
+        self._paths = tuple(paths)
+        self._environ = environ
+        self._settle_seconds = settle_seconds
+        self._now_us = now_us
+        self._versions = Versions(state_dir)
+        self._subscribers: list[Callable[[Policy], None]] = []
+        self._lock = threading.Lock()
+        self._seen = self._fingerprint()
+        self._changed_at: float | None = None
+        self.last_error: tuple[str, ...] | None = None
+        self.last_tried_us = self.last_success_us = now_us()
+        self.current = self._first()
+
+    def subscribe(self, callback: Callable[[Policy], None]) -> None:
+        """Call ``callback`` with each policy that comes into force from now on."""
+        self._subscribers.append(callback)
+
+    def poll(self, now: float) -> None:
+        """Look for changed files; reload once they have been at rest. now: monotonic seconds."""
+        seen = self._fingerprint()
+        if seen != self._seen:
+            self._seen, self._changed_at = seen, now
+        elif self._changed_at is not None and now - self._changed_at >= self._settle_seconds:
+            self._changed_at = None
+            try:
+                self.reload()
+            except PolicyError as error:
+                _log.error("the policy files are not acceptable; %s stays in force:\n%s",
+                           self.current.version, error)  # fmt: skip
+
+    def reload(self) -> Policy:
+        """Load the files and put them in force. Raises PolicyError and changes nothing."""
+        with self._lock:
+            self.last_tried_us = self._now_us()
+            try:
+                files = read_files(self._paths)
+                policy = self._compile(files)
+            except PolicyError as error:
+                self.last_error = error.problems
+                raise
+            self._versions.pin(None, None)
+            self._adopt(policy, files)
+            return policy
+
+    def rollback(self, version: str | None) -> Policy:
+        """Put an earlier version in force, the last but one by default, and keep it there until
+        the files change. Raises KeyError for an unknown one, PolicyError if it no longer compiles.
+        """
+        with self._lock:
+            if version is None:
+                version = self._previous()
+            files = self._versions.files_of(version)
+            policy = self._compile(files)
+            self._versions.pin(policy.version, self._seen)
+            self._adopt(policy, files)
+            return policy
+
+    def versions(self) -> Sequence[str]:
+        """Versions on record, newest first, each once."""
+        entries = self._versions.history().entries
+        return list(dict.fromkeys(entry.version for entry in reversed(entries)))
+
+    def _first(self) -> Policy:
+        history = self._versions.history()
+        if history.pinned is not None and history.pinned_over == self._seen:
+            return self._compile(self._versions.files_of(history.pinned))
+        try:
+            files = read_files(self._paths)
+            policy = self._compile(files)
+        except PolicyError as error:
+            self.last_error = error.problems
+            return self._last_good(error)
+        self._versions.remember(policy.version, files, self._now_us())
+        return policy
+
+    def _last_good(self, error: PolicyError) -> Policy:
+        for version in self.versions():
+            try:
+                policy = self._compile(self._versions.files_of(version))
+            except (PolicyError, KeyError):
+                continue
+            _log.error("the policy files are not acceptable; beginning with the last good version"
+                       " %s:\n%s", version, error)  # fmt: skip
+            return policy
+        raise error
+
+    def _previous(self) -> str:
+        for version in self.versions():
+            if version != self.current.version:
+                return version
+        raise KeyError("there is no earlier version")
+
+    def _compile(self, files: Sequence[SourceFile]) -> Policy:
+        return compile_files(files, environ=self._environ, now_us=self._now_us())
+
+    def _adopt(self, policy: Policy, files: Sequence[SourceFile]) -> None:
+        now_us = self._now_us()
+        self._versions.remember(policy.version, files, now_us)
+        for callback in self._subscribers:
+            callback(policy)
+        # Last, so that a request never sees a policy whose prices and budgets are not yet known.
+        self.current = policy
+        self.last_error, self.last_success_us = None, now_us
+        _log.info("policy %s is in force", policy.version)
+
+    def _fingerprint(self) -> str:
+        """Changes whenever a file does, by whatever means, a swapped symbolic link included."""
+        parts: list[str] = []
+        for path in self._paths:
+            try:
+                for file in policy_files(path):
+                    status = file.stat()
+                    parts.append(f"{file}|{os.path.realpath(file)}|{status.st_mtime_ns}|"
+                                 f"{status.st_size}|{status.st_ino}")  # fmt: skip
+            except OSError as error:
+                parts.append(f"{path}|{error.errno}")
+        return "\n".join(parts)
