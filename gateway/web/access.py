@@ -167,7 +167,8 @@ def _is_local(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
     """From this machine, and not by a foreign page whose name was pointed at this machine."""
     if connection.client is None:
         return False
-    host = connection.headers.get("host", "").rsplit(":", 1)[0].strip("[]")
+    name = connection.headers.get("host", "")
+    host = name[1:].split("]")[0] if name.startswith("[") else name.split(":")[0]
     return _is_loopback(connection.client.host) and (host == "localhost" or _is_address(host))
 
 
