@@ -14,8 +14,6 @@ namespace tollhouse {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-// The dot products prefetch this far past the block they work on.
-constexpr size_t kReadAhead = 8192;
 
 uint8_t* allocate(size_t size) {
   const size_t align = size >= kHugePage ? kHugePage : 4096;
@@ -79,7 +77,7 @@ Q4Matrix::Q4Matrix(int rows, int width, std::initializer_list<Q4Source> sources)
     return fits_half(s.d, scales) && fits_half(s.m, scales);
   });
   size_bytes_ = tile_bytes() * tiles() * sources_;
-  bytes_.reset(allocate(size_bytes_ + kReadAhead));
+  bytes_.reset(allocate(size_bytes_));
   int woven = 0;
   for (const Q4Source& source : sources) {
     for (int t = 0; t < tiles(); t++) {
