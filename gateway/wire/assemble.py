@@ -169,8 +169,13 @@ def _pieces(text: str) -> list[str]:
 def complete(answer: dict[str, Any]) -> bool:
     """Every choice ended as it should: not by length, a filter or a cut."""
     choices = answer.get("choices")
-    return bool(choices) and all(
-        isinstance(choice, dict) and choice.get("finish_reason") in _COMPLETE for choice in choices
+    return (
+        isinstance(choices, list)
+        and bool(choices)
+        and all(
+            isinstance(choice, dict) and choice.get("finish_reason") in _COMPLETE
+            for choice in choices
+        )
     )
 
 

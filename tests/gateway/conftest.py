@@ -1,0 +1,52 @@
+"""Fixtures for whole-gateway tests: one simulated provider and two gateways for the session."""
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.gateway.running import ProviderThread, RunningGateway, running_gateway
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[ProviderThread]:
+    thread = ProviderThread(seed=7)
+    yield thread
+    thread.stop()
+
+
+@pytest.fixture(scope="session")
+def plain(
+    tmp_path_factory: pytest.TempPathFactory, provider: ProviderThread
+) -> Iterator[RunningGateway]:
+    """A gateway without local models."""
+    with running_gateway(tmp_path_factory.mktemp("plain"), provider.base_url) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def full(
+    tmp_path_factory: pytest.TempPathFactory, provider: ProviderThread
+) -> Iterator[RunningGateway]:
+    """A gateway with its model process and the real models."""
+    folder = tmp_path_factory.mktemp("full")
+    with running_gateway(folder, provider.base_url, local=True) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def acme(plain: RunningGateway) -> Iterator[openai.OpenAI]:
+    """The unmodified client of a tenant of the plain gateway."""
+    with openai.OpenAI(
+        base_url=plain.base_url, api_key=plain.key("acme"), max_retries=0, timeout=30
+    ) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def acme_full(full: RunningGateway) -> Iterator[openai.OpenAI]:
+    """The unmodified client of a tenant of the full gateway."""
+    with openai.OpenAI(
+        base_url=full.base_url, api_key=full.key("acme"), max_retries=0, timeout=60
+    ) as client:
+        yield client
