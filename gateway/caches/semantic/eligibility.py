@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # The encoder reads 128 word pieces with its two marks; the estimate may be a few short.
 PIECES_MAX: Final = 110
+# Bounds the work of the patterns below, whatever the text.
+CHARACTERS_MAX: Final = 800
 
 _VOLATILE: Final = re.compile(
     r"\b(?:today|tonight|yesterday|tomorrow|now|nowadays|currently|current|latest|recent(?:ly)?"
@@ -90,7 +92,7 @@ def _shape(parsed: "ParsedRequest") -> str | None:
 
 
 def _text(text: str) -> str | None:
-    if estimated_pieces(text) > PIECES_MAX:
+    if len(text) > CHARACTERS_MAX or estimated_pieces(text) > PIECES_MAX:
         return "longer than the encoder's window"
     if not any(map(str.isalpha, text)):
         return "no words to compare"
