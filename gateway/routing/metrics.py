@@ -36,7 +36,8 @@ def apgr(ranking: Floats, small: Floats, large: Floats) -> float:
 def cpt(ranking: Floats, small: Floats, large: Floats, recovered_share: float) -> float:
     """Smallest share of large calls, in percent, that recovers ``recovered_share`` of the gap."""
     shares, found = recovered(ranking, small, large)
-    return float(shares[int(np.argmax(found >= recovered_share))] * 100)
+    # Shares are ratios of counts: 110 of 220 must not fall below a half by rounding.
+    return float(shares[int(np.argmax(found >= recovered_share - 1e-12))] * 100)
 
 
 def expected_calibration_error(probabilities: Floats, labels: Floats, bins: int = 10) -> float:
