@@ -1,15 +1,16 @@
 """YAML documents with positions: every value knows its file, line and column.
 
-One loader for settings and policies. Scalars are those of YAML 1.2 (``no`` is a word and 12:30 is
-not a number); duplicate keys, anchors, aliases and tags are refused, so that what a person reads is
-what the program sees. References ``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:/path}`` are
+One loader for settings and policies. Scalars are those of YAML 1.2 (``no`` is a word, 12:30 is a
+text); duplicate keys, anchors, aliases and tags are refused, so that what a person reads is what
+the program sees. References ``${env:NAME}``, ``${env:NAME:-default}`` and ``${file:/path}`` are
 resolved here. Knows no schema of its own: a pydantic model is passed in.
 """
 
 import difflib
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,16 +21,25 @@ from pydantic import BaseModel, ValidationError
 from gateway.errors import PolicyError
 
 FILE_BYTES_MAX = 1 << 20
+REFERENCED_BYTES_MAX = 64 << 10  # of a file named by ${file:...}
 DEPTH_MAX = 32
+DOCUMENTS_MAX = 200  # in one file
+PROBLEMS_MAX = 100  # reported; more say no more
 
 Where = tuple[str | int, ...]
 Marks = dict[Where, tuple[int, int]]
 M = TypeVar("M", bound=BaseModel)
 
-_INTEGER = re.compile(r"[-+]?[0-9]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "true": True, "false": False}
-_REFERENCE = re.compile(r"\$\{(env|file):([^}]*)\}")
+# YAML 1.2.2, section 10.3.2. Few digits: int() and float() of thousands are slow or infinite.
+_INTEGER = re.compile(r"[-+]?[0-9]{1,19}|0o[0-7]{1,20}|0x[0-9a-fA-F]{1,16}")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,4})?")
+_CONSTANTS: dict[str, bool | None] = {
+    "": None, "~": None, "null": None, "Null": None, "NULL": None,
+    "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
+}  # fmt: skip
+_REFERENCE = re.compile(r"\$\{(env|file):([^${}]*)\}")
+# What providers' keys and our own look like: caught even where a text is expected.
+_INLINE_SECRET = re.compile(r"\b(sk-[\w-]{16,}|tha?_[\w-]{20,})")
 
 
 class Referenced(str):
@@ -38,172 +48,279 @@ class Referenced(str):
     __slots__ = ()
 
 
+class Problem(str):
+    """``file:line:column: path: message``, with its parts for tools. No place: line is 0."""
+
+    file: str
+    line: int
+    column: int
+    path: str
+    message: str
+
+    def __new__(
+        cls, message: str, *, file: str = "", line: int = 0, column: int = 0, path: str = ""
+    ) -> "Problem":
+        """Put the parts together; ``message`` says what is wrong and, where it can, what is right."""
+        place = f"{file}:{line}:{column}" if line else file
+        problem = super().__new__(cls, ": ".join(filter(None, (place, path, message))))
+        problem.file, problem.line, problem.column = file, line, column
+        problem.path, problem.message = path, message
+        return problem
+
+
 class Document(msgspec.Struct, frozen=True):
-    """One YAML document and where each of its values stands."""
+    """One YAML document and where each of its values and keys stands."""
 
     path: Path
     value: Any
     marks: Marks
+    keys: Marks = {}
+    origins: Mapping[Where, str] = {}  # of values that came from elsewhere than the file
 
     def locate(self, where: Where) -> str:
         """``file:line:column`` of a value, or of the nearest thing around it."""
-        while where and where not in self.marks:
-            where = where[:-1]
-        line, column = self.marks.get(where, (1, 1))
-        return f"{self.path.name}:{line}:{column}"
+        line, column = self._mark(where, self.marks)
+        return f"{shown_path(self.path)}:{line}:{column}"
 
-    def problem(self, where: Where, message: str) -> str:
-        """A message with its place, as every error of ours reads."""
-        name = dotted(where)
-        return (
-            f"{self.locate(where)}: {name}: {message}"
-            if name
-            else f"{self.locate(where)}: {message}"
+    def problem(self, where: Where, message: str, *, at_key: bool = False) -> Problem:
+        """A message with the place of a value, or of its key, as every error of ours reads."""
+        origin = self.origins.get(where)
+        if origin is not None:
+            return Problem(message, file=origin)
+        marks = self.keys if at_key and where in self.keys else self.marks
+        line, column = self._mark(where, marks)
+        return Problem(
+            message, file=shown_path(self.path), line=line, column=column, path=dotted(where)
         )
+
+    def _mark(self, where: Where, marks: Marks) -> tuple[int, int]:
+        while where and where not in marks:
+            where = where[:-1]
+        return marks.get(where, (1, 1))
+
+
+def refusal(problems: Iterable[str]) -> PolicyError:
+    """One PolicyError of many problems: each once, and not more than anyone reads."""
+    distinct = tuple(dict.fromkeys(problems))
+    if len(distinct) > PROBLEMS_MAX:
+        rest = len(distinct) - PROBLEMS_MAX
+        distinct = (*distinct[:PROBLEMS_MAX], Problem(f"and {rest} more problems"))
+    return PolicyError(distinct)
+
+
+def shown_path(path: Path) -> str:
+    """The path as a person would name it: relative where it lies below the working directory."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def read_bounded(path: Path, bytes_max: int) -> bytes:
+    """A file's bytes. Raises OSError, also where there are more than ``bytes_max``."""
+    with path.open("rb") as file:
+        content = file.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        raise OSError(f"has more than {bytes_max} bytes")
+    return content
 
 
 def read_documents(path: Path, environ: Mapping[str, str] = os.environ) -> list[Document]:
     """All documents of a file. Raises PolicyError with every problem found."""
     try:
-        size = path.stat().st_size
-        if size > FILE_BYTES_MAX:
-            raise PolicyError(
-                (f"{path}: {size} bytes; a policy file has at most {FILE_BYTES_MAX}",)
-            )
-        text = path.read_bytes()
+        content = read_bounded(path, FILE_BYTES_MAX)
     except OSError as error:
-        raise PolicyError((f"{path}: {error.strerror or error}",)) from None
-    return parse_documents(text, path, environ)
+        message = f"cannot be read: {error.strerror or error}"
+        raise PolicyError((Problem(message, file=shown_path(path)),)) from None
+    return parse_documents(content, path, environ)
 
 
 def parse_documents(
-    text: bytes, path: Path, environ: Mapping[str, str] = os.environ
+    content: bytes, path: Path, environ: Mapping[str, str] = os.environ
 ) -> list[Document]:
     """All documents of a file's bytes. Raises PolicyError with every problem found."""
+    name = shown_path(path)
+    if len(content) > FILE_BYTES_MAX:
+        raise PolicyError((Problem(f"has more than {FILE_BYTES_MAX} bytes", file=name),))
+    reader = _Reader(path, environ)
     try:
-        nodes = list(yaml.compose_all(text.decode(), Loader=yaml.CSafeLoader))
+        documents = reader.read(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise PolicyError((f"{path.name}: not UTF-8 at byte {error.start}",)) from None
+        raise PolicyError((Problem(f"is not UTF-8 at byte {error.start}", file=name),)) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{path.name}:{mark.line + 1}:{mark.column + 1}" if mark else path.name
-        raise PolicyError((f"{place}: not valid YAML: {error.problem or error.context}",)) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise PolicyError((f"{path.name}: not valid YAML: {str(error)[:200]}",)) from None
-    documents: list[Document] = []
-    problems: list[str] = []
-    _refuse_anchors(text, path, problems)
-    if problems:
-        raise PolicyError(tuple(problems))
-    for node in nodes:
-        builder = _Builder(path, environ)
-        value = builder.build(node, ())
-        problems += builder.problems
-        documents.append(Document(path, value, builder.marks))
-    if problems:
-        raise PolicyError(tuple(problems))
+        message = f"not valid YAML: {error.problem or error.context}"
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        problem = Problem(message, file=name, line=line, column=column)
+        raise refusal((*reader.problems, problem)) from None
+    except yaml.YAMLError as error:
+        message = f"not valid YAML: {' '.join(str(error).split())[:200]}"
+        raise refusal((*reader.problems, Problem(message, file=name))) from None
+    except _GivenUp:
+        raise refusal(reader.problems) from None
+    if reader.problems:
+        raise refusal(reader.problems)
     return documents
 
 
-def _refuse_anchors(text: bytes, path: Path, problems: list[str]) -> None:
-    """Anchors and aliases hide what is meant, and can make a small file huge."""
-    try:
-        for token in yaml.scan(text.decode(), Loader=yaml.CSafeLoader):
-            if isinstance(token, yaml.AnchorToken | yaml.AliasToken | yaml.TagToken):
-                kind = type(token).__name__.removesuffix("Token").lower()
-                mark = token.start_mark
-                problems.append(
-                    f"{path.name}:{mark.line + 1}:{mark.column + 1}: YAML {kind}s are not accepted;"
-                    " write the value out"
-                )
-    except yaml.YAMLError:  # compose has accepted it, so this cannot differ
-        return
+class _GivenUp(Exception):
+    """Reading on would only cost time; the reason is among the problems."""
 
 
-class _Builder:
-    """Turns a node tree into plain values, noting positions and problems."""
+class _Reader:
+    """Turns libyaml's events into plain values, noting positions and problems.
+
+    Events and not composed nodes: an event still knows its anchor and tag, and nesting is refused
+    where it passes the limit. libyaml takes minutes over a megabyte of opening brackets.
+    """
 
     def __init__(self, path: Path, environ: Mapping[str, str]) -> None:
-        self.marks: Marks = {}
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
         self._path = path
         self._environ = environ
+        self._marks: Marks = {}
+        self._keys: Marks = {}
+        self._events: Iterator[yaml.Event] = iter(())
 
-    def build(self, node: yaml.Node | None, where: Where) -> Any:
-        if node is None:
-            return None
-        mark = node.start_mark
-        self.marks[where] = (mark.line + 1, mark.column + 1)
-        if len(where) > DEPTH_MAX:
-            self._problem(node, f"nested deeper than {DEPTH_MAX} levels")
-            return None
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, where)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(item, (*where, index)) for index, item in enumerate(node.value)]
-        assert isinstance(node, yaml.ScalarNode), "YAML has three kinds of nodes"
-        if node.style in ('"', "'", "|", ">"):  # quoted or block: a text
-            return self._resolve(node, node.value)
-        return self._plain(node)
-
-    def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                self._problem(key_node, "a key must be a plain word")
+    def read(self, text: str) -> list[Document]:
+        documents: list[Document] = []
+        self._events = iter(yaml.parse(text, Loader=yaml.CSafeLoader))
+        for event in self._events:
+            if not isinstance(event, yaml.DocumentStartEvent):
                 continue
-            key = key_node.value
-            if key in found:
-                self._problem(key_node, f"the key '{key}' is given twice")
-            found[key] = self.build(value_node, (*where, key))
-            self.marks[(*where, key)] = (
-                key_node.start_mark.line + 1,
-                key_node.start_mark.column + 1,
-            )
+            if len(documents) == DOCUMENTS_MAX:
+                self._give_up(event, f"more than {DOCUMENTS_MAX} documents in one file")
+            self._marks, self._keys = {}, {}
+            value = self._value(next(self._events), ())
+            documents.append(Document(self._path, value, self._marks, self._keys))
+        return documents
+
+    def _value(self, event: yaml.Event, where: Where) -> Any:
+        self._marks[where] = _position(event)
+        if len(where) > DEPTH_MAX:
+            self._give_up(event, f"nested deeper than {DEPTH_MAX} levels")
+        self._refuse_tricks(event)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(where)
+        if isinstance(event, yaml.SequenceStartEvent):
+            return self._sequence(where)
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event)
+        return None  # an alias, which has been refused
+
+    def _refuse_tricks(self, event: yaml.Event) -> None:
+        """Anchors, aliases and tags hide what is meant, and can make a small file huge."""
+        kind = None
+        if isinstance(event, yaml.AliasEvent):
+            kind = f"alias *{event.anchor}"
+        elif getattr(event, "anchor", None) is not None:
+            kind = f"anchor &{getattr(event, 'anchor')}"  # noqa: B009 - only some events have one
+        elif getattr(event, "tag", None) is not None:
+            kind = f"tag {getattr(event, 'tag')}"  # noqa: B009 - likewise
+        if kind is not None:
+            self._problem(event, f"a YAML {kind} is not accepted; write the value out")
+
+    def _sequence(self, where: Where) -> list[Any]:
+        found: list[Any] = []
+        for event in self._events:
+            if isinstance(event, yaml.SequenceEndEvent):
+                break
+            found.append(self._value(event, (*where, len(found))))
         return found
 
-    def _plain(self, node: yaml.ScalarNode) -> Any:
-        """A scalar of YAML 1.2's core schema."""
-        text = node.value
-        if text.lower() in _WORDS and text in (text.lower(), text.capitalize(), text.upper()):
-            return _WORDS[text.lower()]
-        if _INTEGER.fullmatch(text) and len(text) < 20:
-            return int(text)
-        if _FLOAT.fullmatch(text) and len(text) < 40:
-            return float(text)
-        return self._resolve(node, text)
+    def _mapping(self, where: Where) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for event in self._events:
+            if isinstance(event, yaml.MappingEndEvent):
+                break
+            key = self._key(event, where)
+            if key in found:
+                self._problem(event, f"the key '{key}' is given twice")
+            found[key] = self._value(next(self._events), (*where, key))
+            self._keys[(*where, key)] = _position(event)
+        return found
 
-    def _resolve(self, node: yaml.Node, text: str) -> str:
+    def _key(self, event: yaml.Event, where: Where) -> str:
+        self._refuse_tricks(event)
+        if isinstance(event, yaml.ScalarEvent):
+            return str(event.value)
+        if not isinstance(event, yaml.AliasEvent):
+            self._problem(event, "a key is a plain word")
+            self._value(event, (*where, "?"))
+        return "?"
+
+    def _scalar(self, event: yaml.ScalarEvent) -> Any:
+        text: str = event.value
+        if not event.implicit[0]:  # quoted or block: a text, whatever it looks like
+            return self._text(event, text)
+        if text in _CONSTANTS:
+            return _CONSTANTS[text]
+        if _INTEGER.fullmatch(text):
+            return int(text, 0) if text.startswith("0") and len(text) > 2 and text[1] in "ox" else (
+                int(text)
+            )  # fmt: skip
+        if _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
+            return number
+        return self._text(event, text)
+
+    def _text(self, event: yaml.Event, text: str) -> str:
         """Replace references. An unset variable or unreadable file is a problem, never empty."""
+        literal = _REFERENCE.sub("", text)
+        if _INLINE_SECRET.search(literal):
+            self._problem(event, "this looks like a key: write a reference, ${env:NAME} or"
+                          " ${file:/path}, never the secret itself")  # fmt: skip
         if "${" not in text:
             return text
-
-        def replace(match: re.Match[str]) -> str:
-            kind, name = match.groups()
-            if kind == "file":
-                try:
-                    return Path(name).read_text().strip()
-                except (OSError, UnicodeDecodeError) as error:
-                    self._problem(node, f"the file {name} cannot be read: {error}")
-                    return ""
-            name, has_default, default = name.partition(":-")
-            value = self._environ.get(name)
-            if value:
-                return value
-            if not has_default:
-                self._problem(node, f"the environment variable {name} is not set")
-            return default
-
-        resolved, count = _REFERENCE.subn(replace, text)
-        if "${" in resolved and not count:
+        if "${" in literal:
             self._problem(
-                node, "a reference reads ${env:NAME}, ${env:NAME:-default} or ${file:/path}"
+                event, "a reference reads ${env:NAME}, ${env:NAME:-default} or ${file:/path}"
             )
-        return Referenced(resolved) if count else resolved
+        return Referenced(_REFERENCE.sub(lambda match: self._resolve(event, match), text))
 
-    def _problem(self, node: yaml.Node, message: str) -> None:
-        mark = node.start_mark
-        self.problems.append(f"{self._path.name}:{mark.line + 1}:{mark.column + 1}: {message}")
+    def _resolve(self, event: yaml.Event, match: re.Match[str]) -> str:
+        kind, name = match.groups()
+        if kind == "file":
+            try:
+                return read_bounded(Path(name), REFERENCED_BYTES_MAX).decode().strip()
+            except (OSError, ValueError) as error:
+                reason = (
+                    "not UTF-8"
+                    if isinstance(error, UnicodeDecodeError)
+                    else getattr(error, "strerror", None) or error
+                )
+                self._problem(event, f"the file {name} cannot be read: {reason}")
+                return ""
+        name, has_default, default = name.partition(":-")
+        value = self._environ.get(name)
+        if value:
+            return value
+        if has_default:
+            return default
+        try:
+            value = self._environ[name]  # a mapping may make one up
+        except KeyError:
+            value = ""
+        if not value:
+            self._problem(event, f"the environment variable {name} is not set;"
+                          f" set it, or give a default: ${{env:{name}:-default}}")  # fmt: skip
+        return value
+
+    def _problem(self, event: yaml.Event, message: str) -> None:
+        line, column = _position(event)
+        self.problems.append(
+            Problem(message, file=shown_path(self._path), line=line, column=column)
+        )
+        if len(self.problems) > PROBLEMS_MAX:
+            raise _GivenUp
+
+    def _give_up(self, event: yaml.Event, message: str) -> None:
+        self._problem(event, message)
+        raise _GivenUp
+
+
+def _position(event: yaml.Event) -> tuple[int, int]:
+    assert event.start_mark is not None, "libyaml marks every event"
+    return event.start_mark.line + 1, event.start_mark.column + 1
 
 
 def validate(document: Document, model: type[M]) -> M:
@@ -211,8 +328,8 @@ def validate(document: Document, model: type[M]) -> M:
     try:
         return model.model_validate(document.value)
     except ValidationError as error:
-        problems = [_explain(document, model, dict(item)) for item in error.errors()]
-        raise PolicyError(tuple(dict.fromkeys(problems))) from None
+        found = error.errors(include_url=False)
+        raise refusal(_explain(document, model, dict(item)) for item in found) from None
 
 
 def dotted(where: Where) -> str:
@@ -220,55 +337,98 @@ def dotted(where: Where) -> str:
     return ".".join(str(part) for part in where)
 
 
-def suggest(word: str, known: "list[str] | tuple[str, ...]") -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` or nothing."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(word[:200], list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def _explain(document: Document, model: type[BaseModel], error: dict[str, Any]) -> str:
-    where = _existing(document, error["loc"])
-    kind, given = error["type"], error.get("input")
+# pydantic's error types in our words; {…} are the error's own particulars.
+_IN_WORDS = {
+    "string_type": "expected a text",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "finite_number": "expected a number",
+    "bool_type": "expected true or false",
+    "list_type": "expected a list",
+    "dict_type": "expected a mapping of keys",
+    "model_type": "expected a mapping of keys",
+    "literal_error": "expected {expected}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "needs at least {min_length} entry",
+    "too_long": "takes at most {max_length} entries",
+    "string_pattern_mismatch": "must match {pattern}",
+}
+
+
+def _explain(document: Document, model: type[BaseModel], error: dict[str, Any]) -> Problem:
+    loc, kind, given = error["loc"], error["type"], error.get("input")
+    where = _existing(document, loc)
     if kind == "extra_forbidden":
-        key = str(error["loc"][-1])
-        known = _keys_at(model, error["loc"][:-1])
-        return document.problem((*where[:-1], key) if where else (key,),
-                                f"unknown key{suggest(key, known)}")  # fmt: skip
+        key = str(loc[-1])
+        hint = suggest(key, keys_of(model, loc[:-1]))
+        return document.problem(where, f"unknown key '{key}'{hint}", at_key=True)
     if kind == "missing":
-        return document.problem(where, f"the key '{error['loc'][-1]}' is missing")
+        return document.problem(where, f"the key '{loc[-1]}' is missing")
+    context = error.get("ctx", {})
     message = str(error["msg"]).removeprefix("Value error, ")
-    if isinstance(given, str | int | float | bool) and len(str(given)) < 60:
-        shown = "***" if isinstance(given, Referenced) else repr(given)
-        return document.problem(where, f"{message[:1].lower()}{message[1:]}, not {shown}")
-    return document.problem(where, message[:1].lower() + message[1:])
+    if kind in _IN_WORDS:
+        message = _IN_WORDS[kind].format_map(context)
+    if isinstance(given, dict | list) and kind == "value_error":
+        return document.problem(where, message)
+    hint = ""
+    if kind == "literal_error" and isinstance(given, str):
+        hint = suggest(given, re.findall(r"'([^']+)'", context["expected"]))
+    return document.problem(where, f"{message}, not {_in_words(given)}{hint}")
+
+
+def _in_words(given: Any) -> str:
+    """A value as its writer would recognise it; nothing that may be a secret."""
+    if given is None:
+        return "nothing"
+    if isinstance(given, Referenced):
+        return "what the reference stands for"
+    if isinstance(given, bool):
+        return "true" if given else "false"
+    if isinstance(given, int | float):
+        return f"the number {given}"
+    if isinstance(given, str):
+        return f"the text {given[:40]!r}"
+    return "a list" if isinstance(given, list) else "a mapping of keys"
 
 
 def _existing(document: Document, loc: tuple[Any, ...]) -> Where:
     """The part of pydantic's location that is in the document: its union tags are not."""
     where: Where = ()
     for part in loc:
-        if (*where, part) in document.marks:
+        if (*where, part) in document.marks or (*where, part) in document.origins:
             where = (*where, part)
     return where
 
 
-def _keys_at(model: Any, loc: tuple[Any, ...]) -> list[str]:
-    """The keys that ``model`` knows at ``loc``, for suggestions."""
+def keys_of(model: Any, loc: tuple[Any, ...] = ()) -> list[str]:
+    """The keys that ``model`` knows at ``loc``."""
     for part in loc:
         model = _field_type(model, part)
-    models = _models_in(model)
-    return sorted({f.alias or n for m in models for n, f in m.model_fields.items()})
+    return sorted({f.alias or n for m in models_in(model) for n, f in m.model_fields.items()})
 
 
 def _field_type(kind: Any, part: Any) -> Any:
-    for model in _models_in(kind):
+    for model in models_in(kind):
         for name, field in model.model_fields.items():
             if part in (name, field.alias):
                 return field.annotation
     return kind  # an index, or a tag of a union
 
 
-def _models_in(kind: Any) -> list[type[BaseModel]]:
+def models_in(kind: Any) -> list[type[BaseModel]]:
+    """The models that a type annotation mentions, in order."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [kind]
-    return [model for inner in getattr(kind, "__args__", ()) for model in _models_in(inner)]
+    return [model for inner in getattr(kind, "__args__", ()) for model in models_in(inner)]
