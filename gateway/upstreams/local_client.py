@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -117,8 +117,8 @@ class _Connection(asyncio.Protocol):
         self.changed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A cast, not an assertion: uvloop's transports share the interface, not the base class.
+        self._transport = cast(asyncio.Transport, transport)
         self.send(protocol.Hello(protocol.PROTOCOL_VERSION, self._worker_name))
 
     def data_received(self, data: bytes) -> None:

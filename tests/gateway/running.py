@@ -238,8 +238,8 @@ class RunningGateway:
 @contextlib.contextmanager
 def running_gateway(folder: Path, provider_url: str, **options: Any) -> Iterator[RunningGateway]:
     gateway = RunningGateway(folder, provider_url, **options)
-    gateway.start()
     try:
+        gateway.start()
         yield gateway
     finally:
         gateway.stop()
