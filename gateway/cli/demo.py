@@ -37,7 +37,7 @@ _POLICIES = Path(__file__).resolve().parents[2] / "policies" / "demo"
 @click.pass_context
 def demo(ctx: click.Context, exit_after: bool, port: int, admin_port: int) -> None:
     """Show the whole job: three tenants, two models, two caches, every cent."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else 180)
     try:
         import openai  # noqa: F401 - only to say early that it is missing
     except ModuleNotFoundError:

@@ -47,8 +47,9 @@ def _booked(steps: list[Step], store: LedgerStore) -> dict[str, reports.EventRow
 def _requests(steps: list[Step], rows: dict[str, reports.EventRow], simulated: bool) -> Table:
     table = Table(title="Requests, as the client saw them and as the ledger booked them")
     for name in ("#", "tenant", "what it shows", "answered by", "cache", "tokens", "ms", "USD"):
-        right = name in ("#", "ms", "USD")
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != "answered by")
+        table.add_column(
+            name, justify="right" if name in ("#", "ms", "USD") else "left", no_wrap=True
+        )
     table.add_column("why", overflow="ellipsis", no_wrap=True, max_width=44)
     for step in steps:
         row = rows.get(step.request_id)

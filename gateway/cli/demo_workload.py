@@ -12,7 +12,7 @@ import openai
 from rich.console import Console
 
 TENANTS = ("acme", "globex", "initech")
-_DEFAULTS: dict[str, Any] = {"model": "auto", "max_tokens": 60, "temperature": 0}
+_DEFAULTS: dict[str, Any] = {"model": "auto", "max_tokens": 240, "temperature": 0}
 _TIMEOUT_SECONDS = 60.0
 
 
