@@ -60,7 +60,7 @@ class Problem(str):
     def __new__(
         cls, message: str, *, file: str = "", line: int = 0, column: int = 0, path: str = ""
     ) -> "Problem":
-        """Put the parts together; ``message`` says what is wrong and, where it can, what is right."""
+        """Put the parts together into the text that people see."""
         place = f"{file}:{line}:{column}" if line else file
         problem = super().__new__(cls, ": ".join(filter(None, (place, path, message))))
         problem.file, problem.line, problem.column = file, line, column

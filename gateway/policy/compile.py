@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
 from pydantic import BaseModel
 
-from gateway.errors import PolicyError
 from gateway.money import parse_usd
 from gateway.policy import schema
-from gateway.policy.conditions import compile_condition, compile_match
+from gateway.policy.conditions import compile_condition, compile_match, glob
 from gateway.policy.snapshot import (
+    AUTO,
     AlwaysLarge,
     Budget,
     Charging,
@@ -43,9 +44,8 @@ from gateway.prices import (
     from_genai_prices,
     from_machine_hour,
 )
-from gateway.yaml_documents import Document, Referenced, Where, suggest
+from gateway.yaml_documents import Document, Where, refusal, suggest
 
-AUTO = "auto"
 _PPM = 1_000_000
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class _Compiler:
         self._problems: list[str] = []
         self._providers: dict[str, Provider] = {}
         self._models: dict[str, Model] = {}
-        self._digests: dict[str, Any] = {}  # model name to what its section says, secrets aside
+        self._digests: dict[str, Any] = {}  # by model: what decides its answers
 
     def compile(self, sources: Sources) -> Policy:
         for document, models in sources.models:
@@ -83,10 +83,15 @@ class _Compiler:
             self._problems.append("there is no document of kind: Routing")
         if not sources.tenants:
             self._problems.append("there is no document of kind: Tenants")
+        if len(sources.routing) > 1:
+            document = sources.routing[1][0]
+            self._problem(document, (), "a second document of kind: Routing: which of their routes"
+                          " would come first?")  # fmt: skip
         routes, baseline = self._routes(sources)
         tenants = self._tenants(sources, routes)
+        self._check_tenants(sources, tenants)
         if self._problems:
-            raise PolicyError(tuple(dict.fromkeys(self._problems)))
+            raise refusal(self._problems)
         names = {AUTO, *self._models, *(name for route in routes for name in route.models)}
         return Policy(
             version=_version(sources),
@@ -110,7 +115,9 @@ class _Compiler:
                 name=section.name,
                 api="local" if section.api == "local" else "openai",
                 base_url=self._base_url(document, (*where, "base_url"), section.base_url),
-                authorization=self._secret(document, (*where, "auth"), section.auth),
+                authorization=Secret(f"Bearer {section.auth.bearer}")
+                if section.auth is not None
+                else None,
                 simulated=section.simulated,
                 timeouts=Timeouts(
                     connect_seconds=section.timeouts.connect,
@@ -133,21 +140,15 @@ class _Compiler:
     def _base_url(self, document: Document, where: Where, url: str | None) -> str:
         if url is None:
             return ""
-        if (
-            not url.startswith(("https://", "http://"))
-            or "@" in url
-            or any(c in url for c in " #?")
-        ):
-            self._problem(document, where, "a base_url reads https://host[:port]/v1, and no more")
-        return str(url)
-
-    def _secret(self, document: Document, where: Where, auth: schema.Auth | None) -> Secret | None:
-        if auth is None:
-            return None
-        if not isinstance(document_value(document, (*where, "bearer")), Referenced):
-            self._problem(document, (*where, "bearer"), "a secret is written as a reference,"
-                          " ${env:NAME} or ${file:/path}, never in the file itself")  # fmt: skip
-        return Secret(f"Bearer {auth.bearer}")
+        try:
+            parts = urlsplit(url)
+            sound = bool(parts.hostname) and parts.port != 0 and url.isascii() and url.isprintable()
+        except ValueError:
+            sound = False
+        if not sound or parts.scheme not in ("http", "https") or set(url) & set(" @#?\\"):
+            self._problem(document, where, "a base_url reads https://host[:port]/v1, without user,"
+                          " query or fragment")  # fmt: skip
+        return url.rstrip("/")
 
     def _add_models(self, document: Document, sections: Iterable[schema.ModelSection]) -> None:
         for index, section in enumerate(sections):
@@ -168,8 +169,10 @@ class _Compiler:
                 context_tokens=section.context,
                 output_tokens_max=section.max_output,
             )
+            # Who answers, and as whom: not at which price, nor with which timeouts.
             self._digests[section.name] = [
-                section.model_dump(mode="json"), provider.api, provider.base_url,
+                provider.name, provider.api, provider.base_url, provider.runtime.model,
+                section.upstream_model,
             ]  # fmt: skip
 
     def _prices(
@@ -182,9 +185,11 @@ class _Compiler:
         if price.source == "genai-prices":
             found = from_genai_prices(provider, model.upstream_model)
             if found is None:
-                self._problem(document, where, f"genai-prices knows no model '{model.upstream_model}'"
-                              f" of '{provider}': name its provider, write a contract price, or"
-                              " source: unpriced")  # fmt: skip
+                message = (
+                    f"genai-prices knows no model '{model.upstream_model}' of '{provider}': name"
+                    " its provider, write a contract price, or source: unpriced"
+                )
+                self._problem(document, where, message)
             return found
         try:
             if price.source == "internal":
@@ -218,49 +223,57 @@ class _Compiler:
 
     def _routes(self, sources: Sources) -> tuple[list[Route], Model | None]:
         routes: list[Route] = []
-        places: dict[str, str] = {}
         baseline: Model | None = None
-        catch_all: str | None = None
-        for document, routing in sources.routing:
-            named = routing.defaults.baseline
-            if named is not None:
-                baseline = self._model(document, ("defaults", "baseline"), named)
+        earlier: dict[str, schema.MatchSection] = {}
+        for document, routing in sources.routing[:1]:
+            defaults = routing.defaults
+            baseline = self._model(document, ("defaults", "baseline"), defaults.baseline)
             for index, section in enumerate(routing.routes):
                 where: Where = ("routes", index)
-                self._refuse_twice(document, where, "route", section.name, places)
-                places[section.name] = document.locate(where)
-                if catch_all is not None:
-                    self._problem(document, where, f"the route '{section.name}' is never reached:"
-                                  f" '{catch_all}' before it takes every request")  # fmt: skip
-                route = self._route(document, where, section)
+                self._refuse_twice(document, where, "route", section.name, earlier)
+                for name, match in earlier.items():
+                    if covers(match, section.match):
+                        message = f"'{name}' before it takes every such request"
+                        self._problem(document, where, f"route never reached: {message}")
+                        break
+                earlier[section.name] = section.match
+                route = self._route(document, where, section, defaults)
                 if route is not None:
                     routes.append(route)
-                if section.match == schema.MatchSection():
-                    catch_all = section.name
         return routes, baseline
 
     def _route(
-        self, document: Document, where: Where, section: schema.RouteSection
+        self,
+        document: Document,
+        where: Where,
+        section: schema.RouteSection,
+        defaults: schema.Defaults,
     ) -> Route | None:
         match = section.match
-        matches = self._try(document, (*where, "match", "when"), lambda: compile_match(
-            match.tenant, match.tags, match.when))  # fmt: skip
+        matches = self._try(
+            document,
+            (*where, "match", "when"),
+            lambda: compile_match(match.tenant, match.tags, match.when),
+        )
         to = self._model(document, (*where, "to"), section.to)
         small = self._model(document, (*where, "small"), section.small)
         large = self._model(document, (*where, "large"), section.large)
-        fallback: list[Model] = []
-        conditions: set[str] = set()
-        for number, rule in enumerate(section.fallback):
-            conditions |= set(rule.on)
-            for name in rule.to:
-                found = self._model(document, (*where, "fallback", number, "to"), name)
-                fallback += [found] if found is not None else []
-        semantic = self._semantic(document, where, section.cache.semantic)
+        target = section.target or defaults.target or schema.TargetSection(quality=0.95)
+        always_large = section.always_large or defaults.always_large or schema.AlwaysLargeSection()
+        cache = section.cache or defaults.cache or schema.CacheSection()
+        rule, fallback = self._fallback(document, where, section, defaults)
+        semantic = self._semantic(document, where, cache.semantic)
         if matches is None or (to is None and (small is None or large is None)):
             return None
-        exact = section.cache.exact
-        target = section.target or schema.TargetSection(quality=0.95)
-        names = [m.name for m in (to, small, large, *fallback) if m is not None]
+        merged = {
+            "target": target,
+            "always_large": always_large,
+            "cache": cache,
+            "fallback": [] if rule is None else [rule],
+        }
+        named = [model.name for model in (to, small, large, *fallback) if model is not None]
+        # A request may name a model that its route does not, and is then answered by that one.
+        reachable = sorted(self._models) if match.model is None else named
         return Route(
             name=section.name,
             where=document.locate(where),
@@ -270,28 +283,54 @@ class _Compiler:
             small=small,
             large=large,
             target=QualityTarget(
-                quality=target.quality, confidence=target.confidence, cost=target.cost,
+                quality=target.quality,
+                confidence=target.confidence,
+                cost=target.cost,
                 large_share=target.large_share,
             ),
             always_large=AlwaysLarge(
-                tools=section.always_large.tools,
-                images=section.always_large.images,
-                json_schema=section.always_large.json_schema,
-                prompt_tokens_over=section.always_large.prompt_tokens_over,
+                tools=always_large.tools,
+                images=always_large.images,
+                json_schema=always_large.json_schema,
+                prompt_tokens_over=always_large.prompt_tokens_over,
             ),
-            fallback=tuple(fallback),
-            fallback_on=frozenset(conditions) or frozenset({"timeout", "429", "5xx", "overloaded"}),
+            fallback=fallback,
+            fallback_on=frozenset(rule.on) if rule is not None else frozenset(),
             exact=None
-            if exact == "off"
-            else ExactRule(ttl_seconds=exact.ttl, scope=exact.scope, sampled=exact.sampled),
+            if cache.exact is None
+            else ExactRule(
+                ttl_seconds=cache.exact.ttl, scope=cache.exact.scope, sampled=cache.exact.sampled
+            ),
             semantic=semantic,
             identity=hashlib.sha256(
-                _canonical([section.model_dump(mode="json"), [self._digests[n] for n in names]])
+                _canonical(
+                    [
+                        _written(section.model_copy(update=merged)),
+                        [self._digests[name] for name in reachable],
+                    ]
+                )
             ).digest(),
-        )  # fmt: skip
+        )
 
-    def _semantic(self, document: Document, where: Where, section: Any) -> SemanticRule | None:
-        if section == "off":
+    def _fallback(
+        self,
+        document: Document,
+        where: Where,
+        section: schema.RouteSection,
+        defaults: schema.Defaults,
+    ) -> tuple[schema.FallbackSection | None, tuple[Model, ...]]:
+        rules, place = section.fallback, (*where, "fallback")
+        if rules is None:
+            rules, place = defaults.fallback or [], ("defaults", "fallback")
+        if not rules:
+            return None, ()
+        found = [self._model(document, (*place, 0, "to"), name) for name in rules[0].to]
+        return rules[0], tuple(model for model in found if model is not None)
+
+    def _semantic(
+        self, document: Document, where: Where, section: schema.SemanticSection | None
+    ) -> SemanticRule | None:
+        if section is None:
             return None
         skip = None
         if section.skip_when is not None:
@@ -311,8 +350,8 @@ class _Compiler:
                 self._refuse_twice(document, where, "tenant", section.id, tenants)
                 for number, name in enumerate(section.allow_models or ()):
                     if name not in known:
-                        self._problem(document, (*where, "allow_models", number),
-                                      f"there is no model '{name}'{suggest(name, sorted(known))}")  # fmt: skip
+                        message = f"there is no model '{name}'{suggest(name, sorted(known))}"
+                        self._problem(document, (*where, "allow_models", number), message)
                 tenants[section.id] = Tenant(
                     id=section.id,
                     name=section.name or section.id,
@@ -347,6 +386,18 @@ class _Compiler:
                     ),
                 )
         return tenants
+
+    def _check_tenants(self, sources: Sources, tenants: Mapping[str, Tenant]) -> None:
+        """A tenant that a match names without a star must exist."""
+        for document, routing in sources.routing:
+            for index, section in enumerate(routing.routes):
+                for number, name in enumerate(section.match.tenant or ()):
+                    if "*" not in name and name not in tenants:
+                        self._problem(
+                            document,
+                            ("routes", index, "match", "tenant", number),
+                            f"there is no tenant '{name}'{suggest(name, tenants)}",
+                        )
 
     def _budgets(
         self, document: Document, where: Where, sections: list[schema.BudgetSection]
@@ -414,12 +465,25 @@ class _Compiler:
         self._problems.append(document.problem(where, message))
 
 
-def document_value(document: Document, where: Where) -> Any:
-    """The raw value at a place, with its references still marked."""
-    value = document.value
-    for part in where:
-        value = value[part]
-    return value
+def covers(earlier: schema.MatchSection, later: schema.MatchSection) -> bool:
+    """Whether every request that ``later`` takes is taken by ``earlier``. May miss, never errs."""
+    if earlier.when is not None and earlier.when != later.when:
+        return False
+    if earlier.model is not None and not set(later.model or "*") <= set(earlier.model):
+        return False
+    if earlier.tenant is not None:
+        globs = [glob(pattern) for pattern in earlier.tenant]
+        # A glob as a text is matched by the globs that cover it.
+        if not all(any(g.match(name) for g in globs) for name in later.tenant or ("*",)):
+            return False
+    return all(
+        name in later.tags and value in ("*", later.tags[name])
+        for name, value in earlier.tags.items()
+    )
+
+
+def _written(section: BaseModel) -> Any:
+    return section.model_dump(mode="json")
 
 
 def _canonical(value: Any) -> bytes:

@@ -1,88 +1,152 @@
-"""What a policy would do with a request, without sending one: its tests, and ``policy explain``."""
+"""What a policy would do with a request, without sending one: its tests, and ``policy explain``.
 
-from typing import Any
+Takes the router's scores as given. Knows no prompt, no model and no traffic.
+"""
+
+from collections.abc import Mapping
 
 import msgspec
 
 from gateway.policy import schema
-from gateway.policy.compile import AUTO
-from gateway.policy.snapshot import Model, Policy, RequestFacts, Route
-from gateway.yaml_documents import Document
+from gateway.policy.snapshot import AUTO, Model, Policy, RequestFacts, Route
+from gateway.yaml_documents import Document, Where, suggest
+
+BYTES_PER_TOKEN = 4  # assumed, as long as no tokenizer has looked
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """The route a request takes and the targets it may reach."""
 
     route: Route | None
-    targets: tuple[Model, ...]  # first is tried first; both models where the score decides
+    targets: tuple[Model, ...]  # first is tried first; small, large where the score decides
     reason: str
+    decided: bool = True  # False: the difficulty decides between the first two
 
 
-def evaluate(policy: Policy, facts: RequestFacts, p_small: float | None = None) -> Outcome:
-    """Which route and target. p_small: what the router would say; None leaves both targets."""
+class Scores(msgspec.Struct, frozen=True):
+    """Probabilities of a good answer, taken as certain."""
+
+    p_small: float
+    p_large: float
+
+
+def evaluate(
+    policy: Policy, facts: RequestFacts, scores: Scores | None = None, *, has_json: bool = False
+) -> Outcome:
+    """Which route and targets a request gets; ``has_json``: it asks for structured output."""
     if facts.model not in policy.known_models:
-        return Outcome(None, (), f"the model '{facts.model}' is not known")
+        hint = suggest(facts.model, policy.known_models)
+        return Outcome(None, (), f"the model '{facts.model}' is not known{hint}")
     route = policy.resolve(facts)
     if route is None:
         return Outcome(None, (), "no route matches")
-    if facts.model != AUTO and facts.model not in route.models:
-        model = policy.models[facts.model]
-        return Outcome(route, (model, *route.fallback), "an explicit model is never rerouted")
-    if route.to is not None:
-        return Outcome(route, (route.to, *route.fallback), "the route has one target")
+    fixed = fixed_target(policy, route, facts.model)
+    if fixed is not None:
+        reason = (
+            "the route has one target"
+            if fixed is route.to
+            else "an explicit model is never rerouted"
+        )
+        return Outcome(route, _distinct(fixed, *route.fallback), reason)
     assert route.small is not None, "compile.py checks routes"
     assert route.large is not None, "compile.py checks routes"
-    if facts.has_tools and route.always_large.tools:
-        return Outcome(route, (route.large, *route.fallback), "tools go to the large model")
-    if facts.has_images and route.always_large.images:
-        return Outcome(route, (route.large, *route.fallback), "images go to the large model")
-    limit = route.always_large.prompt_tokens_over
-    if limit is not None and facts.input_tokens > limit:
-        return Outcome(route, (route.large, *route.fallback), "the prompt is long")
-    if p_small is None:
-        return Outcome(route, (route.small, route.large), "the difficulty decides")
-    wanted = route.target.quality if route.target.quality is not None else 0.5
-    first = route.small if p_small >= wanted else route.large
-    return Outcome(route, (first, *route.fallback), f"p(small is good) = {p_small:.2f}")
+    forced = _forced(route, route.small, facts, has_json)
+    if forced is not None:
+        return Outcome(route, _distinct(route.large, *route.fallback), forced)
+    both = _distinct(route.small, route.large, *route.fallback)
+    if scores is None:
+        return Outcome(route, both, "the difficulty decides", decided=False)
+    quality = route.target.quality
+    if quality is None:
+        return Outcome(route, both, "a share of the traffic is no one request's", decided=False)
+    ratio = f"{scores.p_small:.2f} of {scores.p_large:.2f} against a target of {quality:.0%}"
+    if scores.p_small >= quality * scores.p_large:
+        return Outcome(route, both, f"small is good enough: {ratio}")
+    return Outcome(route, both[1:], f"small is not good enough: {ratio}")
 
 
-def run_tests(
-    policy: Policy, documents: list[tuple[Document, schema.RoutingDocument]]
+def fixed_target(policy: Policy, route: Route, model: str) -> Model | None:
+    """The one target of a request for ``model``; None: small or large, by difficulty.
+
+    A model of the catalogue is never rerouted, except where the route names it and says ``to``.
+    """
+    if model == AUTO:
+        return route.to
+    if model in route.models and route.to is not None:
+        return route.to
+    return policy.models.get(model) or route.to
+
+
+def _forced(route: Route, small: Model, facts: RequestFacts, has_json: bool) -> str | None:
+    """Why the small model is not even considered; None if it is."""
+    rule, can = route.always_large, small.capabilities
+    if facts.has_tools and (rule.tools or "tools" not in can):
+        return "tools go to the large model"
+    if facts.has_images and (rule.images or "vision" not in can):
+        return "images go to the large model"
+    if has_json and (rule.json_schema or "json_schema" not in can):
+        return "structured output goes to the large model"
+    over = rule.prompt_tokens_over
+    if over is not None and facts.input_tokens > over:
+        return f"about {facts.input_tokens} prompt tokens, over {over}"
+    window = small.context_tokens
+    if window is not None and facts.input_tokens > window:
+        return f"about {facts.input_tokens} prompt tokens do not fit the small model's {window}"
+    return None
+
+
+def _distinct(*models: Model) -> tuple[Model, ...]:
+    return tuple({model.name: model for model in models}.values())
+
+
+def run_tests(policy: Policy, document: Document, routing: schema.RoutingDocument) -> list[str]:
+    """Run every test of a routing document; what failed, each at its place."""
+    return [
+        problem
+        for index, test in enumerate(routing.tests)
+        for problem in _run_test(policy, document, ("tests", index), test)
+    ]
+
+
+def _run_test(
+    policy: Policy, document: Document, where: Where, test: schema.TestSection
 ) -> list[str]:
-    """Run every test of the policy; what failed, each at its place."""
-    failed: list[str] = []
-    for document, routing in documents:
-        for index, test in enumerate(routing.tests):
-            outcome = evaluate(
-                policy,
-                _facts(test.given),
-                test.given.scores.p_small if test.given.scores is not None else None,
-            )
-            got: dict[str, Any] = {
-                "route": outcome.route.name if outcome.route is not None else None,
-                "target": outcome.targets[0].name if outcome.targets else None,
-            }
-            for what, expected in (("route", test.expect.route), ("target", test.expect.target)):
-                if expected is not None and got[what] != expected:
-                    failed.append(
-                        document.problem(
-                            ("tests", index),
-                            f"test '{test.name}' expects {what} {expected} and gets {got[what]}"
-                            f" ({outcome.reason})",
-                        )
-                    )
-    return failed
+    given, expect = test.given, test.expect
+    routes = {route.name for route in policy.routes}
+    problems: list[str] = []
+    for place, kind, name, known in (
+        (("given", "tenant"), "tenant", given.tenant, set(policy.tenants)),
+        (("expect", "route"), "route", expect.route, routes),
+        (("expect", "target"), "model", expect.target, set(policy.models)),
+    ):
+        if name is not None and name not in known:
+            message = f"there is no {kind} '{name}'{suggest(name, known)}"
+            problems.append(document.problem((*where, *place), message))
+    if problems:
+        return problems
+    scores = None
+    if given.scores is not None:
+        scores = Scores(given.scores.p_small, given.scores.p_large)
+    tags = {**policy.tenants[given.tenant].tags, **given.tags}
+    outcome = evaluate(policy, _facts(given, tags), scores, has_json=given.json_schema)
+    route = outcome.route.name if outcome.route is not None else "none"
+    target = outcome.targets[0].name if outcome.targets and outcome.decided else "none for certain"
+    for what, expected, got in (("route", expect.route, route), ("target", expect.target, target)):
+        if expected is not None and expected != got:
+            message = f"the test '{test.name}' expects {expected} and gets {got}: {outcome.reason}"
+            problems.append(document.problem((*where, "expect", what), message))
+    return problems
 
 
-def _facts(given: schema.GivenSection) -> RequestFacts:
+def _facts(given: schema.GivenSection, tags: Mapping[str, str]) -> RequestFacts:
     size = sum(len(message.content.encode()) for message in given.messages)
     return RequestFacts(
         tenant=given.tenant,
         key="test",
         model=given.model,
         endpoint="chat",
-        tags=given.tags,
-        input_tokens=size // 4 + 1,
+        tags=tags,
+        input_tokens=size // BYTES_PER_TOKEN + 1,
         has_tools=given.tools > 0,
         has_images=given.images > 0,
         stream=given.stream,

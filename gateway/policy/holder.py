@@ -4,6 +4,7 @@ A broken file changes nothing: the last good policy stays, the reason is kept, a
 broken file begins with the last good version from disk. Knows files and times; no request.
 """
 
+import contextlib
 import logging
 import os
 import threading
@@ -29,8 +30,12 @@ class PolicyHolder:
         settle_seconds: float,
         now_us: Callable[[], int],
         environ: Mapping[str, str] = os.environ,
+        strict: bool = False,
     ) -> None:
-        """Load the files, or the last good version. Raises PolicyError where there is neither."""
+        """Load the files, or the last good version. Raises PolicyError where there is neither.
+
+        ``strict``: raise for broken files even where there is a last good version.
+        """
         self._paths = tuple(paths)
         self._environ = environ
         self._settle_seconds = settle_seconds
@@ -38,6 +43,7 @@ class PolicyHolder:
         self._versions = Versions(state_dir)
         self._subscribers: list[Callable[[Policy], None]] = []
         self._lock = threading.Lock()
+        self._strict = strict
         self._seen = self._fingerprint()
         self._changed_at: float | None = None
         self.last_error: tuple[str, ...] | None = None
@@ -84,9 +90,14 @@ class PolicyHolder:
                 version = self._previous()
             files = self._versions.files_of(version)
             policy = self._compile(files)
-            self._versions.pin(policy.version, self._seen)
             self._adopt(policy, files)
+            self._versions.pin(policy.version, self._seen)
             return policy
+
+    @property
+    def pinned(self) -> str | None:
+        """The version that a rollback keeps in force; None: the files are."""
+        return self._versions.history().pinned
 
     def versions(self) -> Sequence[str]:
         """Versions on record, newest first, each once."""
@@ -96,11 +107,14 @@ class PolicyHolder:
     def _first(self) -> Policy:
         history = self._versions.history()
         if history.pinned is not None and history.pinned_over == self._seen:
-            return self._compile(self._versions.files_of(history.pinned))
+            with contextlib.suppress(KeyError, PolicyError):  # gone, or of an older gateway
+                return self._compile(self._versions.files_of(history.pinned))
         try:
             files = read_files(self._paths)
             policy = self._compile(files)
         except PolicyError as error:
+            if self._strict:
+                raise
             self.last_error = error.problems
             return self._last_good(error)
         self._versions.remember(policy.version, files, self._now_us())

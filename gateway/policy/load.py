@@ -16,10 +16,19 @@ from gateway.policy.compile import Sources, compile_policy
 from gateway.policy.evaluate import run_tests
 from gateway.policy.schema import KINDS, ModelsDocument, RoutingDocument, TenantsDocument
 from gateway.policy.snapshot import Policy
-from gateway.yaml_documents import Document, parse_documents, suggest, validate
+from gateway.yaml_documents import (
+    FILE_BYTES_MAX,
+    Document,
+    Problem,
+    parse_documents,
+    read_bounded,
+    refusal,
+    shown_path,
+    suggest,
+    validate,
+)
 
 FILES_MAX = 200
-FILE_BYTES_MAX = 1 << 20
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -44,19 +53,17 @@ def read_files(paths: Sequence[Path]) -> tuple[SourceFile, ...]:
     for path in paths:
         try:
             for file in policy_files(path):
-                content = file.read_bytes()
-                if len(content) > FILE_BYTES_MAX:
-                    problems.append(f"{file}: more than {FILE_BYTES_MAX} bytes")
-                found.append(SourceFile(file, content))
+                if len(found) == FILES_MAX:
+                    raise PolicyError((Problem(f"more than {FILES_MAX} policy files"),))
+                found.append(SourceFile(file, read_bounded(file, FILE_BYTES_MAX)))
         except OSError as error:
-            problems.append(f"{path}: {error.strerror or error}")
+            message = f"cannot be read: {error.strerror or error}"
+            problems.append(Problem(message, file=shown_path(path)))
     if not found and not problems:
         named = ", ".join(str(path) for path in paths) or "none are named in tollhouse.yaml"
-        problems.append(f"no policy files: {named}")
-    if len(found) > FILES_MAX:
-        problems.append(f"{len(found)} policy files; at most {FILES_MAX} are read")
+        problems.append(Problem(f"no policy files: {named}"))
     if problems:
-        raise PolicyError(tuple(problems))
+        raise refusal(problems)
     return tuple(found)
 
 
@@ -75,16 +82,25 @@ def compile_files(
     sources = Sources()
     for file in files:
         try:
-            for document in parse_documents(file.content, file.path, environ):
-                _sort_in(document, sources)
+            documents = parse_documents(file.content, file.path, environ)
         except PolicyError as error:
             problems += error.problems
+            continue
+        for document in documents:
+            try:
+                _sort_in(document, sources)
+            except PolicyError as error:
+                problems += error.problems
     if problems:
-        raise PolicyError(tuple(problems))
+        raise refusal(problems)
     policy = compile_policy(sources, now_us=now_us)
-    failed = run_tests(policy, sources.routing)
+    failed = [
+        problem
+        for document, routing in sources.routing
+        for problem in run_tests(policy, document, routing)
+    ]
     if failed:
-        raise PolicyError(tuple(failed))
+        raise refusal(failed)
     return policy
 
 
@@ -95,9 +111,9 @@ def _sort_in(document: Document, sources: Sources) -> None:
         return
     kind: Any = value.get("kind") if isinstance(value, dict) else None
     if not isinstance(kind, str) or kind not in KINDS:
-        known = ", ".join(KINDS)
-        hint = suggest(kind, list(KINDS)) if isinstance(kind, str) else ""
-        raise PolicyError((document.problem(("kind",), f"kind is one of {known}{hint}"),))
+        hint = suggest(kind, KINDS) if isinstance(kind, str) else ""
+        message = f"a document has a kind: one of {', '.join(KINDS)}{hint}"
+        raise PolicyError((document.problem(("kind",), message),))
     parsed = validate(document, KINDS[kind])
     if isinstance(parsed, ModelsDocument):
         sources.models.append((document, parsed))

@@ -4,85 +4,23 @@ Unknown keys are errors. Keys of the language that are not honoured yet are decl
 ``NotYet``, so that they are refused by name and never ignored. Knows no run-time struct.
 """
 
-import re
-from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-_SIZE = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
-
-
-def _count(value: Any) -> Any:
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(k|M|G)", value)
-        if match is None:
-            raise ValueError("a count reads 400, 400k or 2M")
-        scaled = Decimal(match[1]) * _SIZE[match[2]]
-        if scaled != int(scaled):
-            raise ValueError("a count is a whole number")
-        return int(scaled)
-    return value
-
-
-def _seconds(value: Any) -> Any:
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value)
-        if match is not None:
-            return float(match[1]) * _SECONDS[match[2]]
-    raise ValueError("a duration reads 250ms, 30s, 10m, 6h or 7d")
-
-
-def _share(value: Any) -> Any:
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)%", value)
-        if match is None:
-            raise ValueError("a share reads 5% or 0.05")
-        value = float(Decimal(match[1]) / 100)
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    return value
-
-
-def _money(value: Any) -> Any:
-    if not isinstance(value, str):
-        raise ValueError('money is a text in quotes, such as "12.50", so that it stays exact')
-    try:
-        amount = Decimal(value)
-    except InvalidOperation:
-        raise ValueError('money reads "12.50"') from None
-    exponent = amount.as_tuple().exponent
-    if not amount.is_finite() or amount < 0 or not isinstance(exponent, int) or exponent < -12:
-        raise ValueError("money is not negative and has at most 12 decimals")
-    return value
-
-
-def _name(value: str) -> str:
-    if _NAME.fullmatch(value) is None:
-        raise ValueError(
-            "a name has letters, digits and . _ : / - and begins with one of the first two"
-        )
-    return value
-
-
-def _not_yet(value: Any) -> Any:
-    raise ValueError("not supported yet; remove it")
-
-
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Size = Annotated[int, BeforeValidator(_count), Field(ge=1, le=10**12)]
-Duration = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86_400)]
-Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
-Money = Annotated[str, BeforeValidator(_money)]
-Name = Annotated[str, AfterValidator(_name)]
-Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
-Tags = dict[Name, Annotated[str, Field(max_length=128)]]
-NotYet = Annotated[Any, BeforeValidator(_not_yet)]
+from gateway.policy.values import (
+    OFF_OR_ON,
+    Duration,
+    Money,
+    Name,
+    Names,
+    NotYet,
+    SecretReference,
+    Share,
+    Size,
+    Tags,
+    statuses_as_text,
+)
 
 
 class Section(BaseModel):
@@ -101,7 +39,7 @@ class Metadata(Section):
 class Auth(Section):
     """How we show a provider who we are; by reference only."""
 
-    bearer: str = Field(description="A reference: ${env:NAME} or ${file:/path}.")
+    bearer: SecretReference = Field(description="A reference: ${env:NAME} or ${file:/path}.")
 
 
 class TimeoutsSection(Section):
@@ -271,10 +209,14 @@ class AlwaysLargeSection(Section):
 class FallbackSection(Section):
     """Whom to ask when a target fails before its first byte."""
 
-    on: list[Literal["timeout", "429", "5xx", "overloaded"]] = Field(
-        ["timeout", "429", "5xx", "overloaded"], min_length=1
+    on: Annotated[
+        list[Literal["timeout", "429", "5xx", "overloaded"]], BeforeValidator(statuses_as_text)
+    ] = Field(
+        ["timeout", "429", "5xx", "overloaded"],
+        min_length=1,
+        description="What counts as failing.",
     )
-    to: Names
+    to: Names = Field(description="Models, tried in order.")
 
 
 class ExactSection(Section):
@@ -301,8 +243,12 @@ class SemanticSection(Section):
 class CacheSection(Section):
     """Both caches of a route; off unless written."""
 
-    exact: ExactSection | Literal["off"] = "off"
-    semantic: SemanticSection | Literal["off"] = "off"
+    exact: Annotated[ExactSection | None, *OFF_OR_ON] = Field(
+        None, description="off, on, or its keys."
+    )
+    semantic: Annotated[SemanticSection | None, *OFF_OR_ON] = Field(
+        None, description="off, on, or its keys."
+    )
 
 
 class RouteSection(Section):
@@ -313,10 +259,10 @@ class RouteSection(Section):
     to: Name | None = None
     small: Name | None = None
     large: Name | None = None
-    target: TargetSection | None = None
-    always_large: AlwaysLargeSection = AlwaysLargeSection()
-    fallback: list[FallbackSection] = []
-    cache: CacheSection = CacheSection()
+    target: TargetSection | None = Field(None, description="Default: quality 95%.")
+    always_large: AlwaysLargeSection | None = None
+    fallback: Annotated[list[FallbackSection], Field(max_length=1)] | None = None
+    cache: CacheSection | None = None
     cascade: NotYet = None
     learn: NotYet = None
     hedge: NotYet = None
@@ -333,9 +279,15 @@ class RouteSection(Section):
 
 
 class Defaults(Section):
-    """What holds for all routes."""
+    """What holds for every route that does not say otherwise, key by key."""
 
     baseline: Name | None = Field(None, description="Model that every saving is measured against.")
+    target: TargetSection | None = Field(None, description="As in a route.")
+    always_large: AlwaysLargeSection | None = Field(None, description="As in a route.")
+    fallback: Annotated[list[FallbackSection], Field(max_length=1)] | None = Field(
+        None, description="As in a route."
+    )
+    cache: CacheSection | None = Field(None, description="As in a route.")
 
 
 class GivenMessage(Section):
@@ -361,6 +313,7 @@ class GivenSection(Section):
     messages: list[GivenMessage] = []
     tools: Annotated[int, Field(ge=0)] = 0
     images: Annotated[int, Field(ge=0)] = 0
+    json_schema: bool = False
     stream: bool = False
     temperature: float = 1.0
     scores: Scores | None = None
@@ -372,6 +325,12 @@ class ExpectSection(Section):
     route: Name | None = None
     target: Name | None = None
     cache: NotYet = None
+
+    @model_validator(mode="after")
+    def _expects(self) -> "ExpectSection":
+        if self.route is None and self.target is None:
+            raise ValueError("a test expects a route, a target, or both")
+        return self
 
 
 class TestSection(Section):

@@ -14,6 +14,8 @@ from gateway.prices import PriceSchedule
 Api = Literal["openai", "local"]
 OnExceeded = Literal["reject", "downgrade", "allow"]
 
+AUTO = "auto"  # the model's name with which a client asks to be routed
+
 
 class Secret(str):
     """A credential that does not print itself. ``reveal`` is the one way to the text."""
@@ -56,7 +58,6 @@ class LocalRuntime(msgspec.Struct, frozen=True, kw_only=True):
     """How the node's model process runs a local model."""
 
     model: str = "smollm2-135m-instruct"
-    max_batch: int = 4
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,7 +136,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule. Either ``to`` (a fixed target) or ``small`` and ``large`` (routed by difficulty)."""
+    """One rule. Either ``to`` (a fixed target) or ``small`` and ``large`` (by difficulty)."""
 
     name: str
     where: str  # "routing.yaml:12", for explanations

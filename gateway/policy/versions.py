@@ -1,16 +1,17 @@
 """The history of policies on disk: every version that was ever in force, by its digest.
 
     state_dir/policies/
-      history.json        versions with the time they came into force, oldest first; what is pinned
-      <version>/          the source files of that version, as they were read
+      history.json   versions and when they came into force, oldest first; what is pinned
+      <version>/     the source files of that version as they were read: references, no secrets
 
 A rollback pins an old version: it stays in force until the files change again, or it is cleared.
 Knows files. Does not know what is in them.
 """
 
 import os
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -40,7 +41,6 @@ class Versions:
     """The history folder. One owner: the serving process."""
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory = directory
 
     def history(self) -> History:
@@ -52,11 +52,12 @@ class Versions:
 
     def remember(self, version: str, files: Sequence[SourceFile], now_us: int) -> None:
         """Put a version on record as the one now in force."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder = self._directory / version
         if not folder.is_dir():
             staging = Path(tempfile.mkdtemp(dir=self._directory, prefix=".new-"))
             for number, file in enumerate(files):
-                (staging / f"{number:03}-{file.path.name}").write_bytes(file.content)
+                write_atomically(staging / f"{number:03}-{file.path.name}", file.content)
             staging.rename(folder)
         history = self.history()
         if history.entries and history.entries[-1].version == version:
@@ -64,11 +65,12 @@ class Versions:
         entry = Entry(version, now_us, tuple(str(file.path) for file in files))
         entries = (*history.entries, entry)[-VERSIONS_MAX:]
         self._write(msgspec.structs.replace(history, entries=entries))
+        self._forget(entry.version for entry in history.entries[: -VERSIONS_MAX + 1])
 
     def files_of(self, version: str) -> tuple[SourceFile, ...]:
         """The source files of a version. Raises KeyError where it is not on record."""
         folder = self._directory / version
-        if not version.isalnum() or not folder.is_dir():
+        if not (version.isascii() and version.isalnum()) or not folder.is_dir():
             raise KeyError(version)
         return tuple(
             SourceFile(Path(file.name[4:]), file.read_bytes()) for file in sorted(folder.iterdir())
@@ -77,6 +79,13 @@ class Versions:
     def pin(self, version: str | None, over: str | None) -> None:
         """Keep ``version`` in force over files with this fingerprint; None: no more."""
         self._write(msgspec.structs.replace(self.history(), pinned=version, pinned_over=over))
+
+    def _forget(self, versions: Iterable[str]) -> None:
+        """Remove the sources of versions that nothing refers to any more."""
+        history = self.history()
+        kept = {entry.version for entry in history.entries} | {history.pinned}
+        for version in set(versions) - kept:
+            shutil.rmtree(self._directory / version, ignore_errors=True)
 
     @property
     def _index(self) -> Path:

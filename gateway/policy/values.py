@@ -1,0 +1,158 @@
+"""The values of the language: counts, durations, shares, money, names, references.
+
+Each reads what a person writes (``400k``, ``30s``, ``5%``, ``"12.50"``) and refuses the rest in
+words; each says the same in JSON Schema. Knows no key.
+"""
+
+import re
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
+from pydantic.json_schema import SkipJsonSchema
+
+from gateway.money import parse_usd
+from gateway.yaml_documents import Referenced
+
+_SIZE = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+
+
+def _count(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(k|M|G)", value)
+        if match is None:
+            raise ValueError("a count reads 400, 400k or 2M")
+        scaled = Decimal(match[1]) * _SIZE[match[2]]
+        if scaled != int(scaled):
+            raise ValueError("a count is a whole number")
+        return int(scaled)
+    return value
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)", value)
+        if match is not None:
+            return float(match[1]) * _SECONDS[match[2]]
+    raise ValueError("a duration reads 250ms, 30s, 10m, 6h or 7d")
+
+
+def _share(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)%", value)
+        if match is None:
+            raise ValueError("a share reads 5% or 0.05")
+        value = float(Decimal(match[1]) / 100)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    return value
+
+
+def _money(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError('money is a text in quotes, such as "12.50", so that it stays exact')
+    if parse_usd(value) < 0:
+        raise ValueError("money is not negative")
+    return value
+
+
+def _name(value: str) -> str:
+    if _NAME.fullmatch(value) is None:
+        raise ValueError(
+            "a name has letters, digits and . _ : / - and begins with one of the first two"
+        )
+    return value
+
+
+def _not_yet(value: Any) -> Any:
+    raise ValueError("not supported yet; remove it")
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def statuses_as_text(value: Any) -> Any:
+    """HTTP statuses in a list of words: ``429`` may stand without quotes."""
+    if isinstance(value, list):
+        return [str(item) if type(item) is int else item for item in value]
+    return value
+
+
+def _switchable(value: Any) -> Any:
+    return {"off": None, "on": {}}.get(value, value) if isinstance(value, str) else value
+
+
+def _reference(value: Any) -> Any:
+    if not isinstance(value, Referenced):
+        raise ValueError(
+            "a secret is written as a reference, ${env:NAME} or ${file:/path}, never in the file"
+        )
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ValueError("has characters that an authorization header cannot carry")
+    return str(value)
+
+
+def _json(kind: "str | list[str]", **rest: Any) -> WithJsonSchema:
+    return WithJsonSchema({"type": kind, **rest})
+
+
+class _OffOrOn:
+    """In the JSON Schema too, a section may be the word off or on."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: Any, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        kinds = [kind for kind in handler(core_schema)["anyOf"] if kind.get("type") != "null"]
+        return {"anyOf": [*kinds, {"enum": ["off", "on"]}]}
+
+
+OFF_OR_ON = (BeforeValidator(_switchable), _OffOrOn())
+Size = Annotated[
+    int,
+    BeforeValidator(_count),
+    Field(ge=1, le=10**12),
+    _json(["integer", "string"], minimum=1, pattern="^[0-9]+([.][0-9]+)?[kMG]$"),
+]
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(gt=0, le=366 * 86_400),
+    _json("string", pattern="^[0-9]+([.][0-9]+)?(ms|s|m|h|d)$"),
+]
+Share = Annotated[
+    float,
+    BeforeValidator(_share),
+    Field(ge=0, le=1),
+    _json(["number", "string"], minimum=0, maximum=1, pattern="^[0-9]+([.][0-9]+)?%$"),
+]
+Money = Annotated[
+    str, BeforeValidator(_money), _json("string", pattern="^[0-9]+([.][0-9]{1,12})?$")
+]
+Name = Annotated[str, AfterValidator(_name), _json("string", pattern=f"^{_NAME.pattern}$")]
+Names = Annotated[
+    list[str],
+    BeforeValidator(_listed),
+    Field(min_length=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ]
+        }
+    ),
+]
+SecretReference = Annotated[
+    str, BeforeValidator(_reference), _json("string", pattern=r"[$][{](env|file):[^}]+[}]")
+]
+Tags = dict[Name, Annotated[str, Field(max_length=128)]]
+NotYet = SkipJsonSchema[Annotated[Any, BeforeValidator(_not_yet)]]
