@@ -1,7 +1,8 @@
 """tollhouse.yaml: how this gateway runs. Every maximum of the program is named here, once.
 
 What it does with requests is policy and lives elsewhere. ``TOLLHOUSE_<SECTION>_<KEY>`` overrides a
-key of the file, for instance ``TOLLHOUSE_LISTEN_PORT`` or ``TOLLHOUSE_STATE_DIR``.
+key of the file, for instance ``TOLLHOUSE_LISTEN_PORT`` or ``TOLLHOUSE_STATE_DIR``; an unknown
+variable with our prefix is an error, as an unknown key is.
 """
 
 import os
@@ -9,10 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from gateway.errors import PolicyError
-from gateway.yaml_documents import Document, parse_documents, read_documents, suggest, validate
+from gateway.yaml_documents import (
+    Document,
+    Problem,
+    Where,
+    plain_scalar,
+    read_documents,
+    refusal,
+    suggest,
+    validate,
+)
 
 PREFIX = "TOLLHOUSE_"
 # Variables of our prefix that are not settings.
@@ -27,11 +37,21 @@ RESERVED = frozenset(
     }
 )
 RESERVED_PREFIXES = ("TOLLHOUSE_DEMO_", "TOLLHOUSE_TEST_")
+_TEXTS = frozenset({"host", "generation", "embedding", "environment"})  # never numbers
+
+_PACKAGE = Path(__file__).resolve().parent
+# Beside the package in a clone; inside it where it is installed from a wheel.
+DEFAULT_POLICIES = next(
+    folder
+    for folder in (_PACKAGE.parent / "policies" / "default", _PACKAGE / "default_policies")
+    if folder.is_dir() or folder.parent == _PACKAGE
+)
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
+_Path = Annotated[Path, WithJsonSchema({"type": "string"})]
 
 
 class _Section(BaseModel):
@@ -89,9 +109,13 @@ class Settings(_Section):
 
     listen: Listen = Listen()
     admin: Admin = Admin()
-    state_dir: Path = Field(Path(), description="Ledger, keys, policy history; one server each.")
-    policies: list[Path] = Field([], description="Policy files and folders, in order.")
-    models_dir: Path | None = Field(None, description="Local models; default: the XDG cache.")
+    state_dir: _Path = Field(
+        Path(), description="Ledger, keys, policy history; default: the XDG state home."
+    )
+    policies: list[_Path] = Field(
+        [], description="Policy files and folders; default: the embedded."
+    )
+    models_dir: _Path | None = Field(None, description="Local models; default: the XDG cache.")
     workers: Annotated[int, Field(ge=1)] = Field(1, description="Gateway processes.")
     durability: Literal["process", "power"] = Field(
         "process", description="What a booked event survives: kill -9, or a power cut (fsync)."
@@ -106,33 +130,25 @@ class Settings(_Section):
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read settings from ``path``, else $TOLLHOUSE_CONFIG, else ./tollhouse.yaml, else defaults.
 
-    Raises PolicyError with every problem at its file:line:column.
+    Paths are relative to the file, in variables to the working directory. Raises PolicyError with
+    every problem at its file:line:column or variable.
     """
     if path is None:
         named = environ.get("TOLLHOUSE_CONFIG")
         path = Path(named) if named else Path("tollhouse.yaml")
         if not named and not path.exists():
             path = None
-    document = _read(path, environ)
-    value = document.value if document.value is not None else {}
-    if not isinstance(value, dict):
-        raise PolicyError((document.problem((), "settings are a mapping of keys"),))
-    _as_paths(value)
-    _override(value, environ)
-    settings = validate(Document(document.path, value, document.marks), Settings)
+    document = _overridden(_read(path, environ), environ)
+    settings = validate(document, Settings)
     if settings.workers > 1:
-        raise PolicyError(
-            (document.problem(("workers",), "more than one worker needs Redis, which is not"
-                              " supported yet; set workers: 1"),)
-        )  # fmt: skip
-    base = path.parent if path is not None else Path()
-    return settings.model_copy(
-        update={
-            "state_dir": _absolute(base, settings.state_dir, _default_state_dir(environ)),
-            "policies": [(base / policy).resolve() for policy in settings.policies],
-            "models_dir": (base / settings.models_dir).resolve() if settings.models_dir else None,
-        }
-    )
+        message = "more than one worker needs Redis, which is not supported yet; set workers: 1"
+        raise PolicyError((document.problem(("workers",), message),))
+    computed: dict[str, Any] = {}
+    if "state_dir" not in settings.model_fields_set:
+        computed["state_dir"] = _default_state_dir(environ)
+    if not settings.policies:
+        computed["policies"] = [DEFAULT_POLICIES]
+    return settings.model_copy(update=computed)
 
 
 def _read(path: Path | None, environ: Mapping[str, str]) -> Document:
@@ -140,47 +156,61 @@ def _read(path: Path | None, environ: Mapping[str, str]) -> Document:
         return Document(Path("built-in defaults"), {}, {})
     documents = read_documents(path, environ)
     if len(documents) > 1:
-        raise PolicyError((f"{path.name}: settings are one document, not {len(documents)}",))
-    return documents[0] if documents else Document(path, {}, {})
+        raise PolicyError((documents[1].problem((), "settings are one document"),))
+    if not documents or documents[0].value is None:
+        return Document(path, {}, {})
+    if not isinstance(documents[0].value, dict):
+        raise PolicyError((documents[0].problem((), "settings are a mapping of keys"),))
+    _place_paths(documents[0].value, path.parent)
+    return documents[0]
 
 
-def _as_paths(value: dict[str, Any]) -> None:
+def _place_paths(value: dict[str, Any], base: Path) -> None:
+    """Texts that name files become absolute paths. What is no text is left to validation."""
     for name in ("state_dir", "models_dir"):
         if isinstance(value.get(name), str):
-            value[name] = Path(value[name]).expanduser()
-    policies = value.get("policies")
-    if isinstance(policies, str):
-        policies = [policies]
-    if isinstance(policies, list):
+            value[name] = _place(value[name], base)
+    if isinstance(value.get("policies"), list):
         value["policies"] = [
-            Path(item).expanduser() if isinstance(item, str) else item for item in policies
+            _place(item, base) if isinstance(item, str) else item for item in value["policies"]
         ]
 
 
-def _override(value: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Put every TOLLHOUSE_ variable where it belongs. Raises PolicyError for an unknown one."""
+def _place(text: str, base: Path) -> Path:
+    return (base / Path(text).expanduser()).absolute()
+
+
+def _overridden(document: Document, environ: Mapping[str, str]) -> Document:
+    """The document with every TOLLHOUSE_ variable in its place. Raises PolicyError."""
     names = override_names()
-    problems: list[str] = []
-    for variable, text in environ.items():
+    problems: list[Problem] = []
+    value: dict[str, Any] = document.value
+    origins: dict[Where, str] = {}
+    for variable, text in sorted(environ.items()):
         if not variable.startswith(PREFIX) or variable in RESERVED:
             continue
         if variable.startswith(RESERVED_PREFIXES):
             continue
         where = names.get(variable)
         if where is None:
-            hint = suggest(variable, list(names))
-            problems.append(f"environment variable {variable}: no such setting{hint}")
+            hint = suggest(variable, names)
+            problems.append(Problem(f"no such setting{hint}", file=f"environment {variable}"))
             continue
-        target = value
-        for part in where[:-1]:
-            target = target.setdefault(part, {})
-        target[where[-1]] = parse_documents(text.encode(), Path(variable), {})[0].value
-        if where[-1] in ("state_dir", "models_dir"):
-            target[where[-1]] = Path(text).expanduser()
-        if where[-1] == "policies":
-            target["policies"] = [Path(part) for part in text.split(os.pathsep)]
+        section = value if len(where) == 1 else value.setdefault(where[0], {})
+        if isinstance(section, dict):  # else the file is wrong, and validation says so
+            section[where[-1]] = _from_variable(where[-1], text)
+            origins[where] = f"environment {variable}"
     if problems:
-        raise PolicyError(tuple(problems))
+        raise refusal(problems)
+    return Document(document.path, value, document.marks, document.keys, origins)
+
+
+def _from_variable(name: str, text: str) -> Any:
+    if name == "policies":
+        return [_place(part, Path()) for part in text.split(os.pathsep) if part]
+    if name in ("state_dir", "models_dir"):
+        return _place(text, Path())
+    return text if name in _TEXTS else plain_scalar(text)
 
 
 def override_names() -> dict[str, tuple[str, ...]]:
@@ -199,7 +229,3 @@ def override_names() -> dict[str, tuple[str, ...]]:
 def _default_state_dir(environ: Mapping[str, str]) -> Path:
     home = environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(home) / "tollhouse"
-
-
-def _absolute(base: Path, given: Path, default: Path) -> Path:
-    return default if given == Path() else (base / given).resolve()

@@ -253,15 +253,8 @@ class _Reader:
         text: str = event.value
         if not event.implicit[0]:  # quoted or block: a text, whatever it looks like
             return self._text(event, text)
-        if text in _CONSTANTS:
-            return _CONSTANTS[text]
-        if _INTEGER.fullmatch(text):
-            return int(text, 0) if text.startswith("0") and len(text) > 2 and text[1] in "ox" else (
-                int(text)
-            )  # fmt: skip
-        if _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
-            return number
-        return self._text(event, text)
+        value = plain_scalar(text)
+        return self._text(event, value) if isinstance(value, str) else value
 
     def _text(self, event: yaml.Event, text: str) -> str:
         """Replace references. An unset variable or unreadable file is a problem, never empty."""
@@ -318,6 +311,17 @@ class _Reader:
         raise _GivenUp
 
 
+def plain_scalar(text: str) -> str | int | float | bool | None:
+    """What an unquoted scalar stands for: null, a boolean, a number, or itself."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+    if _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
+        return number
+    return text
+
+
 def _position(event: yaml.Event) -> tuple[int, int]:
     assert event.start_mark is not None, "libyaml marks every event"
     return event.start_mark.line + 1, event.start_mark.column + 1
@@ -346,6 +350,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 # pydantic's error types in our words; {…} are the error's own particulars.
 _IN_WORDS = {
     "string_type": "expected a text",
+    "is_instance_of": "expected a path",
     "int_type": "expected a whole number",
     "int_from_float": "expected a whole number",
     "float_type": "expected a number",

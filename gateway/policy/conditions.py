@@ -139,9 +139,8 @@ def _try_out(program: Any, text: str) -> None:
         except _FAILURES as error:
             raise ValueError(f"the condition fails on a sample: {_reason(error)}") from None
         if not isinstance(result, bool):
-            raise ValueError(
-                f"a condition is true or false, and this one is a {type(result).__name__}"
-            )
+            kind = type(result).__name__
+            raise ValueError(f"a condition is true or false, and this one is of type {kind}")
 
 
 def _tenant_condition(patterns: Sequence[str]) -> Condition:
@@ -168,4 +167,4 @@ def _reason(error: Exception) -> str:
     """The library's own words: its first sentence, without the source it repeats."""
     words = " ".join(str(error).split())
     words = words.rpartition("Syntax error: ")[2] or words
-    return re.split(r"(?<=\w)[.] |, common causes", words)[0][:200]
+    return re.split(r"(?<=\w)[.] | \| ", words)[0][:200]
