@@ -24,7 +24,7 @@ from gateway.config import Settings
 
 _RESTART_SECONDS_MIN = 0.1
 _RESTART_SECONDS_MAX = 5.0
-_STEADY_SECONDS = 10.0  # one that ran this long is restarted without delay
+_STEADY_SECONDS = 2.0  # one that ran this long is restarted without delay
 _KILL_AFTER_SECONDS = 5.0
 _BACKLOG = 2048
 _log = logging.getLogger("tollhouse.supervisor")
