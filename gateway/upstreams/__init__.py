@@ -1,1 +1,1 @@
-"""Upstreams: whoever can answer a request. Each provider dialect is one file behind ``base.Upstream``."""
+"""Upstreams: whoever can answer a request. One file per dialect, behind ``base.Upstream``."""

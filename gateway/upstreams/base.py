@@ -43,7 +43,7 @@ class UpstreamResponse(Protocol):
         """
 
     def close(self) -> None:
-        """Stop at once: closes the connection or cancels the generation. Idempotent, never awaits."""
+        """Stop at once: close the connection or cancel the generation. Idempotent, never awaits."""
 
 
 class Upstream(Protocol):

@@ -25,9 +25,11 @@ from gateway.upstreams.egress import Egress
 HEAD_BYTES_MAX = 64 * 1024
 BUFFER_BYTES_MAX = 64 * 1024  # of an answer, unread by us, before we stop reading the socket
 IDLE_SECONDS_MAX = 60.0  # an idle connection older than this is not used again
+_STALE_SECONDS_MAX = 1.0  # a reused connection that dies later than this has read the request
+_JOINED_BYTES_MAX = 64 * 1024  # larger bodies are not copied behind their head
+_TIMER_SECONDS = 0.002  # timers may fire so much early: uvloop counts in milliseconds
 _HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-authenticate", b"trailer", b"transfer-encoding",
-     b"upgrade", b"content-length")
+    (b"connection", b"keep-alive", b"proxy-authenticate", b"trailer", b"upgrade")
 )  # fmt: skip
 
 
@@ -66,26 +68,33 @@ class Http1Pool:
         Raises UpstreamOverloaded, UpstreamUnavailable, UpstreamTimeout or UpstreamProtocolError.
         ``error.unsent`` tells that the provider surely has not seen the request.
         """
-        while True:
-            connection = self._take_idle()
-            reused = connection is not None
-            if connection is None:
-                connection = await self._connect(min(first_byte_deadline, deadline))
-            response = Http1Response(self, connection, idle_seconds, deadline)
-            connection.begin(response, head, body, min(first_byte_deadline, deadline))
+        due = min(first_byte_deadline, deadline)
+        connection = self._take_idle()
+        if connection is not None:
             try:
-                await response.wait_for_head()
+                return await self._ask(connection, head, body, due, idle_seconds, deadline)
             except _Stale:
-                # The provider closed a kept-alive connection as we wrote: it has read nothing.
-                if reused:
-                    continue
-                raise UpstreamUnavailable(
-                    "The provider closed the connection without an answer."
-                ) from None
-            except BaseException:
-                response.close()
-                raise
-            return response
+                pass  # closed as we wrote: it has read nothing. Again, once, on a new connection.
+        connection = await self._connect(due)
+        try:
+            return await self._ask(connection, head, body, due, idle_seconds, deadline)
+        except _Stale:
+            raise UpstreamUnavailable(
+                "The provider closed the connection without an answer."
+            ) from None
+
+    async def _ask(
+        self, connection: "_Connection", head: bytes, body: bytes, due: float,
+        idle_seconds: float, deadline: float,
+    ) -> "Http1Response":  # fmt: skip
+        response = Http1Response(self, connection, idle_seconds, deadline)
+        connection.begin(response, head, body, due)
+        try:
+            await response.wait_for_head()
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     def _take_idle(self) -> "_Connection | None":
         oldest = time.monotonic() - IDLE_SECONDS_MAX
@@ -153,11 +162,17 @@ class Http1Pool:
     async def close(self) -> None:
         """Close every connection, in use or not."""
         for connection in (*self._idle, *self._busy):
+            connection.fail(UpstreamUnavailable("The connection to the provider was closed."))
             connection.abort()
 
 
 class Http1Response:
     """One answer. Implements ``base.UpstreamResponse``."""
+
+    __slots__ = (
+        "_buffered", "_chunks", "_connection", "_ended", "_error", "_headers", "_pool",
+        "_waiter", "deadline", "idle_seconds", "received_bytes", "status",
+    )  # fmt: skip
 
     def __init__(
         self, pool: Http1Pool, connection: "_Connection", idle_seconds: float, deadline: float
@@ -170,7 +185,7 @@ class Http1Response:
         self._headers: list[tuple[bytes, bytes]] = []
         self._chunks: list[bytes] = []
         self._buffered = 0
-        self._received = 0
+        self.received_bytes = 0
         self._ended = False
         self._error: BaseException | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -230,8 +245,8 @@ class Http1Response:
 
     def on_data(self, data: bytes) -> bool:
         """A part of the body; False when there is more than is wanted now."""
-        self._received += len(data)
-        if self._received > self._pool.answer_bytes_max:
+        self.received_bytes += len(data)
+        if self.received_bytes > self._pool.answer_bytes_max:
             self.on_failure(
                 UpstreamProtocolError(
                     f"The provider's answer exceeds {self._pool.answer_bytes_max} bytes."
@@ -270,14 +285,18 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._response: Http1Response | None = None
         self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._head_bytes = self._barren_bytes = 0
+        self._began = 0.0
         self._heard = False  # any byte of the present answer
         self._lost = False
         self._paused = False
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._interim = False
-        self._bounded = False
+        self._timer_due = 0.0
+        self._interim = False  # the message being parsed is a 1xx
+        self._bounded = False  # its length is known from its head or its chunks
+        self._complete = False
+        self._keep_alive = False
 
     @property
     def usable(self) -> bool:
@@ -287,12 +306,14 @@ class _Connection(asyncio.Protocol):
     def begin(self, response: Http1Response, head: bytes, body: bytes, due: float) -> None:
         """Write a request and wait for its answer until ``due`` (monotonic seconds)."""
         self._response = response
-        self._heard = False
-        self._head_bytes = 0
-        self._due = due
-        self._arm()
-        self._transport.write(head + body if len(body) < 65_536 else head)
-        if len(body) >= 65_536:
+        self._heard = self._complete = False
+        self._head_bytes = self._barren_bytes = 0
+        self._began = time.monotonic()
+        self._wait_until(due)
+        if len(body) < _JOINED_BYTES_MAX:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
             self._transport.write(body)
 
     def resume(self) -> None:
@@ -301,6 +322,11 @@ class _Connection(asyncio.Protocol):
             self._paused = False
             self._transport.resume_reading()
 
+    def fail(self, error: UpstreamError) -> None:
+        """Tell who waits for an answer that it will not come."""
+        if self._response is not None:
+            self._response.on_failure(error)
+
     def abort(self) -> None:
         """Close without ceremony: whatever is unsent or unread is dropped."""
         self._response = None
@@ -308,10 +334,15 @@ class _Connection(asyncio.Protocol):
         if not self._lost:
             self._transport.abort()
 
-    # Deadlines: one timer per request, that looks where the deadline has moved when it fires.
+    # Deadlines. A timer is not moved when its deadline moves away, but looks again when it fires,
+    # and it outlives its request: hardly any request sets or cancels one.
 
-    def _arm(self) -> None:
-        self._timer = self._loop.call_later(max(0.0, self._due - time.monotonic()), self._check)
+    def _wait_until(self, due: float) -> None:
+        self._due = due
+        if self._timer is None or due < self._timer_due:
+            self._disarm()
+            self._timer_due = due
+            self._timer = self._loop.call_later(max(0.0, due - time.monotonic()), self._check)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -323,10 +354,11 @@ class _Connection(asyncio.Protocol):
         response = self._response
         if response is None:
             return
+        now = time.monotonic()
         if self._paused:  # it is the client who is slow, not the provider
-            self._due = min(response.deadline, time.monotonic() + response.idle_seconds)
-        if time.monotonic() < self._due - 0.001:
-            self._arm()
+            self._due = min(response.deadline, now + response.idle_seconds)
+        if now < self._due - _TIMER_SECONDS:
+            self._wait_until(self._due)
         elif not response.status:
             response.on_failure(UpstreamTimeout("The provider did not begin to answer in time."))
         else:
@@ -343,19 +375,38 @@ class _Connection(asyncio.Protocol):
             self.abort()  # nobody asked
             return
         self._heard = True
+        received_bytes = response.received_bytes
+        error: UpstreamError | None = None
         try:
             self._parser.feed_data(data)
+            # The parser keeps what it has of an unfinished header, chunk line or trailer.
+            if response.received_bytes > received_bytes:
+                self._barren_bytes = 0
+            else:
+                self._barren_bytes += len(data)
+                if self._barren_bytes > HEAD_BYTES_MAX and not self._complete:
+                    error = _too_much_head()
         except httptools.HttpParserUpgrade:
-            response.on_failure(UpstreamProtocolError("The provider switched protocols."))
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            response.on_failure(
-                cause
-                if isinstance(cause, UpstreamError)
-                else UpstreamProtocolError("The provider's answer is not valid HTTP/1.1.")
-            )
-        if self._response is response and response.status:
-            self._due = min(response.deadline, time.monotonic() + response.idle_seconds)
+            error = UpstreamProtocolError("The provider switched protocols.")
+        except httptools.HttpParserError as failure:
+            cause = failure.__context__
+            if isinstance(cause, UpstreamError):
+                error = cause
+            else:
+                error = UpstreamProtocolError("The provider's answer is not valid HTTP/1.1.")
+        if self._complete:
+            # More than was asked for spoils the connection, not the answer.
+            self._end(response, reusable=self._keep_alive and error is None)
+        elif error is not None:
+            response.on_failure(error)
+        elif response.status and self._response is response:
+            self._wait_until(min(response.deadline, time.monotonic() + response.idle_seconds))
+
+    def _end(self, response: Http1Response, *, reusable: bool) -> None:
+        self._response = None
+        self.resume()
+        response.on_end()
+        self._pool.give_back(self, reusable=reusable)
 
     def eof_received(self) -> bool:
         return False
@@ -367,21 +418,26 @@ class _Connection(asyncio.Protocol):
         response, self._response = self._response, None
         if response is None:
             return
-        if not self._heard:
+        if not self._heard and time.monotonic() - self._began < _STALE_SECONDS_MAX:
             response.on_failure(_Stale())
         elif response.status and not self._bounded and exc is None:
             response.on_end()  # neither length nor chunks: the end of the connection is the end
         else:
             response.on_failure(
-                UpstreamUnavailable("The provider closed the connection in mid-answer.")
+                UpstreamUnavailable(
+                    "The provider closed the connection in mid-answer."
+                    if self._heard
+                    else "The provider closed the connection without an answer."
+                )
             )
 
     # httptools callbacks
 
     def on_message_begin(self) -> None:
+        if self._complete:
+            raise UpstreamProtocolError("The provider answered more than it was asked.")
         self._headers = []
-        self._interim = False
-        self._bounded = False
+        self._interim = self._bounded = False
 
     def on_status(self, status: bytes) -> None:
         self._count(len(status))
@@ -396,16 +452,17 @@ class _Connection(asyncio.Protocol):
             self._interim = True
             return
         response = self._response
-        if response is None:
-            return
+        if response is None or response.status:
+            return  # trailers
         kept: list[tuple[bytes, bytes]] = []
-        for name, value in self._headers:
+        for header in self._headers:
+            name = header[0]
             if name == b"content-length" or name == b"transfer-encoding":
                 self._bounded = True
-            if name == b"content-encoding" and value.lower() != b"identity":
+            elif name == b"content-encoding" and header[1].lower() != b"identity":
                 raise UpstreamProtocolError("The provider compressed its answer; we asked not to.")
-            if name not in _HOP_BY_HOP:
-                kept.append((name, value))
+            elif name not in _HOP_BY_HOP:
+                kept.append(header)
         if status in (204, 304):
             self._bounded = True
         response.on_head(status, kept)
@@ -417,25 +474,22 @@ class _Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
-        if self._interim:
-            return
-        response, self._response = self._response, None
-        self._disarm()
-        if self._paused:
-            self._paused = False
-            self._transport.resume_reading()
-        if response is not None:
-            response.on_end()
-            self._pool.give_back(self, reusable=self._parser.should_keep_alive())
+        if not self._interim:
+            self._complete = True
+            self._keep_alive = self._parser.should_keep_alive()
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > HEAD_BYTES_MAX:
-            raise UpstreamProtocolError(f"The provider's headers exceed {HEAD_BYTES_MAX} bytes.")
+            raise _too_much_head()
 
 
 class _Stale(Exception):
     """The connection was closed before a byte of the answer."""
+
+
+def _too_much_head() -> UpstreamProtocolError:
+    return UpstreamProtocolError(f"The provider's headers exceed {HEAD_BYTES_MAX} bytes.")
 
 
 def _not_sent(error: UpstreamError) -> UpstreamError:
