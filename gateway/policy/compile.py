@@ -113,7 +113,7 @@ class _Compiler:
             self._refuse_twice(document, where, "provider", section.name, self._providers)
             self._providers[section.name] = Provider(
                 name=section.name,
-                api="local" if section.api == "local" else "openai",
+                api=section.api,
                 base_url=self._base_url(document, (*where, "base_url"), section.base_url),
                 authorization=Secret(f"Bearer {section.auth.bearer}")
                 if section.auth is not None

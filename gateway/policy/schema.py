@@ -4,7 +4,7 @@ Unknown keys are errors. Keys of the language that are not honoured yet are decl
 ``NotYet``, so that they are refused by name and never ignored. Knows no run-time struct.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -32,8 +32,8 @@ class Section(BaseModel):
 class Metadata(Section):
     """A document's name and owner, for people."""
 
-    name: Name
-    owner: str = ""
+    name: Name = Field(description="The document's name, for people.")
+    owner: str = Field("", description="Whom to ask about it.")
 
 
 class Auth(Section):
@@ -75,11 +75,19 @@ class Runtime(Section):
     memory: NotYet = None
 
 
+def _supported_api(value: Any) -> Any:
+    if value in ("azure", "anthropic"):
+        raise ValueError("this dialect is not supported yet; there are openai and local")
+    return value
+
+
 class ProviderSection(Section):
     """Somebody who answers."""
 
-    name: Name
-    api: Literal["openai", "local", "azure", "anthropic"] = Field(description="Wire dialect.")
+    name: Name = Field(description="Named by models.")
+    api: Annotated[Literal["openai", "local"], BeforeValidator(_supported_api)] = Field(
+        description="Wire dialect, or this node's model process."
+    )
     base_url: str | None = Field(None, description="https://host/v1; not for api: local.")
     auth: Auth | None = None
     simulated: bool = Field(False, description="Said wherever the provider is shown.")
@@ -91,8 +99,6 @@ class ProviderSection(Section):
 
     @model_validator(mode="after")
     def _fits_api(self) -> "ProviderSection":
-        if self.api in ("azure", "anthropic"):
-            raise ValueError(f"api: {self.api} is not supported yet; use openai or local")
         if self.api == "local" and (self.base_url is not None or self.auth is not None):
             raise ValueError("a local provider has no base_url and no auth")
         if self.api == "openai" and self.base_url is None:
@@ -105,16 +111,20 @@ class ProviderSection(Section):
 class TierSection(Section):
     """A contract's long-context clause."""
 
-    when_input_over: Size
-    multiply: dict[Literal["input", "output"], Money]
+    when_input_over: Size = Field(description="Prompt tokens above which the clause holds.")
+    multiply: dict[Literal["input", "output"], Money] = Field(
+        description="Factors of input and output."
+    )
 
 
 class Amortised(Section):
     """What running one's own machine costs."""
 
-    machine_hour: Money
-    currency: Literal["USD"] = "USD"
-    allocate_by: Literal["compute_seconds"] = "compute_seconds"
+    machine_hour: Money = Field(description="Dollars per hour of the machine.")
+    currency: Literal["USD"] = Field("USD", description="Of machine_hour.")
+    allocate_by: Literal["compute_seconds"] = Field(
+        "compute_seconds", description="What a request takes of the machine."
+    )
 
 
 Meter = Literal[
@@ -126,10 +136,12 @@ Meter = Literal[
 class PriceSection(Section):
     """Where a model's price comes from."""
 
-    source: Literal["genai-prices", "contract", "internal", "unpriced"]
+    source: Literal["genai-prices", "contract", "internal", "unpriced"] = Field(
+        description="Where the price comes from; unpriced is shown as such, never as zero."
+    )
     provider: str | None = Field(None, description="The name in genai-prices, if it differs.")
-    contract_id: str | None = None
-    currency: Literal["USD"] = "USD"
+    contract_id: str | None = Field(None, description="Shown with every cost.")
+    currency: Literal["USD"] = Field("USD", description="Of per_mtok.")
     effective_from: str | None = Field(None, description="A date, 2026-10-01, UTC.")
     per_mtok: dict[Meter, Money] | None = Field(None, description="Dollars per million tokens.")
     tiers: list[TierSection] = []
@@ -151,8 +163,8 @@ class PriceSection(Section):
 class ModelSection(Section):
     """A model of the catalogue."""
 
-    name: Name
-    provider: Name
+    name: Name = Field(description="What clients, routes and tenants call it.")
+    provider: Name = Field(description="Who answers.")
     upstream_model: str = Field(min_length=1, description="Its name at the provider.")
     price: PriceSection
     capabilities: list[
@@ -187,7 +199,7 @@ class TargetSection(Section):
     quality: Share | None = Field(None, description="Of the large model's quality.")
     cost: Share | None = Field(None, description="Of the cost of asking the large model always.")
     large_share: Share | None = Field(None, description="Of the requests, to the large model.")
-    of: Literal["large"] = "large"
+    of: Literal["large"] = Field("large", description="What the share is of.")
     confidence: Share = Field(0.9, description="That the quality is reached.")
 
     @model_validator(mode="after")
@@ -234,7 +246,7 @@ class SemanticSection(Section):
     max_wrong: Annotated[Share, Field(gt=0, le=0.2)] = Field(
         0.01, description="Promised share of wrong answers."
     )
-    of: Literal["hits"] = "hits"
+    of: Literal["hits"] = Field("hits", description="What the share is of.")
     skip_when: str | None = Field(None, description="A CEL condition on request.")
     judge: NotYet = None
     judged_misses: NotYet = None
@@ -251,14 +263,23 @@ class CacheSection(Section):
     )
 
 
+def _one_model(value: Any) -> Any:
+    if isinstance(value, dict):
+        raise ValueError("a split of the traffic is not supported yet; name one model")
+    return value
+
+
+Target = Annotated[Name, BeforeValidator(_one_model)]
+
+
 class RouteSection(Section):
     """One rule: whom requests go to. The first that matches wins."""
 
-    name: Name
+    name: Name = Field(description="Shown in answers, bills and traces.")
     match: MatchSection
-    to: Name | None = None
-    small: Name | None = None
-    large: Name | None = None
+    to: Name | None = Field(None, description="The one model that answers.")
+    small: Target | None = Field(None, description="Answers what is easy.")
+    large: Target | None = Field(None, description="Answers the rest.")
     target: TargetSection | None = Field(None, description="Default: quality 95%.")
     always_large: AlwaysLargeSection | None = None
     fallback: Annotated[list[FallbackSection], Field(max_length=1)] | None = None
@@ -293,37 +314,37 @@ class Defaults(Section):
 class GivenMessage(Section):
     """A message of a policy test."""
 
-    role: str
-    content: str
+    role: str = Field(description="As in a request.")
+    content: str = Field(description="As in a request.")
 
 
 class Scores(Section):
     """What the router is taken to have said, in a policy test."""
 
-    p_small: Share
-    p_large: Share
+    p_small: Share = Field(description="That the small model answers well.")
+    p_large: Share = Field(description="That the large model answers well.")
 
 
 class GivenSection(Section):
     """The request of a policy test."""
 
-    tenant: Name
-    model: str
-    tags: Tags = {}
-    messages: list[GivenMessage] = []
-    tools: Annotated[int, Field(ge=0)] = 0
-    images: Annotated[int, Field(ge=0)] = 0
-    json_schema: bool = False
-    stream: bool = False
-    temperature: float = 1.0
+    tenant: Name = Field(description="Who asks.")
+    model: str = Field(description="What is asked for.")
+    tags: Tags = Field({}, description="Beside those of the tenant.")
+    messages: list[GivenMessage] = Field([], description="Their length is what counts.")
+    tools: Annotated[int, Field(ge=0)] = Field(0, description="How many.")
+    images: Annotated[int, Field(ge=0)] = Field(0, description="How many.")
+    json_schema: bool = Field(False, description="Structured output is asked for.")
+    stream: bool = Field(False, description="As in a request.")
+    temperature: float = Field(1.0, description="As in a request.")
     scores: Scores | None = None
 
 
 class ExpectSection(Section):
     """What a policy test expects."""
 
-    route: Name | None = None
-    target: Name | None = None
+    route: Name | None = Field(None, description="Route that takes it.")
+    target: Name | None = Field(None, description="Model that is tried first.")
     cache: NotYet = None
 
     @model_validator(mode="after")
@@ -338,7 +359,7 @@ class TestSection(Section):
 
     __test__ = False  # not one of pytest's
 
-    name: str
+    name: str = Field(description="What the test promises, as a sentence.")
     given: GivenSection
     expect: ExpectSection
 
@@ -367,16 +388,20 @@ class LimitsSection(Section):
 class BudgetSection(Section):
     """An amount of money per period."""
 
-    name: Name
-    amount: Money
-    currency: Literal["USD"] = "USD"
-    period: Literal["calendar_month", "day"] = "calendar_month"
+    name: Name = Field(description="Shown when it is used up.")
+    amount: Money = Field(description="Dollars per period.")
+    currency: Literal["USD"] = Field("USD", description="Of amount.")
+    period: Literal["calendar_month", "day"] = Field(
+        "calendar_month", description="When it begins anew."
+    )
     timezone: str = Field("UTC", description="Where the period begins at midnight.")
     enforce: Literal["hard", "soft"] = Field(
         "hard", description="hard: reserved before, never exceeded."
     )
-    on_exceeded: Literal["reject", "downgrade", "allow"] = "reject"
-    downgrade_to: Name | None = None
+    on_exceeded: Literal["reject", "downgrade", "allow"] = Field(
+        "reject", description="What becomes of a request that does not fit."
+    )
+    downgrade_to: Name | None = Field(None, description="Model that answers instead.")
     match: "BudgetMatch | None" = None
     alerts: NotYet = None
 
@@ -390,7 +415,7 @@ class BudgetSection(Section):
 class BudgetMatch(Section):
     """Narrows a budget to some requests."""
 
-    tags: Tags
+    tags: Tags = Field(description="Requests with these tags only.")
 
 
 class CacheCharge(Section):
@@ -402,7 +427,7 @@ class CacheCharge(Section):
 class ChargingSection(Section):
     """What a tenant is charged for what its requests cost."""
 
-    mode: Literal["chargeback", "showback"] = "showback"
+    mode: NotYet = None
     markup: Share = Field(0.0, description="Added to cost.")
     cache_hits: CacheCharge = CacheCharge()
     local: NotYet = None
@@ -411,22 +436,24 @@ class ChargingSection(Section):
 class KeySection(Section):
     """A key by its digest, read-only at run time."""
 
-    id: Name
-    hash: Annotated[str, Field(pattern=r"^hmac-sha256:[0-9a-f]{64}$")]
-    project: Name = "default"
+    id: Name = Field(description="Shown in bills instead of the key.")
+    hash: Annotated[str, Field(pattern=r"^hmac-sha256:[0-9a-f]{64}$")] = Field(
+        description="hmac-sha256: and 64 hex digits."
+    )
+    project: Name = Field("default", description="Groups usage below the tenant.")
     expires: str | None = Field(None, description="A date, 2027-06-30, UTC.")
-    tags: Tags = {}
+    tags: Tags = Field({}, description="Given to every request with this key.")
 
 
 class TenantSection(Section):
     """Whoever pays."""
 
-    id: Name
-    name: str = ""
-    cost_center: str = ""
-    tags: Tags = {}
-    required_tags: list[Name] = []
-    allow_models: list[str] | None = None
+    id: Name = Field(description="Named by keys, routes and reports.")
+    name: str = Field("", description="Shown instead of the id.")
+    cost_center: str = Field("", description="Shown on statements.")
+    tags: Tags = Field({}, description="Given to every request.")
+    required_tags: list[Name] = Field([], description="A request without them is refused.")
+    allow_models: list[str] | None = Field(None, description="Names it may send; all by default.")
     limits: LimitsSection = LimitsSection()
     budgets: list[BudgetSection] = []
     charging: ChargingSection = ChargingSection()

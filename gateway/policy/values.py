@@ -37,7 +37,8 @@ def _count(value: Any) -> Any:
     return value
 
 
-def _seconds(value: Any) -> Any:
+def duration_seconds(value: Any) -> float:
+    """Seconds of a text such as ``90s``. Raises ValueError."""
     if isinstance(value, str):
         match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)", value)
         if match is not None:
@@ -124,7 +125,7 @@ Size = Annotated[
 ]
 Duration = Annotated[
     float,
-    BeforeValidator(_seconds),
+    BeforeValidator(duration_seconds),
     Field(gt=0, le=366 * 86_400),
     _json("string", pattern="^[0-9]+([.][0-9]+)?(ms|s|m|h|d)$"),
 ]
