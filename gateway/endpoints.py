@@ -22,11 +22,10 @@ from gateway.errors import (
     UnsupportedEncoding,
 )
 from gateway.exchange import Exchange
-from gateway.policy.snapshot import Policy, Tenant
+from gateway.policy.snapshot import AUTO, Policy, Tenant
 from gateway.respond import Message, Receive, Responder, Send, refuse, respond
 from gateway.services import Services
 from gateway.stages.authenticate import authenticate
-from gateway.stages.resolve import AUTO
 from gateway.wire.openai import Endpoint
 
 Scope = Message

@@ -16,7 +16,7 @@ import orjson
 from gateway.caches.entry import StoredAnswer
 from gateway.errors import GatewayError
 from gateway.ledger.budgets import Hold
-from gateway.policy.snapshot import Model, Policy, Route, Tenant
+from gateway.policy.snapshot import Model, Policy, RequestFacts, Route, Tenant
 from gateway.routing import Decision
 from gateway.stores.keys import KeyRecord
 from gateway.stores.limits import Reservation
@@ -80,10 +80,10 @@ class Exchange:
     __slots__ = (
         "answer", "attempts", "bypass", "cache_id", "cache_key", "cache_status", "client",
         "client_request_id", "cost_pico", "decision", "embedding_us", "endpoint", "error",
-        "first_byte", "flight", "forced", "headers", "hit", "hit_similarity", "hold", "key", "marks",
-        "partition", "pinned", "plan", "policy", "rate", "raw", "request", "request_id", "route",
-        "saved_pico", "semantic_reason", "started", "started_us", "tags", "tail",
-        "tail_content_type", "tail_status", "tenant", "usage", "vector",
+        "facts", "first_byte", "flight", "forced", "headers", "hit", "hit_similarity", "hold",
+        "key", "marks", "partition", "pinned", "plan", "policy", "rate", "raw", "request",
+        "request_id", "route", "saved_pico", "semantic_reason", "started", "started_us", "tags",
+        "tail", "tail_content_type", "tail_status", "tenant", "usage", "vector",
     )  # fmt: skip
 
     def __init__(
@@ -116,6 +116,7 @@ class Exchange:
         # resolve
         self.request: ParsedRequest
         self.tags: Mapping[str, str] = {}
+        self.facts: RequestFacts  # what the policy's conditions look at
         self.route: Route
         self.pinned: Model | None = None  # the one target; None: small or large
 

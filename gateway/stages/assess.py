@@ -75,6 +75,8 @@ def _semantic_refusal(exchange: Exchange, services: Services) -> str | None:
         return exchange.bypass
     if services.switches.thrown("semantic", exchange.started_us):
         return "switched off"
+    if rule.skip_when is not None and rule.skip_when(exchange.facts):
+        return "the route's skip_when holds"
     return eligible(exchange.request)
 
 

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 
 from gateway.errors import InvalidRequest, MissingTags, ModelNotFound
 from gateway.exchange import Exchange
+from gateway.policy.evaluate import BYTES_PER_TOKEN, fixed_target
 from gateway.policy.snapshot import RequestFacts
 from gateway.services import Services
 from gateway.wire.openai import parse_request
 
-AUTO = "auto"
 TAGS_MAX = 32
 TAG_LENGTH_MAX = 128
-_ASSUMED_BYTES_PER_TOKEN = 4
 
 
 def resolve(exchange: Exchange, services: Services) -> None:
-    """Set ``request``, ``tags``, ``route`` and, where one target is certain, ``pinned``.
+    """Set ``request``, ``tags``, ``facts``, ``route`` and, where one target is certain, ``pinned``.
 
     Raises InvalidRequest, ModelNotFound or MissingTags.
     """
@@ -37,29 +36,23 @@ def resolve(exchange: Exchange, services: Services) -> None:
         raise ModelNotFound(
             f"The model '{model}' does not exist or you do not have access to it.", param="model"
         )
-    route = policy.resolve(
-        RequestFacts(
-            tenant=tenant.id,
-            key=exchange.key.id,
-            model=model,
-            endpoint=exchange.endpoint,
-            tags=exchange.tags,
-            input_tokens=request.prompt_bytes // _ASSUMED_BYTES_PER_TOKEN + 1,
-            has_tools=request.has_tools,
-            has_images=request.has_media,
-            stream=request.stream,
-            temperature=1.0 if request.temperature is None else request.temperature,
-        )
+    exchange.facts = RequestFacts(
+        tenant=tenant.id,
+        key=exchange.key.id,
+        model=model,
+        endpoint=exchange.endpoint,
+        tags=exchange.tags,
+        input_tokens=request.prompt_bytes // BYTES_PER_TOKEN + 1,
+        has_tools=request.has_tools,
+        has_images=request.has_media,
+        stream=request.stream,
+        temperature=1.0 if request.temperature is None else request.temperature,
     )
+    route = policy.resolve(exchange.facts)
     if route is None:
         raise ModelNotFound(f"No route of the policy takes the model '{model}'.", param="model")
     exchange.route = route
-    if model in route.models and model != AUTO:
-        exchange.pinned = route.to or policy.models.get(model)
-    elif model == AUTO:
-        exchange.pinned = route.to
-    else:
-        exchange.pinned = policy.models.get(model)  # an explicit model is never rerouted
+    exchange.pinned = fixed_target(policy, route, model)
 
 
 def _tags(exchange: Exchange) -> Mapping[str, str]:

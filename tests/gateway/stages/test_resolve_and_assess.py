@@ -1,0 +1,127 @@
+"""What the policy decides about a request before anybody is asked, on a real worker's parts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from gateway.app import Gateway
+from gateway.config import load_settings
+from gateway.exchange import Exchange
+from gateway.stages.assess import assess
+from gateway.stages.resolve import resolve
+from gateway.stores.keys import KeyRecord
+
+POLICY = """
+apiVersion: tollhouse/v1
+kind: Models
+metadata: {name: test}
+providers:
+  - {name: provider, api: openai, base_url: "http://127.0.0.1:9/v1"}
+models:
+  - {name: large, provider: provider, upstream_model: a, price: {source: unpriced}}
+  - {name: small, provider: provider, upstream_model: b, price: {source: unpriced}}
+---
+apiVersion: tollhouse/v1
+kind: Routing
+metadata: {name: test}
+routes:
+  - name: private-alias
+    match: {model: fast, tenant: acme}
+    to: small
+  - name: routed
+    match: {model: auto}
+    small: small
+    large: large
+    cache: {semantic: {skip_when: 'request.tags.kind == "legal" || request.input_tokens > 50'}}
+  - name: rest
+    match: {}
+    to: large
+---
+apiVersion: tollhouse/v1
+kind: Tenants
+metadata: {name: test}
+tenants: [{id: acme}, {id: globex}]
+"""
+
+
+class NoClient:
+    """Nobody listens: these stages send nothing."""
+
+    gone = False
+
+    async def start(self, exchange: Exchange, status: int, content_type: bytes) -> None: ...
+
+    async def write(self, data: bytes) -> None: ...
+
+    def watch(self, task: object) -> None: ...
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    config = tmp_path / "tollhouse.yaml"
+    config.write_text('policies: [policy.yaml]\nstate_dir: state\nlocal: {enabled: "off"}\n')
+    made = Gateway(load_settings(config, environ={}), None)
+    yield made
+    made.services.ledger.close()
+    made.keys.close()
+
+
+def resolved(
+    gateway: Gateway, model: str, *, tenant: str = "acme", text: str = "Hello", tags: bytes = b""
+) -> Exchange:
+    body = {"model": model, "messages": [{"role": "user", "content": text}]}
+    exchange = Exchange(
+        request_id="01J",
+        endpoint="chat",
+        headers={b"x-tollhouse-tags": tags} if tags else {},
+        raw=orjson.dumps(body),
+        client=NoClient(),
+        policy=gateway.policies.current,
+        started=0.0,
+        started_us=1,
+    )
+    exchange.key = KeyRecord(id="key_1", kind="api", tenant_id=tenant, created_us=0)
+    exchange.tenant = gateway.policies.current.tenants[tenant]
+    resolve(exchange, gateway.services)
+    return exchange
+
+
+def test_an_alias_answers_as_its_own_route_says(gateway: Gateway) -> None:
+    exchange = resolved(gateway, "fast")
+    assert exchange.route.name == "private-alias"
+    assert exchange.pinned is gateway.policies.current.models["small"]
+
+
+def test_an_alias_of_others_goes_where_the_rest_goes(gateway: Gateway) -> None:
+    """A name that only another tenant's route lists still has a target: that of the open route."""
+    exchange = resolved(gateway, "fast", tenant="globex")
+    assert exchange.route.name == "rest"
+    assert exchange.pinned is gateway.policies.current.models["large"]
+
+
+def test_an_explicit_model_is_never_rerouted(gateway: Gateway) -> None:
+    exchange = resolved(gateway, "small")
+    assert exchange.route.name == "rest"
+    assert exchange.pinned is gateway.policies.current.models["small"]
+
+
+@pytest.mark.parametrize(
+    ("text", "tags"), [("Hello", b"kind=legal"), ("What is the law? " * 20, b"kind=other")]
+)
+def test_the_semantic_cache_is_skipped_where_skip_when_holds(
+    gateway: Gateway, text: str, tags: bytes
+) -> None:
+    exchange = resolved(gateway, "auto", text=text, tags=tags)
+    assess(exchange, gateway.services)
+    assert exchange.semantic_reason == "the route's skip_when holds"
+    assert exchange.partition is None
+
+
+def test_the_semantic_cache_is_asked_where_skip_when_does_not_hold(gateway: Gateway) -> None:
+    """Only the embedding is missing here."""
+    exchange = resolved(gateway, "auto", text="What is a prime number?", tags=b"kind=faq")
+    assess(exchange, gateway.services)
+    assert exchange.semantic_reason == "no embedding model is ready"
