@@ -100,7 +100,9 @@ class Gateway:
 
     def __init__(self, settings: Settings, model_socket: Path | None) -> None:
         """Opens the state folder. Raises PolicyError or OSError with a sentence."""
-        self._started = time.monotonic()
+        logging.getLogger("tollhouse.access").setLevel(
+            logging.INFO if settings.access_log else logging.WARNING
+        )
         state_dir = settings.state_dir
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.keys = KeyStore(state_dir / "keys.sqlite", load_pepper(state_dir / "pepper"))
@@ -252,7 +254,7 @@ async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket
         loop.create_task(public.serve([socket.socket(fileno=public_fd)])),
         loop.create_task(admin.serve([socket.socket(fileno=admin_fd)])),
     ]
-    while not (public.started and admin.started) and not any(task.done() for task in servers):
+    while not (public.started and admin.started):  # noqa: ASYNC110 - uvicorn offers no event
         await asyncio.sleep(0.01)
     _announce(settings, gateway)
     await stop.wait()

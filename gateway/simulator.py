@@ -1,8 +1,8 @@
 """A simulated provider that speaks OpenAI's HTTP interface: for demos, load tests and our tests.
 
 Deterministic: the same seed and request give the same answer. Faults can be asked for by name, per
-request (``[[fault:NAME]]`` in the prompt, or the model ``fault-NAME``) or for a share of them. Counts
-exactly what it has written per request, so that bookings can be reconciled with it.
+request (``[[fault:NAME]]`` in the prompt, or the model ``fault-NAME``) or for a share of them.
+Counts exactly what it has written per request, so that bookings can be reconciled with it.
 Says in every answer that it is simulated. Knows no gateway.
 """
 
@@ -24,11 +24,15 @@ FAULTS = (
     "malformed-event-after-10", "half-utf8", "huge-line", "lying-usage", "no-usage",
 )  # fmt: skip
 _FAULT = re.compile(r"\[\[fault:([a-z0-9-]+)\]\]")
-_WORDS = (
-    "the answer to this question depends on what is asked and how it is meant so a careful reader"
-    " begins with the terms then checks each step against the evidence and only then concludes"
-    " that the simplest explanation which fits all of the facts is usually the better one"
-).split()
+_WORDS = tuple(
+    word
+    for line in (
+        "the answer to this question depends on what is asked and how it is meant so a careful",
+        "reader begins with the terms then checks each step against the evidence and only then",
+        "concludes that the simplest explanation which fits all facts is usually the better one",
+    )
+    for word in line.split()
+)
 
 
 class Served(msgspec.Struct):

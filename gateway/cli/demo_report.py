@@ -73,8 +73,8 @@ def _requests(steps: list[Step], rows: dict[str, reports.EventRow], simulated: b
 
 def _tenants(store: LedgerStore) -> Table:
     table = Table(title="Tenants this month, from the ledger")
-    for name in ("tenant", "requests", "prompt tokens", "answer tokens", "cost USD", "all-large USD",
-                 "saved USD", "saved", "exact", "semantic", "small"):  # fmt: skip
+    names = "tenant,requests,prompt tokens,answer tokens,cost USD,all-large USD,saved USD,saved"
+    for name in (*names.split(","), "exact", "semantic", "small"):
         table.add_column(name, justify="left" if name == "tenant" else "right")
     period = time.strftime("%Y-%m", time.gmtime())
     summaries = {row.key: row for row in reports.tenant_summary(store, period)}

@@ -116,11 +116,11 @@ _REWORDED = (
     ("Which payment methods do you accept?", "Which payment methods do you accept"),
 )
 _NEAR_MISSES = (
-    ("a number changed", "Is a 10 day trial enough to test it?", "Is a 30 day trial enough to test it?"),
+    ("a number changed", "Is a 10 day trial enough?", "Is a 30 day trial enough?"),
     ("negated", "Does the basic plan include support?", "Does the basic plan not include support?"),
     ("direction swapped", "How do I move from monthly to yearly billing?",
      "How do I move from yearly to monthly billing?"),
-    ("another unit", "Is 5 GB of storage enough for photos?", "Is 5 TB of storage enough for photos?"),
+    ("another unit", "Is 5 GB enough for my photos?", "Is 5 TB enough for my photos?"),
 )  # fmt: skip
 _WEATHER_TOOL = {
     "type": "function",

@@ -8,7 +8,7 @@ from gateway.services import Services
 def authenticate(exchange: Exchange, services: Services) -> None:
     """Set ``key`` and ``tenant``, or raise AuthenticationFailed or PermissionDenied.
 
-    The OpenAI clients send ``authorization: Bearer``, Azure's ``api-key``, Anthropic's ``x-api-key``.
+    OpenAI's clients send ``authorization: Bearer``, Azure's ``api-key``, Anthropic's ``x-api-key``.
     """
     headers = exchange.headers
     authorization = headers.get(b"authorization")

@@ -15,7 +15,8 @@ def plan(exchange: Exchange, services: Services) -> None:
         first, others, kind = pinned, route.fallback, "pinned"
         reason = f"route {route.name}: {exchange.request.model} is {pinned.name}"
     else:
-        assert route.small is not None and route.large is not None, "compile.py checks routes"
+        assert route.small is not None, "compile.py checks routes"
+        assert route.large is not None, "compile.py checks routes"
         if decision is not None and decision.small:
             first, others, kind = route.small, (route.large, *route.fallback), "easy"
             reason = decision.reason

@@ -28,7 +28,7 @@ class Allowance(msgspec.Struct, frozen=True):
 
 
 class _Window:
-    """Amounts of the last minute by second. A second counts until all of it is over a minute old."""
+    """Amounts of the last minute by second; one counts until all of it is over a minute old."""
 
     __slots__ = ("seconds", "total")
 
@@ -123,7 +123,8 @@ class Limiter:
                 " wait for one to end",
                 retry_after_seconds=1.0,
             )
-        requests_per_minute, tokens_per_minute = limits.requests_per_minute, limits.tokens_per_minute
+        requests_per_minute = limits.requests_per_minute
+        tokens_per_minute = limits.tokens_per_minute
         tokens = tokens_max
         if tokens_per_minute is not None:
             if tokens_min > tokens_per_minute:

@@ -222,7 +222,7 @@ async def test_killing_the_gateway_loses_no_booking_and_doubles_none(
 
         async def kill() -> None:
             for count in range(1, kills + 1):
-                while done < requests * count // (kills + 2):
+                while done < requests * count // (kills + 2):  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
                 await asyncio.to_thread(wait_for, gateway_is_up, 20.0, gateway.describe)
                 gateway.kill_worker()
