@@ -44,7 +44,8 @@ def assess(exchange: Exchange, services: Services) -> Awaitable[None] | None:
 
 async def _assess_with_vector(exchange: Exchange, services: Services, score: Score | None) -> None:
     text = exchange.request.last_user_text
-    assert services.embed is not None and text is not None, "an embedding needs a text"
+    assert services.embed is not None, "asked only where there is an embedder"
+    assert text is not None, "an eligible request ends with a text"
     began = services.monotonic()
     try:
         vectors, _ = await services.embed([text])
