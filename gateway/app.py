@@ -22,7 +22,7 @@ from gateway.caches.exact import ExactCache, SingleFlight
 from gateway.caches.semantic import SemanticCache
 from gateway.config import Settings
 from gateway.endpoints import V1
-from gateway.errors import PolicyError, UpstreamUnavailable
+from gateway.errors import PolicyError, UpstreamError, UpstreamUnavailable
 from gateway.ids import UlidFactory
 from gateway.ledger import Ledger
 from gateway.policy.holder import PolicyHolder
@@ -39,6 +39,7 @@ from gateway.upstreams.local import LocalUpstream, ModelProcessClient
 from gateway.upstreams.openai import OpenAIUpstream
 
 _POLICY_POLL_SECONDS = 0.25
+_SAMPLE_SECONDS = 1.0
 _log = logging.getLogger("tollhouse")
 
 
@@ -168,6 +169,11 @@ class Gateway:
         metrics.local_model_up.callback = lambda: float(services.local_answers())
         metrics.metering_wal_bytes.callback = lambda: services.ledger.shipper.wal_bytes
         metrics.metering_lag_seconds.callback = lambda: services.ledger.shipper.lag_seconds
+        metrics.budget_used_ratio.callback = lambda: {
+            (tenant, budget.name): (spent + held) / budget.amount_pico
+            for tenant, budget, spent, held in services.ledger.budgets.used(now_us())
+            if budget.amount_pico
+        }
         metrics.config_last_reload_successful.callback = lambda: float(
             self.policies.last_error is None
         )
@@ -185,6 +191,18 @@ class Gateway:
         """Start what runs in the background."""
         if self.model_process is not None:
             self.model_process.start()
+
+    async def sample_model_process(self) -> None:
+        """Note once a second how many generations run at once, for ever."""
+        while True:
+            await asyncio.sleep(_SAMPLE_SECONDS)
+            client = self.model_process
+            if client is None or not client.generation_ready:
+                continue
+            with contextlib.suppress(UpstreamError):
+                stats = await client.stats()
+                if stats.generations:
+                    self.services.metrics.local_batch_size.observe(stats.generations)
 
     async def close(self) -> None:
         """Flush the ledger and close everything. Nothing may be in flight any more."""
@@ -249,6 +267,7 @@ async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket
     background = [
         loop.create_task(sweep(public.server_state.connections)),
         loop.create_task(_poll_policies(gateway.policies)),
+        loop.create_task(gateway.sample_model_process()),
     ]
     servers = [
         loop.create_task(public.serve([socket.socket(fileno=public_fd)])),

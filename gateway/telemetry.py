@@ -277,7 +277,9 @@ class Metrics:
         )
         self.local_model_up = gauge("local_model_up", "1 while the model process answers.")
         self.local_batch_size = histogram(
-            "local_batch_size", "Sequences in one step of the local model.", BATCH_SIZES
+            "local_batch_size",
+            "Generations at once in the model process, sampled each second while there are any.",
+            BATCH_SIZES,
         )
 
         # Deciding

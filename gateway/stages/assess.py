@@ -64,6 +64,8 @@ def _decide(exchange: Exchange, services: Services, score: Score | None) -> None
     if score is None:
         return
     exchange.decision = services.router.decide(score, exchange.route.target)
+    began = exchange.marks[-1][1]  # when the stage before this one ended
+    services.metrics.classifier_duration_seconds.observe(services.monotonic() - began)
     services.metrics.difficulty.observe(exchange.decision.difficulty, (exchange.route.name,))
 
 
