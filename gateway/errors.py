@@ -12,6 +12,7 @@
     ├── RequestTimeout            408   the request did not arrive in time
     ├── BodyTooLarge              413
     ├── UnsupportedEncoding       415
+    ├── HeadersTooLarge           431   too many headers, or too long
     ├── RateLimited               429   requests, tokens or concurrency; may be retried
     ├── BudgetExhausted           429   money; must not be retried
     ├── ClientClosed              499   the client has left: booked, never sent
@@ -31,6 +32,7 @@ Each class fixes its status, its OpenAI ``type`` and ``code``, whose fault it is
 retry may help. Only this module turns an error into bytes.
 """
 
+import math
 from typing import ClassVar, Literal
 
 import orjson
@@ -76,9 +78,10 @@ class GatewayError(Exception):
         """Retry advice, in the headers the OpenAI clients read."""
         found: list[tuple[bytes, bytes]] = []
         if self.retry_after_seconds is not None:
+            # Rounded up: a client that waits exactly as long as told must not be too early.
             seconds = max(0.0, self.retry_after_seconds)
-            found.append((b"retry-after", b"%d" % max(1, round(seconds + 0.499))))
-            found.append((b"retry-after-ms", b"%d" % max(1, round(seconds * 1000))))
+            found.append((b"retry-after", b"%d" % max(1, math.ceil(seconds))))
+            found.append((b"retry-after-ms", b"%d" % max(1, math.ceil(seconds * 1000))))
         if self.status in (408, 409, 429) or self.status >= 500:
             found.append((b"x-should-retry", b"true" if self.retryable else b"false"))
         return found
@@ -158,6 +161,12 @@ class UnsupportedEncoding(GatewayError):
     """The body is compressed, or is not JSON."""
 
     status, type, code, fault = 415, "invalid_request_error", "unsupported_media_type", "client"
+
+
+class HeadersTooLarge(GatewayError):
+    """The request's headers are too many or too long."""
+
+    status, type, code, fault = 431, "invalid_request_error", "headers_too_large", "client"
 
 
 class RateLimited(GatewayError):
