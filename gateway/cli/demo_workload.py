@@ -86,6 +86,7 @@ class Client:
 
 Call = Callable[[Client, Step], None]
 
+_SUPPORT = {"x-tollhouse-tags": "feature=support"}
 _EASY = (
     "What is the capital of France?",
     "Say hello in Spanish.",
@@ -161,17 +162,17 @@ def script() -> Iterator[tuple[str, str, str, Call]]:
     """Each step: (tenant, what it shows, what is asked, how)."""
     for question in _EASY:
         yield "acme", "easy", question, _chat()
-    for question in _EASY[:6]:
+    for question in _EASY[2:6]:
         yield "acme", "exact repeat", question, _chat()
-    for question in _EASY[6:]:
+    for question in _EASY[2:6]:
         yield "acme", "exact repeat, now as a stream", question, _stream()
     yield "globex", "another tenant, same words: no shared answer", _EASY[0], _chat()
     for first, second in _REWORDED:
-        yield "acme", "to be re-worded", first, _chat()
-        yield "acme", "re-wording", second, _chat()
+        yield "acme", "a support question, by tag", first, _chat(extra_headers=_SUPPORT)
+        yield "acme", "re-wording", second, _chat(extra_headers=_SUPPORT)
     for what, first, second in _NEAR_MISSES:
-        yield "acme", "before a near miss", first, _chat()
-        yield "acme", f"near miss: {what}", second, _chat()
+        yield "acme", "a support question, by tag", first, _chat(extra_headers=_SUPPORT)
+        yield "acme", f"near miss: {what}", second, _chat(extra_headers=_SUPPORT)
     for question in _HARD:
         yield "globex", "hard", question, _chat()
     for question in _HARD[:3]:
@@ -198,8 +199,9 @@ def script() -> Iterator[tuple[str, str, str, Call]]:
     yield "globex", "local embeddings", "A sentence to embed.", Client.embed
     yield "globex", "an unknown model", "Say hello.", _chat(model="gpt-nonexistent")
     for number in range(1, 9):
-        yield "initech", "a small budget", f"{_HARD[number % 6]} Variant {number}.", _chat()
-    yield "initech", "easy, after the budget", "What is the capital of Italy?", _chat()
+        question = f"{_HARD[number % 6]} Variant {number}."
+        yield "initech", "a small budget", question, _chat(max_tokens=60)
+    yield "initech", "the budget is spent", _HARD[0], _chat(max_tokens=60)
 
 
 def run_workload(base_url: str, keys: dict[str, str], console: Console) -> list[Step]:
