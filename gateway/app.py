@@ -327,11 +327,14 @@ def _admin_config(settings: Settings, gateway: Gateway) -> uvicorn.Config:
 async def _poll_policies(policies: PolicyHolder) -> None:
     while True:
         await asyncio.sleep(_POLICY_POLL_SECONDS)
-        await asyncio.to_thread(policies.poll, time.monotonic())
+        try:
+            await asyncio.to_thread(policies.poll, time.monotonic())
+        except Exception:  # whatever it was, the next change must be seen
+            _log.exception("looking for changed policy files failed")
 
 
 def _reload(policies: PolicyHolder) -> None:
-    asyncio.get_running_loop().run_in_executor(None, policies.reload)
+    asyncio.get_running_loop().run_in_executor(None, policies.try_reload)
 
 
 def _static_keys(policy: Policy) -> dict[str, KeyRecord]:

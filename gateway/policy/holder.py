@@ -5,6 +5,7 @@ broken file begins with the last good version from disk. Knows files and times; 
 """
 
 import contextlib
+import hashlib
 import logging
 import os
 import threading
@@ -55,17 +56,24 @@ class PolicyHolder:
         self._subscribers.append(callback)
 
     def poll(self, now: float) -> None:
-        """Look for changed files; reload once they have been at rest. now: monotonic seconds."""
+        """Look for changed files; load them once they have been at rest. now: monotonic seconds."""
         seen = self._fingerprint()
         if seen != self._seen:
             self._seen, self._changed_at = seen, now
         elif self._changed_at is not None and now - self._changed_at >= self._settle_seconds:
             self._changed_at = None
-            try:
-                self.reload()
-            except PolicyError as error:
-                _log.error("the policy files are not acceptable; %s stays in force:\n%s",
-                           self.current.version, error)  # fmt: skip
+            history = self._versions.history()
+            # Files that were only touched, or mounted anew, do not end a rollback.
+            if history.pinned is None or history.pinned_over != self._contents():
+                self.try_reload()
+
+    def try_reload(self) -> None:
+        """Load the files and put them in force, or log why not."""
+        try:
+            self.reload()
+        except PolicyError as error:
+            _log.error("the policy files are not acceptable; %s stays in force:\n%s",
+                       self.current.version, error)  # fmt: skip
 
     def reload(self) -> Policy:
         """Load the files and put them in force. Raises PolicyError and changes nothing."""
@@ -77,7 +85,6 @@ class PolicyHolder:
             except PolicyError as error:
                 self.last_error = error.problems
                 raise
-            self._versions.pin(None, None)
             self._adopt(policy, files)
             return policy
 
@@ -90,8 +97,7 @@ class PolicyHolder:
                 version = self._previous()
             files = self._versions.files_of(version)
             policy = self._compile(files)
-            self._adopt(policy, files)
-            self._versions.pin(policy.version, self._seen)
+            self._adopt(policy, files, pinned_over=self._contents())
             return policy
 
     @property
@@ -106,7 +112,7 @@ class PolicyHolder:
 
     def _first(self) -> Policy:
         history = self._versions.history()
-        if history.pinned is not None and history.pinned_over == self._seen:
+        if history.pinned is not None and history.pinned_over == self._contents():
             with contextlib.suppress(KeyError, PolicyError):  # gone, or of an older gateway
                 return self._compile(self._versions.files_of(history.pinned))
         try:
@@ -140,15 +146,33 @@ class PolicyHolder:
     def _compile(self, files: Sequence[SourceFile]) -> Policy:
         return compile_files(files, environ=self._environ, now_us=self._now_us())
 
-    def _adopt(self, policy: Policy, files: Sequence[SourceFile]) -> None:
-        now_us = self._now_us()
-        self._versions.remember(policy.version, files, now_us)
+    def _adopt(
+        self, policy: Policy, files: Sequence[SourceFile], *, pinned_over: str | None = None
+    ) -> None:
         for callback in self._subscribers:
             callback(policy)
-        # Last, so that a request never sees a policy whose prices and budgets are not yet known.
+        # After them, so that a request never sees a policy whose prices and budgets are not known.
         self.current = policy
-        self.last_error, self.last_success_us = None, now_us
+        self.last_error, self.last_success_us = None, self._now_us()
         _log.info("policy %s is in force", policy.version)
+        try:
+            self._versions.remember(
+                policy.version, files, self.last_success_us, pinned_over=pinned_over
+            )
+        except OSError as error:  # a full disk keeps no policy from coming into force
+            _log.error("policy %s is not on record, a restart may not find it: %s",
+                       policy.version, error)  # fmt: skip
+
+    def _contents(self) -> str:
+        """Changes whenever the text of a file does, and with nothing else."""
+        digest = hashlib.sha256()
+        try:
+            for file in read_files(self._paths):
+                for part in (file.path.name.encode(), file.content):
+                    digest.update(len(part).to_bytes(8, "big") + part)
+        except PolicyError as error:
+            return f"unreadable: {error}"
+        return digest.hexdigest()
 
     def _fingerprint(self) -> str:
         """Changes whenever a file does, by whatever means, a swapped symbolic link included."""

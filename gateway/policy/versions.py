@@ -11,7 +11,7 @@ Knows files. Does not know what is in them.
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -34,7 +34,7 @@ class History(msgspec.Struct, frozen=True):
 
     entries: tuple[Entry, ...] = ()
     pinned: str | None = None
-    pinned_over: str | None = None  # fingerprint of the files that the pin overrides
+    pinned_over: str | None = None  # digest of the files that the pin overrides
 
 
 class Versions:
@@ -50,22 +50,46 @@ class Versions:
         except (OSError, msgspec.DecodeError):
             return History()
 
-    def remember(self, version: str, files: Sequence[SourceFile], now_us: int) -> None:
-        """Put a version on record as the one now in force."""
+    def remember(
+        self,
+        version: str,
+        files: Sequence[SourceFile],
+        now_us: int,
+        *,
+        pinned_over: str | None = None,
+    ) -> None:
+        """Put a version on record as the one now in force. Raises OSError.
+
+        ``pinned_over``: it is pinned over files with this digest; else nothing is pinned any more.
+        """
+        self._keep(version, files)
+        history = self.history()
+        entries = history.entries
+        if not entries or entries[-1].version != version:
+            names = tuple(str(file.path) for file in files)
+            entries = (*entries, Entry(version, now_us, names))
+        pinned = version if pinned_over is not None else None
+        changed = History(entries[-VERSIONS_MAX:], pinned, pinned_over)
+        if changed != history:
+            write_atomically(self._index, msgspec.json.encode(changed))
+        kept = {entry.version for entry in changed.entries}
+        for entry in entries[:-VERSIONS_MAX]:
+            if entry.version not in kept:
+                shutil.rmtree(self._directory / entry.version, ignore_errors=True)
+
+    def _keep(self, version: str, files: Sequence[SourceFile]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder = self._directory / version
-        if not folder.is_dir():
-            staging = Path(tempfile.mkdtemp(dir=self._directory, prefix=".new-"))
+        if folder.is_dir():
+            return
+        staging = Path(tempfile.mkdtemp(dir=self._directory, prefix=".new-"))
+        try:
             for number, file in enumerate(files):
                 write_atomically(staging / f"{number:03}-{file.path.name}", file.content)
             staging.rename(folder)
-        history = self.history()
-        if history.entries and history.entries[-1].version == version:
-            return
-        entry = Entry(version, now_us, tuple(str(file.path) for file in files))
-        entries = (*history.entries, entry)[-VERSIONS_MAX:]
-        self._write(msgspec.structs.replace(history, entries=entries))
-        self._forget(entry.version for entry in history.entries[: -VERSIONS_MAX + 1])
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
 
     def files_of(self, version: str) -> tuple[SourceFile, ...]:
         """The source files of a version. Raises KeyError where it is not on record."""
@@ -76,30 +100,20 @@ class Versions:
             SourceFile(Path(file.name[4:]), file.read_bytes()) for file in sorted(folder.iterdir())
         )
 
-    def pin(self, version: str | None, over: str | None) -> None:
-        """Keep ``version`` in force over files with this fingerprint; None: no more."""
-        self._write(msgspec.structs.replace(self.history(), pinned=version, pinned_over=over))
-
-    def _forget(self, versions: Iterable[str]) -> None:
-        """Remove the sources of versions that nothing refers to any more."""
-        history = self.history()
-        kept = {entry.version for entry in history.entries} | {history.pinned}
-        for version in set(versions) - kept:
-            shutil.rmtree(self._directory / version, ignore_errors=True)
-
     @property
     def _index(self) -> Path:
         return self._directory / "history.json"
 
-    def _write(self, history: History) -> None:
-        write_atomically(self._index, msgspec.json.encode(history))
-
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a reader sees the old or the new content, never a part."""
+    """Replace a file: a reader sees the old or the new content, never a part. Raises OSError."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(name, path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
