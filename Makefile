@@ -30,7 +30,7 @@ $(READY): requirements-dev.lock pyproject.toml
 system: ## install what some tests use and Python cannot bring (as root; optional)
 	@sh deploy/system-packages.sh
 
-demo: $(READY) ## the whole job on real models (make demo ARGS=--exit ends it)
+demo: $(READY) kernels ## the whole job on real models (make demo ARGS=--exit ends it)
 	@$(BIN)/tollhouse demo $(ARGS)
 
 test: $(READY) system kernels ## every test, from a fresh clone
