@@ -24,6 +24,7 @@ FILE_BYTES_MAX = 1 << 20
 REFERENCED_BYTES_MAX = 64 << 10  # of a file named by ${file:...}
 DEPTH_MAX = 32
 DOCUMENTS_MAX = 200  # in one file
+UNSHOWN = "unshown"  # pydantic error type: the message does not repeat the value
 PROBLEMS_MAX = 100  # reported; more say no more
 
 Where = tuple[str | int, ...]
@@ -333,7 +334,8 @@ def validate(document: Document, model: type[M]) -> M:
         return model.model_validate(document.value)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        raise refusal(_explain(document, model, dict(item)) for item in found) from None
+        explained = [_explain(document, model, dict(item)) for item in found]
+        raise PolicyError(tuple(dict.fromkeys(explained))) from None
 
 
 def dotted(where: Where) -> str:
@@ -385,7 +387,7 @@ def _explain(document: Document, model: type[BaseModel], error: dict[str, Any]) 
     message = str(error["msg"]).removeprefix("Value error, ")
     if kind in _IN_WORDS:
         message = _IN_WORDS[kind].format_map(context)
-    if isinstance(given, dict | list) and kind == "value_error":
+    if kind == UNSHOWN or (kind == "value_error" and isinstance(given, dict | list)):
         return document.problem(where, message)
     hint = ""
     if kind == "literal_error" and isinstance(given, str):

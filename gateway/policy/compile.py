@@ -72,6 +72,7 @@ class _Compiler:
         self._problems: list[str] = []
         self._providers: dict[str, Provider] = {}
         self._models: dict[str, Model] = {}
+        self._unmade: set[str] = set()  # models with a problem of their own: naming them is none
         self._digests: dict[str, Any] = {}  # by model: what decides its answers
 
     def compile(self, sources: Sources) -> Policy:
@@ -88,7 +89,7 @@ class _Compiler:
             self._problem(document, (), "a second document of kind: Routing: which of their routes"
                           " would come first?")  # fmt: skip
         routes, baseline = self._routes(sources)
-        tenants = self._tenants(sources, routes)
+        tenants = self._tenants(sources)
         self._check_tenants(sources, tenants)
         if self._problems:
             raise refusal(self._problems)
@@ -159,6 +160,7 @@ class _Compiler:
             provider = self._find(document, (*where, "provider"), "provider", section.provider,
                                   self._providers)  # fmt: skip
             if provider is None:
+                self._unmade.add(section.name)
                 continue
             self._models[section.name] = Model(
                 name=section.name,
@@ -341,9 +343,11 @@ class _Compiler:
 
     # Tenants
 
-    def _tenants(self, sources: Sources, routes: list[Route]) -> dict[str, Tenant]:
+    def _tenants(self, sources: Sources) -> dict[str, Tenant]:
         tenants: dict[str, Tenant] = {}
-        known = {AUTO, *self._models, *(name for route in routes for name in route.models)}
+        known = {AUTO, *self._models, *self._unmade}
+        for _, routing in sources.routing:
+            known.update(name for route in routing.routes for name in route.match.model or ())
         for document, parsed in sources.tenants:
             for index, section in enumerate(parsed.tenants):
                 where: Where = ("tenants", index)
@@ -425,7 +429,7 @@ class _Compiler:
     # Problems
 
     def _model(self, document: Document, where: Where, name: str | None) -> Model | None:
-        if name is None:
+        if name is None or name in self._unmade:
             return None
         return self._find(document, where, "model", name, self._models)
 

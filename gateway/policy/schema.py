@@ -244,7 +244,7 @@ class SemanticSection(Section):
 
     ttl: Duration = Field(21_600.0, description="Age at which an answer dies.")
     max_wrong: Annotated[Share, Field(gt=0, le=0.2)] = Field(
-        0.01, description="Promised share of wrong answers."
+        0.01, description="Promised share of wrong answers, at most 20%."
     )
     of: Literal["hits"] = Field("hits", description="What the share is of.")
     skip_when: str | None = Field(None, description="A CEL condition on request.")

@@ -16,9 +16,10 @@ from pydantic import (
     WithJsonSchema,
 )
 from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
 
 from gateway.money import parse_usd
-from gateway.yaml_documents import Referenced
+from gateway.yaml_documents import UNSHOWN, Referenced
 
 _SIZE = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
@@ -74,7 +75,7 @@ def _name(value: str) -> str:
 
 
 def _not_yet(value: Any) -> Any:
-    raise ValueError("not supported yet; remove it")
+    raise PydanticCustomError(UNSHOWN, "not supported yet; remove it")
 
 
 def _listed(value: Any) -> Any:
@@ -94,11 +95,14 @@ def _switchable(value: Any) -> Any:
 
 def _reference(value: Any) -> Any:
     if not isinstance(value, Referenced):
-        raise ValueError(
-            "a secret is written as a reference, ${env:NAME} or ${file:/path}, never in the file"
+        raise PydanticCustomError(
+            UNSHOWN,
+            "a secret is a reference, ${env:NAME} or ${file:/path}, never in the file itself",
         )
     if not value.isascii() or not value.isprintable() or " " in value:
-        raise ValueError("has characters that an authorization header cannot carry")
+        raise PydanticCustomError(
+            UNSHOWN, "has characters that an authorization header cannot carry"
+        )
     return str(value)
 
 

@@ -1,0 +1,127 @@
+"""What is shipped for admins: policies that load, tables and schemas that match the code."""
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]  # it has no stubs of its own
+import orjson
+import pytest
+
+from gateway.config import DEFAULT_POLICIES, load_settings
+from gateway.policy.load import load_policy
+from gateway.policy.reference import option_tables, options, policy_schema, settings_schema
+from gateway.policy.schema import KINDS
+from gateway.yaml_documents import read_documents
+
+ROOT = Path(__file__).resolve().parents[3]
+POLICIES = ROOT / "policies"
+ENVIRON = {"OPENAI_API_KEY": "x", "TOLLHOUSE_DEMO_BASE_URL": "http://127.0.0.1:9/v1"}
+YAML_FILES = sorted(POLICIES.glob("*/*.yaml"))
+SETTINGS_FILES = [ROOT / "deploy" / "tollhouse.yaml", ROOT / "deploy" / "one-upstream.yaml"]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["default"],
+        ["one-upstream"],
+        ["demo/models-simulated.yaml", "demo/routing.yaml", "demo/tenants.yaml"],
+        ["demo/models-openai.yaml", "demo/routing.yaml", "demo/tenants.yaml"],
+    ],
+    ids=lambda paths: paths[0],
+)
+def test_every_shipped_policy_loads_and_passes_its_tests(paths: list[str]) -> None:
+    """And has a price for every model, so that no demo shows a cost of nothing."""
+    policy = load_policy([POLICIES / path for path in paths], environ=ENVIRON, now_us=1)
+    assert all(model.prices is not None for model in policy.models.values())
+    assert policy.baseline is not None
+
+
+def test_the_simulated_provider_is_labelled() -> None:
+    """Wherever its name is shown, it says what it is."""
+    paths = [POLICIES / "demo" / f"{n}.yaml" for n in ("models-simulated", "routing", "tenants")]
+    policy = load_policy(paths, environ=ENVIRON, now_us=1)
+    assert policy.providers["simulated"].simulated
+    assert set(policy.tenants) == {"acme", "globex", "initech"}
+
+
+@pytest.mark.parametrize("path", SETTINGS_FILES, ids=lambda path: path.name)
+def test_every_shipped_settings_file_loads(path: Path) -> None:
+    """And names policies that exist."""
+    settings = load_settings(path, environ={})
+    assert all(policy.exists() for policy in settings.policies)
+
+
+def test_without_settings_the_default_policy_is_used() -> None:
+    """A fresh clone serves it."""
+    assert DEFAULT_POLICIES.is_dir()
+    load_policy([DEFAULT_POLICIES], environ=ENVIRON, now_us=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "schema"),
+    [("tollhouse.v1.json", policy_schema()), ("settings.v1.json", settings_schema())],
+)
+def test_the_shipped_json_schema_is_the_generated_one(name: str, schema: dict[str, Any]) -> None:
+    """Regenerate with ``tollhouse policy schema [--of settings]``."""
+    assert orjson.loads((POLICIES / "schema" / name).read_bytes()) == schema
+    jsonschema.Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize("path", YAML_FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_an_editor_accepts_what_the_gateway_accepts(path: Path) -> None:
+    """By the schema that the file's first line names."""
+    assert path.read_text().startswith(
+        "# yaml-language-server: $schema=../schema/tollhouse.v1.json\n"
+    )
+    validator = jsonschema.Draft202012Validator(policy_schema())
+    # As an editor sees it: with references unresolved.
+    for document in read_documents(path, _Unresolved()):
+        validator.validate(document.value)
+
+
+class _Unresolved(dict[str, str]):
+    """Leaves a reference recognisable as one."""
+
+    def get(self, name: str, default: Any = None) -> str:
+        """The reference itself."""
+        return f"${{env:{name}}}"
+
+
+def test_an_editor_refuses_a_misspelt_key() -> None:
+    """And a secret, money without quotes, and a key that is not supported yet."""
+    validator = jsonschema.Draft202012Validator(policy_schema())
+    (document,) = read_documents(POLICIES / "default" / "tenants.yaml", {})
+    for path, value in (
+        (("tenants", 0, "limit"), {}),
+        (("tenants", 0, "privacy"), {}),
+        (("tenants", 0, "budgets", 0, "amount"), 12.5),
+        (("tenants", 0, "limits", "rpm"), "many"),
+    ):
+        changed = _with(document.value, path, value)
+        assert not validator.is_valid(changed), path
+
+
+def _with(value: Any, path: tuple[str | int, ...], new: Any) -> Any:
+    if not path:
+        return new
+    if isinstance(value, list):
+        return [_with(v, path[1:], new) if n == path[0] else v for n, v in enumerate(value)]
+    inner = value.get(path[0], {}) if isinstance(value, dict) else {}
+    return {**value, path[0]: _with(inner, path[1:], new)}
+
+
+def test_the_readme_s_tables_are_the_generated_ones() -> None:
+    """Every option with its default, unit and range; regenerate with ``schema --markdown``."""
+    readme = (POLICIES / "README.md").read_text()
+    _, _, rest = readme.partition("<!-- options: tollhouse policy schema --markdown -->\n")
+    tables, _, _ = rest.partition("<!-- end of options -->")
+    assert tables == option_tables()
+
+
+def test_every_option_says_what_it_means() -> None:
+    """None is left without a description."""
+    schemas = [kind.model_json_schema() for kind in KINDS.values()] + [settings_schema()]
+    for schema in schemas:
+        for key, prop, _ in options(schema):
+            assert prop.get("description"), key

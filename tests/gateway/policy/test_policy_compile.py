@@ -1,0 +1,136 @@
+"""A loaded policy says what its files say: routes, prices, budgets, digests."""
+
+from pathlib import Path
+
+import pytest
+
+from gateway.money import PICO_PER_USD
+from gateway.policy.load import load_policy
+from tests.gateway.policy.policy_texts import ENVIRON, NOW_US, POLICY, changed, facts, load
+
+
+def test_every_part_of_the_files_arrives(tmp_path: Path) -> None:
+    """Units are converted, references resolved, defaults filled in."""
+    policy = load(tmp_path)
+    provider = policy.providers["big"]
+    assert provider.authorization is not None
+    assert provider.authorization.reveal() == f"Bearer {ENVIRON['KEY']}"
+    large = policy.models["large"]
+    assert large.context_tokens == 400_000
+    assert large.prices is not None
+    price = large.prices.at(NOW_US, 10)
+    assert price is not None
+    assert price.rates.input == 2.5 * PICO_PER_USD / 1_000_000
+    support, alias, rest = policy.routes
+    assert support.exact is not None
+    assert support.semantic is not None
+    assert (support.exact.ttl_seconds, support.semantic.ttl_seconds) == (86_400.0, 21_600.0)
+    assert support.target.quality == 0.95
+    assert [model.name for model in alias.fallback] == ["small"]
+    assert alias.fallback_on == {"timeout", "429"}
+    assert (rest.exact, rest.semantic, rest.fallback) == (None, None, ())
+    acme = policy.tenants["acme"]
+    assert acme.limits.tokens_per_minute == 400_000
+    assert acme.budgets[0].amount_pico == 12_500_000_000_000
+    assert (acme.charging.markup_ppm, acme.charging.cache_hits_ppm) == (30_000, 100_000)
+    assert policy.known_models == {"auto", "large", "small", "gpt-x"}
+    assert policy.baseline is large
+
+
+def test_the_first_route_that_matches_wins(tmp_path: Path) -> None:
+    """Tenants by id or glob, tags, and the model's name."""
+    policy = load(tmp_path)
+
+    def route(**changes: object) -> str:
+        found = policy.resolve(facts(**changes))
+        assert found is not None
+        return found.name
+
+    assert route() == "support"
+    assert route(tenant="team-9") == "support"
+    assert route(tenant="teams") == "rest"
+    assert route(tags={}) == "rest"
+    assert route(model="gpt-x") == "alias"
+    assert route(model="large") == "rest"
+
+
+def test_defaults_hold_for_routes_that_say_nothing(tmp_path: Path) -> None:
+    """Key by key: a route's own word replaces the default whole."""
+    text = changed(
+        "defaults: {baseline: large}",
+        "defaults: {baseline: large, cache: {exact: {ttl: 5m}}, fallback: [{to: small}]}",
+    )
+    support, alias, rest = load(tmp_path, text).routes
+    assert rest.exact is not None
+    assert rest.exact.ttl_seconds == 300.0
+    assert rest.fallback_on == {"timeout", "429", "5xx", "overloaded"}
+    assert support.exact is not None
+    assert support.exact.ttl_seconds == 86_400.0
+    assert alias.fallback_on == {"timeout", "429"}
+
+
+def test_the_version_follows_meaning_not_form(tmp_path: Path) -> None:
+    """Comments, quotes and the secret's value do not change it; a budget does."""
+    version = load(tmp_path).version
+    assert len(version) == 12
+    assert load(tmp_path, "# a comment\n" + POLICY).version == version
+    assert load(tmp_path, changed("rpm: 600", "rpm:   600 ")).version == version
+    assert load(tmp_path, environ={"KEY": "another"}).version == version
+    assert load(tmp_path, changed('"12.50"', '"12.51"')).version != version
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "flushes"),
+    [
+        ('"12.50"', '"99.00"', False),
+        ('{input: "2.50", output: "10"}', '{input: "3", output: "10"}', False),
+        ("rpm: 600", "rpm: 60", False),
+        ("    api: local", "    api: local\n    health: {window: 5s}", False),
+        ("upstream_model: big-1", "upstream_model: big-2", True),
+        ("https://api.example.com/v1", "https://other.example.com/v1", True),
+        ("ttl: 6h", "ttl: 7h", True),
+    ],
+)
+def test_a_route_s_caches_live_as_long_as_what_decides_its_answers(
+    tmp_path: Path, old: str, new: str, flushes: bool
+) -> None:
+    """The identity is part of every cache key: an edited budget or price flushes nothing."""
+    before = load(tmp_path).routes[0].identity
+    assert (load(tmp_path, changed(old, new)).routes[0].identity != before) is flushes
+
+
+def test_a_model_that_any_route_may_answer_is_part_of_that_route_s_identity(
+    tmp_path: Path,
+) -> None:
+    """``small`` by its own name is answered under the route ``rest``, which does not name it."""
+    before = load(tmp_path).routes
+    text = changed("  - name: onbox", "  - name: onbox\n    runtime: {model: another}")
+    after = load(tmp_path, text).routes
+    assert after[2].identity != before[2].identity
+
+
+def test_a_folder_is_its_yaml_files_in_order(tmp_path: Path) -> None:
+    """What else lies there, or in folders below, is not looked at."""
+    for number, part in enumerate(POLICY.split("---\n")):
+        (tmp_path / f"{number}.yml").write_text(part)
+    (tmp_path / "notes.txt").write_text("not a policy")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "models.yaml").write_text("neither")
+    policy = load_policy([tmp_path], environ=ENVIRON, now_us=NOW_US)
+    assert policy.version == load(tmp_path / "old").version
+
+
+def test_a_secret_does_not_print_itself(tmp_path: Path) -> None:
+    """Neither the policy nor any part of it, in any format."""
+    policy = load(tmp_path)
+    authorization = policy.providers["big"].authorization
+    assert ENVIRON["KEY"] not in f"{policy!r} {authorization} {authorization!r} {authorization:>9}"
+
+
+def test_a_secret_may_come_from_a_file(tmp_path: Path) -> None:
+    """As orchestrators mount them, with a newline at the end."""
+    (tmp_path / "key").write_text("from-a-file\n")
+    text = changed("${env:KEY}", f"${{file:{tmp_path}/key}}")
+    authorization = load(tmp_path, text).providers["big"].authorization
+    assert authorization is not None
+    assert authorization.reveal() == "Bearer from-a-file"

@@ -1,0 +1,204 @@
+"""What is wrong in a policy is said in words, at its line and column, all at once."""
+
+# ruff: noqa: E501 - the table shows messages whole, as people see them
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.errors import PolicyError
+from gateway.policy.load import SourceFile, compile_files, load_policy
+from tests.gateway.policy.policy_texts import ENVIRON, NOW_US, POLICY, changed, load, problems
+
+MISTAKES = [
+    # keys
+    ("    context: 400k", "    «contxt: 400k", "models.0.contxt: unknown key 'contxt'; did you mean 'context'?"),
+    ("    api: local", "    «apis: local", "providers.1.apis: unknown key 'apis'; did you mean 'api'?"),
+    ("  - name: large\n    provider: big\n", "  - «name: large\n", "models.0: the key 'provider' is missing"),
+    ("kind: Routing", "kind: «Ruting", "kind: a document has a kind: one of Models, Routing, Tenants; did you mean 'Routing'?"),
+    ("apiVersion: tollhouse/v1\nkind: Models", "apiVersion: «v2\nkind: Models", "apiVersion: expected 'tollhouse/v1', not the text 'v2'"),
+    # types and values
+    ("context: 400k", "context: «many", "models.0.context: a count reads 400, 400k or 2M, not the text 'many'"),
+    ("context: 400k", "context: «true", "models.0.context: expected a whole number, not true"),
+    ("context: 400k", "context: «0", "models.0.context: must be at least 1, not the number 0"),
+    ("rpm: 600", "rpm: «[600]", "tenants.0.limits.rpm: expected a whole number, not a list"),
+    ("rpm: 600", "rpm: «12:30", "tenants.0.limits.rpm: a count reads 400, 400k or 2M, not the text '12:30'"),
+    ("limits: {rpm: 600, tpm: 400k}", "limits: «no", "tenants.0.limits: expected a mapping of keys, not the text 'no'"),
+    ("ttl: 6h", "ttl: «6", "routes.0.cache.semantic.ttl: a duration reads 250ms, 30s, 10m, 6h or 7d, not the number 6"),
+    ("max_wrong: 1%", "max_wrong: «30%", "routes.0.cache.semantic.max_wrong: must be at most 0.2, not the text '30%'"),
+    ("quality: 95%", "quality: «195%", "routes.0.target.quality: must be at most 1, not the text '195%'"),
+    ('amount: "12.50"', "amount: «12.50", 'tenants.0.budgets.0.amount: money is a text in quotes, such as "12.50", so that it stays exact, not the number 12.5'),
+    ('amount: "12.50"', 'amount: «"1e9"', "tenants.0.budgets.0.amount: '1e9' is not a plain decimal number such as 4.25, not the text '1e9'"),
+    ('amount: "12.50"', 'amount: «"-1"', "tenants.0.budgets.0.amount: money is not negative, not the text '-1'"),
+    ("capabilities: [chat, tools]", "capabilities: [chat, «tols]", "models.0.capabilities.1: expected 'chat', 'tools', 'vision', 'json_schema', 'embeddings' or 'completions', not the text 'tols'; did you mean 'tools'?"),
+    ("Europe/Berlin", "«Europe/Berln", "tenants.0.budgets.0.timezone: no time zone 'Europe/Berln'"),
+    ("https://api.example.com/v1", "«https://user@api.example.com/v1", "providers.0.base_url: a base_url reads https://host[:port]/v1, without user, query or fragment"),
+    ("https://api.example.com/v1", "«file:///etc/passwd", "providers.0.base_url: a base_url reads https://host[:port]/v1, without user, query or fragment"),
+    # secrets
+    ('"${env:KEY}"', "«plain-text", "providers.0.auth.bearer: a secret is a reference, ${env:NAME} or ${file:/path}, never in the file itself"),
+    ('"${env:KEY}"', "«sk-abcdefghijklmnop1234", "this looks like a key: write a reference, ${env:NAME} or ${file:/path}, never the secret itself"),
+    ('"${env:KEY}"', '«"${env:KYE}"', "the environment variable KYE is not set; set it, or give a default: ${env:KYE:-default}"),
+    ('"${env:KEY}"', '«"${vault:KEY}"', "a reference reads ${env:NAME}, ${env:NAME:-default} or ${file:/path}"),
+    ('"${env:KEY}"', '«"${file:/nowhere/key}"', "the file /nowhere/key cannot be read: No such file or directory"),
+    # names
+    ("    provider: big", "    provider: «bigg", "models.0.provider: there is no provider 'bigg'; did you mean 'big'?"),
+    ("    small: small", "    small: «smal", "routes.0.small: there is no model 'smal'; did you mean 'small'?"),
+    ("baseline: large", "baseline: «lrge", "defaults.baseline: there is no model 'lrge'; did you mean 'large'?"),
+    ("tenant: [acme,", "tenant: [«amce,", "routes.0.match.tenant.0: there is no tenant 'amce'; did you mean 'acme'?"),
+    ("to: small}]", "to: «smal}]", "routes.1.fallback.0.to: there is no model 'smal'; did you mean 'small'?"),
+    ("[auto, large, gpt-x]", "[auto, large, «gpt-y]", "tenants.0.allow_models.2: there is no model 'gpt-y'; did you mean 'gpt-x'?"),
+    ("  - name: small\n", "  - «name: large\n", "models.1: the model 'large' is defined twice"),
+    ("  - name: alias", "  - «name: support", "routes.1: the route 'support' is defined twice"),
+    # routes
+    ("match: {model: [gpt-x]}\n    to: large\n    fallback: [{on: [timeout, 429], to: small}]\n  - name", "match: {}\n    to: large\n  - «name", "routes.2: route never reached: 'alias' before it takes every such request"),
+    ("  - name: support", "  - {name: all, match: {model: auto, tenant: acme*}, to: large}\n  - «{name: one, match: {model: auto, tenant: [acme]}, to: large}\n  - name: support", "routes.1: route never reached: 'all' before it takes every such request"),
+    ("  - name: support\n    match: {model: auto, tenant: [acme, \"team-*\"], tags: {feature: support}}\n    small: small\n", "  - «name: support\n    match: {}\n", "routes.0: a route has either 'to', or both 'small' and 'large'"),
+    ("fallback: [{on: [timeout, 429], to: small}]", "fallback: «[{to: small}, {to: large}]", "routes.1.fallback: takes at most 1 entries, not a list"),
+    # conditions
+    ("tags: {feature: support}}\n    small", "when: «'request.inputs > 1'}\n    small", "routes.0.match.when: unknown name 'request.inputs'; did you mean 'input_tokens'?"),
+    ("tags: {feature: support}}\n    small", "when: «'request.model > 1'}\n    small", "routes.0.match.when: the condition fails on a sample: No such overload: the operation is not defined for the given operand types"),
+    ("tags: {feature: support}}\n    small", "when: «'request.model +'}\n    small", "routes.0.match.when: not a valid condition: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}"),
+    ("max_wrong: 1%", "max_wrong: 1%, skip_when: «'request.input_tokens'", "routes.0.cache.semantic.skip_when: a condition is true or false, and this one is of type int"),
+    # not yet
+    ("  - name: rest\n", "  - name: rest\n    cascade: «{enabled: true}\n", "routes.2.cascade: not supported yet; remove it"),
+    ("    large: large", "    large: «{split: {large: 90, small: 10}}", "routes.0.large: a split of the traffic is not supported yet; name one model"),
+    ("    api: local", "    api: «azure", "providers.1.api: this dialect is not supported yet; there are openai and local, not the text 'azure'"),
+    # the policy's own tests
+    ("expect: {route: support, target: small}", "expect: {route: «rest}", "tests.0.expect.route: the test 'an easy question may go small' expects rest and gets support: small is good enough: 0.97 of 0.98 against a target of 95%"),
+    ("{tenant: acme, model: auto", "{tenant: «acne, model: auto", "tests.0.given.tenant: there is no tenant 'acne'; did you mean 'acme'?"),
+    # YAML
+    ("rpm: 600", "rpm: 600, «rpm: 700", "the key 'rpm' is given twice"),
+    ("rpm: 600", "rpm: «&x 600", "a YAML anchor &x is not accepted; write the value out"),
+    ("rpm: 600", "rpm: «*x", "a YAML alias *x is not accepted; write the value out"),
+    ("rpm: 600", "rpm: «!!python/object:os.system 600", "a YAML tag tag:yaml.org,2002:python/object:os.system is not accepted; write the value out"),
+    ("limits: {rpm: 600, tpm: 400k}", "limits: {«{a: b}: c}", "a key is a plain word"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "message"), MISTAKES)
+def test_a_mistake_is_named_at_its_place(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """« stands before the place, and is no part of the policy."""
+    before, _, after = changed(old, new).partition("«")
+    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+    assert f"{line}:{column}: {message}" in problems(tmp_path, before + after)
+
+
+@pytest.mark.parametrize(
+    ("after", "added"),
+    [
+        ("    base_url: https://api.example.com/v1\n", "    network: {proxy: x}\n"),
+        ("metadata: {name: routing}\n", "rollout: {steps: []}\n"),
+        ("    target: {quality: 95%, of: large}\n", "    learn: {shadow: 2%}\n"),
+        ("    target: {quality: 95%, of: large}\n", "    hedge: off\n"),
+        ("    target: {quality: 95%, of: large}\n", "    sticky: tenant\n"),
+        ("    tags: {unit: care}\n", "    privacy: {log_bodies: never}\n"),
+    ],
+)
+def test_what_this_version_does_not_honour_is_refused_by_name(
+    tmp_path: Path, after: str, added: str
+) -> None:
+    """A key of the language is never ignored silently."""
+    (problem,) = problems(tmp_path, changed(after, after + added))
+    assert problem.endswith("not supported yet; remove it")
+    assert added.split(":")[0].strip() in problem
+
+
+def test_every_problem_of_every_file_is_reported_at_once(tmp_path: Path) -> None:
+    """An admin fixes a policy in one go."""
+    parts = POLICY.split("---\n")
+    parts[0] = changed("context: 400k", "context: many", parts[0])
+    parts[2] = changed("rpm: 600", "rpm: few", parts[2])
+    for number, part in enumerate(parts):
+        (tmp_path / f"{number}.yaml").write_text(part)
+    with pytest.raises(PolicyError) as caught:
+        load_policy([tmp_path], environ=ENVIRON, now_us=NOW_US)
+    places = [problem.rsplit("/", 1)[-1].split(": ")[0] for problem in caught.value.problems]
+    assert places == ["0.yaml:17:14", "2.yaml:8:19"]
+
+
+def test_a_policy_with_a_thousand_mistakes_reports_a_hundred(tmp_path: Path) -> None:
+    """Nobody reads more, and a log must not fill."""
+    tenants = "".join(f"  - {{id: t{number}, limit: 1}}\n" for number in range(1000))
+    found = problems(tmp_path, POLICY + tenants)
+    assert len(found) == 101
+    assert found[-1] == "and 900 more problems"
+
+
+def test_no_problem_shows_a_secret(tmp_path: Path) -> None:
+    """Not even when the secret itself is what is wrong."""
+    for secret in ("two words", "line\nbreak", "nul\0"):
+        (problem,) = problems(tmp_path, POLICY, {"KEY": secret})
+        assert "characters that an authorization header cannot carry" in problem
+        assert secret not in problem
+    text = changed("api: openai", 'api: "${env:KEY}"')
+    (problem,) = problems(tmp_path, text)
+    assert ENVIRON["KEY"] not in problem
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [b"[" * 1_000_000, b"{a: " * 250_000, b"- " * 500_000, b"? " * 500_000, b"---\n" * 250_000,
+     b"a: &a [x]\nb: [*a, *a, *a]", b"\xff\xfe\x00", b"a: \x00", b'"', b"x" * 1_048_577,
+     b"*a " * 300_000],
+    ids=lambda text: text[:6].decode("latin-1"),
+)  # fmt: skip
+def test_a_hostile_file_is_refused_within_a_tenth_of_a_second(bomb: bytes) -> None:
+    """libyaml alone takes minutes over a megabyte of brackets."""
+    began = time.perf_counter()
+    with pytest.raises(PolicyError):
+        compile_files([SourceFile(Path("bomb.yaml"), bomb)], environ={}, now_us=NOW_US)
+    assert time.perf_counter() - began < 0.1
+
+
+_LINES = st.sampled_from(
+    [*POLICY.splitlines(), "- a", "a: b", "? x", "&a *a", "${env:KEY}", "---", "\t", "'", "|", "{", "]"]
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.one_of(st.text(max_size=300), st.lists(_LINES, max_size=30).map("\n".join)))
+def test_any_text_loads_or_is_a_policy_error(text: str) -> None:
+    """Whatever is in the file: no other exception leaves the loader."""
+    content = text.encode("utf-8", "surrogatepass")
+    with contextlib.suppress(PolicyError):
+        compile_files([SourceFile(Path("any.yaml"), content)], environ=ENVIRON, now_us=NOW_US)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.sampled_from([line for line in POLICY.splitlines() if ": " in line]),
+    st.sampled_from(["", "x", "-1", "[]", "{}", "[1, {}]", "~", "1e400", "''", "{a: {b: c}}", "true"]),
+)  # fmt: skip
+def test_any_value_anywhere_loads_or_is_a_policy_error(line: str, value: str) -> None:
+    """Each value of a sound policy replaced by something of another type."""
+    key = line.split(": ")[0]
+    text = POLICY.replace(line, f"{key}: {value}", 1)
+    with contextlib.suppress(PolicyError):
+        compile_files([SourceFile(Path("any.yaml"), text.encode())], environ=ENVIRON, now_us=NOW_US)
+
+
+def test_six_thousand_lines_load_in_less_than_a_second(tmp_path: Path) -> None:
+    """One route, tenant and test for each of a thousand teams."""
+    models, routing, tenants = POLICY.split("---\n")
+    head, rest = routing.split("  - name: alias")
+    routes = "".join(
+        f"  - name: team-{n}\n    match:\n      model: auto\n      tenant: team-{n}\n"
+        "    small: small\n    large: large\n"
+        for n in range(500)
+    )
+    many = "".join(
+        f"  - id: team-{n}\n    limits:\n      rpm: 60\n    budgets:\n"
+        '      - name: monthly\n        amount: "10.00"\n'
+        for n in range(500)
+    )
+    text = "---\n".join([models, f"{head}{routes}  - name: alias{rest}", tenants + many])
+    assert text.count("\n") > 6_000
+    load(tmp_path)  # prices and CEL are imported
+    began = time.perf_counter()
+    policy = load(tmp_path, text)
+    assert time.perf_counter() - began < 1.0
+    assert len(policy.tenants) == 501
