@@ -5,9 +5,11 @@ under which the gateway stores anything.
 """
 
 import os
+import re
 import time
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ULID = re.compile(f"[0-7][{_ALPHABET}]{{25}}")  # 26 digits hold 130 bits, a ULID has 128
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]  # ten bits at a time: 13 look-ups, not 26
 
 
@@ -41,8 +43,8 @@ def encode(value: int) -> str:
 
 def timestamp_ms(ulid: str) -> int:
     """The millisecond at which a ULID was made. Raises ValueError for text that is no ULID."""
-    if len(ulid) != 26:
-        raise ValueError(f"{ulid!r} is not a ULID")
+    if not _ULID.fullmatch(ulid):
+        raise ValueError(f"{ulid[:40]!r} is not a ULID")
     value = 0
     for character in ulid[:10]:
         value = value << 5 | _ALPHABET.index(character)
