@@ -48,23 +48,31 @@ class Egress:
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        except OSError:
+        except (OSError, UnicodeError):  # the latter: no valid name at all
             raise UpstreamUnavailable(f"The name '{self.host}' cannot be resolved.") from None
         return [str(entry[4][0]).partition("%")[0] for entry in found]
 
 
 def may_reach(host: str, address: Address) -> bool:
     """Whether a connection for the configured ``host`` may go to ``address``."""
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address in _METADATA or address.is_link_local:
-        return False
-    if address.is_multicast or address.is_unspecified or address.is_reserved:
-        return False
+    address = _plain(address)
     if address.is_loopback:
         literal = _literal(host)
-        return host == "localhost" or (literal is not None and literal.is_loopback)
-    return True
+        return host == "localhost" or (literal is not None and _plain(literal).is_loopback)
+    return not (
+        address in _METADATA
+        or address.is_link_local
+        or address.is_multicast
+        or address.is_unspecified
+        or address.is_reserved
+    )
+
+
+def _plain(address: Address) -> Address:
+    """The IPv4 address that an IPv6 address stands for, where it does."""
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.ipv4_mapped or address.sixtofour or address
+    return address
 
 
 def _literal(host: str) -> Address | None:

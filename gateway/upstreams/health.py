@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 
 class CircuitBreaker:
-    """Opens when too large a share of recent requests failed; later lets one probe through.
+    """Opens when too large a share of recent requests failed; later lets a probe through.
 
-    Fed when an answer ends, streams included. The clock is monotonic, in seconds.
+    Fed when a request begins and when its answer ends, streams included. A probe that has not
+    ended after ``eject_seconds`` is followed by another. The clock is monotonic, in seconds.
     """
 
     def __init__(
@@ -28,11 +29,17 @@ class CircuitBreaker:
         self._requests = 0
         self._failures = 0
         self._open_until: float | None = None
+        self._probe_until = 0.0
 
     @property
     def healthy(self) -> bool:
         """Closed, or open for long enough that the next request may probe."""
-        return self._open_until is None or self._clock() >= self._open_until
+        return self._open_until is None or self._clock() >= max(self._open_until, self._probe_until)
+
+    def begin(self) -> None:
+        """A request is about to be sent; while the breaker is open, it is the probe."""
+        if self._open_until is not None:
+            self._probe_until = self._clock() + self._eject_seconds
 
     def report(self, *, failed: bool) -> None:
         """One request has ended."""
@@ -68,5 +75,6 @@ class CircuitBreaker:
 
     def _reset(self) -> None:
         self._open_until = None
+        self._probe_until = 0.0
         self._seconds.clear()
         self._requests = self._failures = 0

@@ -75,6 +75,7 @@ class OpenAIUpstream:
         for name, value in request.headers:
             parts += (name, b": ", value, b"\r\n")
         parts.append(b"content-length: %d\r\n\r\n" % len(request.body))
+        self._breaker.begin()
         return await self._pool.send(
             b"".join(parts),
             request.body,

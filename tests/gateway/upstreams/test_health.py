@@ -1,0 +1,121 @@
+"""The circuit breaker: opens on a share of failures, lets one probe through, closes on success."""
+
+import pytest
+
+from gateway.upstreams.health import CircuitBreaker
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock: Clock) -> CircuitBreaker:
+    return CircuitBreaker(
+        window_seconds=10, min_requests=4, error_rate=0.5, eject_seconds=5, clock=clock
+    )
+
+
+def report(breaker: CircuitBreaker, outcomes: str) -> None:
+    """One letter per request: f for failed."""
+    for outcome in outcomes:
+        breaker.begin()
+        breaker.report(failed=outcome == "f")
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "healthy"),
+    [
+        ("", True),
+        ("fff", True),
+        ("ffff", False),
+        ("ssff", False),
+        ("sssff", True),
+        ("sssfff", False),
+        ("ffffs", False),
+        ("s" * 100 + "f" * 99, True),
+        ("s" * 100 + "f" * 100, False),
+    ],
+)
+def test_it_opens_at_the_share_of_failures_and_not_before_the_least_number(
+    breaker: CircuitBreaker, outcomes: str, healthy: bool
+) -> None:
+    report(breaker, outcomes)
+    assert breaker.healthy is healthy
+
+
+def test_failures_are_forgotten_after_the_window(breaker: CircuitBreaker, clock: Clock) -> None:
+    report(breaker, "fff")
+    clock.now += 10
+    report(breaker, "f")
+    assert breaker.healthy
+    report(breaker, "fff")
+    assert not breaker.healthy
+
+
+def test_a_slow_drip_of_failures_adds_up_within_the_window(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    for _ in range(3):
+        report(breaker, "f")
+        clock.now += 2.5
+    assert breaker.healthy
+    report(breaker, "f")
+    assert not breaker.healthy
+
+
+def test_after_a_while_one_request_probes_and_the_others_wait(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    report(breaker, "ffff")
+    clock.now += 4.9
+    assert not breaker.healthy
+    clock.now += 0.1
+    assert breaker.healthy
+    breaker.begin()
+    assert not breaker.healthy, "the probe is under way"
+    breaker.report(failed=False)
+    assert breaker.healthy
+    report(breaker, "fff")
+    assert breaker.healthy, "what was counted before the probe is forgotten"
+
+
+def test_a_failed_probe_keeps_it_open_as_long_again(breaker: CircuitBreaker, clock: Clock) -> None:
+    report(breaker, "ffff")
+    clock.now += 5
+    report(breaker, "f")
+    clock.now += 4.9
+    assert not breaker.healthy
+    clock.now += 0.1
+    assert breaker.healthy
+
+
+def test_a_probe_that_never_ends_does_not_close_the_door_for_ever(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    report(breaker, "ffff")
+    clock.now += 5
+    breaker.begin()
+    clock.now += 5
+    assert breaker.healthy
+
+
+def test_answers_to_requests_from_before_it_opened_change_nothing(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    breaker.begin()
+    report(breaker, "ffff")
+    clock.now += 1
+    breaker.report(failed=False)
+    assert not breaker.healthy
+    clock.now += 3.9
+    assert not breaker.healthy
