@@ -1,7 +1,7 @@
-"""One upstream stream on its way to a client: passed on as it came, but for a cheap look.
+"""One upstream stream on its way to a client: looked at, and passed on as the bytes that came.
 
-Frames are relayed unparsed unless they may carry usage, a finish reason or an error. ``[DONE]``
-is kept back until the caller has booked the answer. Knows the OpenAI stream; no socket.
+Learns usage, finish reasons and errors on the way. ``[DONE]`` is kept back until the caller has
+booked the answer. Knows the OpenAI stream; no socket.
 """
 
 from typing import Any
@@ -21,8 +21,8 @@ class StreamRelay:
     """What the client gets of one stream, and what we learn from it."""
 
     __slots__ = (
-        "_done", "_endpoint", "_finish_seen", "_include_usage", "_keep_bytes", "_kept", "_splitter",
-        "content_events", "text_bytes", "usage",
+        "_begun", "_done", "_ended", "_endpoint", "_include_usage", "_keep_bytes", "_kept",
+        "_splitter", "content_events", "text_bytes", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -34,11 +34,12 @@ class StreamRelay:
         self._splitter = EventSplitter()
         self._kept: list[bytes] | None = [] if keep else None
         self._keep_bytes = keep_bytes_max
-        self._finish_seen = False
+        self._begun: set[Any] = set()  # indices of choices
+        self._ended: set[Any] = set()  # those with a finish reason
         self._done = False
         self.usage: Usage | None = None
-        self.content_events = 0  # events that carried generated text: about one token each
-        self.text_bytes = 0  # of those events: an upper bound of the generated text
+        self.content_events = 0  # events that carried something generated: about a token each
+        self.text_bytes = 0  # UTF-8 bytes of generated text, tool arguments included
 
     @property
     def finished(self) -> bool:
@@ -59,20 +60,29 @@ class StreamRelay:
     def end(self) -> bytes:
         """The upstream has closed its answer: the bytes kept back.
 
-        Raises UpstreamUnavailable where the stream was cut: no ``[DONE]`` and no finish reason.
+        Raises UpstreamUnavailable where the stream was cut: no ``[DONE]``, and a choice without
+        finish reason.
         """
-        if not self._done and (not self._finish_seen or self._splitter.pending.strip()):
+        if self._cut:
             raise UpstreamUnavailable("The provider's stream was cut before its end.")
         return DONE
 
     def answer(self) -> dict[str, Any] | None:
-        """The whole answer as a document, if it was kept."""
-        if self._kept is None or not self._finish_seen:
+        """The whole answer as a document, if it was kept and every choice has ended."""
+        if self._kept is None or self._cut or not self._all_ended:
             return None
         return assemble(self._endpoint, (orjson.loads(data) for data in self._kept))
 
+    @property
+    def _cut(self) -> bool:
+        return not self._done and (not self._all_ended or bool(self._splitter.pending.strip()))
+
+    @property
+    def _all_ended(self) -> bool:
+        return bool(self._ended) and self._ended == self._begun
+
     def _look(self, event: bytes) -> bool:
-        """Whether the event is passed on. What may matter is parsed, the rest is not."""
+        """Whether the event is passed on."""
         data = event_data(event)
         if data is None:
             return True  # a comment or a ping
@@ -81,37 +91,51 @@ class StreamRelay:
         if data == b"[DONE]":
             self._done = True
             return False
-        if not (data.startswith(b"{") and data.endswith(b"}")):
-            raise UpstreamProtocolError("The provider sent an event that is no JSON object.")
-        if self._kept is not None:
-            self._keep(data)
-        if b'"error"' in data or b'"usage"' in data or not _plain(data):
-            return self._study(data)
-        self.content_events += 1
-        self.text_bytes += len(data)
-        return True
-
-    def _study(self, data: bytes) -> bool:
+        # Parsing costs 0.6 µs and sees all; a search for telling substrings costs more.
         try:
-            document = orjson.loads(data)
+            chunk = orjson.loads(data)
         except orjson.JSONDecodeError:
             raise UpstreamProtocolError("The provider sent an event that is no JSON.") from None
-        if isinstance(document.get("error"), dict | str):
+        if type(chunk) is not dict:
+            raise UpstreamProtocolError("The provider sent an event that is no JSON object.")
+        if chunk.get("error"):
             raise UpstreamProtocolError("The provider reported an error in its stream.")
-        usage = parse_usage(document.get("usage"))
-        if usage is not None:
-            self.usage = usage
-        choices = document.get("choices") or []
-        for choice in choices:
-            if not isinstance(choice, dict):
-                raise UpstreamProtocolError("The provider sent a choice that is no object.")
-            if choice.get("finish_reason") is not None:
-                self._finish_seen = True
-            if _has_content(choice):
-                self.content_events += 1
-                self.text_bytes += len(data)
-        # An event with usage and no choices exists only because we asked for it.
-        return self._include_usage or bool(choices) or usage is None
+        choices = chunk.get("choices")
+        if choices:
+            self._study(choices)
+        if self._kept is not None:
+            self._keep(data)
+        if chunk.get("usage") is not None:
+            usage = parse_usage(chunk["usage"])
+            if usage is not None:
+                self.usage = usage
+                # An event of usage alone exists only because we asked for it.
+                return self._include_usage or bool(choices)
+        return True
+
+    def _study(self, choices: Any) -> None:
+        """Count what was generated, and note which choices have begun and ended."""
+        size = 0
+        generated = False
+        try:
+            for choice in choices:
+                index = choice.get("index")
+                self._begun.add(index)
+                if choice.get("finish_reason") is not None:
+                    self._ended.add(index)
+                part = choice.get("delta") or choice
+                text = part.get("content") or part.get("text")
+                if type(text) is str:
+                    generated = True
+                    size += len(text) if text.isascii() else len(text.encode())
+                else:
+                    others = _generated_bytes(part)
+                    generated = generated or others > 0
+                    size += others
+        except (AttributeError, TypeError):
+            raise UpstreamProtocolError("The provider sent choices of another shape.") from None
+        self.content_events += generated
+        self.text_bytes += size
 
     def _keep(self, data: bytes) -> None:
         assert self._kept is not None, "called only while keeping"
@@ -122,24 +146,20 @@ class StreamRelay:
             self._kept.append(data)
 
 
-def _plain(data: bytes) -> bool:
-    """Cheap and safe: an event with exactly one unfinished choice that carries content."""
-    return (
-        (b'"finish_reason":null' in data or b'"finish_reason": null' in data)
-        and data.count(b'"finish_reason"') == 1
-        and b'"content":"' in data
-        and b'"content":""' not in data
-    )
+_GENERATED = (
+    "content", "tool_calls", "refusal", "reasoning_content", "reasoning", "audio", "function_call",
+)  # fmt: skip
 
 
-def _has_content(choice: dict[str, Any]) -> bool:
-    if choice.get("text"):
-        return True
-    delta = choice.get("delta")
-    if not isinstance(delta, dict):
-        return False
-    return any(
-        delta.get(name)
-        for name in ("content", "tool_calls", "refusal", "reasoning_content", "reasoning", "audio",
-                     "function_call")
-    )  # fmt: skip
+def _generated_bytes(delta: dict[str, Any]) -> int:
+    """Bytes of what a delta carries besides plain text; 0 where it carries nothing."""
+    return sum(_text_bytes(delta[name]) for name in _GENERATED if delta.get(name))
+
+
+def _text_bytes(value: Any) -> int:
+    """UTF-8 bytes of all text in a value that was parsed from JSON."""
+    if isinstance(value, str):
+        return len(value.encode())
+    if isinstance(value, dict):
+        return sum(map(_text_bytes, value.values()))
+    return sum(map(_text_bytes, value)) if isinstance(value, list) else 0

@@ -9,7 +9,7 @@ import re
 from gateway.errors import UpstreamProtocolError
 
 EVENT_BYTES_MAX = 1 << 20
-_END = re.compile(rb"\r\n\r\n|\n\n|\r\r(?!\n)|\n\r\n|\r\n\n|\n\r(?!\n)")
+_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")  # of a line, then of an empty one
 
 
 class EventSplitter:
@@ -51,7 +51,7 @@ class EventSplitter:
 
 def event_data(event: bytes) -> bytes | None:
     """The ``data`` of an event, its lines joined; None for a comment or an event without data."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]  # the one shape nearly every provider sends
     lines: list[bytes] = []
     for line in event.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):

@@ -6,6 +6,7 @@ then counts are estimates: the caller is told which it got.
 """
 
 import threading
+import warnings
 from typing import Protocol
 
 from gateway.wire.openai import ParsedRequest
@@ -42,9 +43,12 @@ class Tokenizers:
         return self._loaded[name]
 
     def _load(self, name: str) -> None:
-        import bpe_openai
+        with warnings.catch_warnings():
+            # The wheel reads its files in a way that Python 3.11 calls deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            import bpe_openai
 
-        self._loaded[name] = bpe_openai.get_encoding(name)
+            self._loaded[name] = bpe_openai.get_encoding(name)
 
 
 TOKENIZERS = Tokenizers()

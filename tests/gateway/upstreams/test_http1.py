@@ -212,7 +212,7 @@ async def test_a_broken_answer_is_the_right_error_at_once(
     ],
 )
 async def test_a_silent_upstream_is_given_up_at_its_deadline(
-    pieces: tuple[bytes, ...], options: dict[str, float], least: float
+    pieces: tuple[bytes, ...], options: Any, least: float
 ) -> None:
     async with (
         RawUpstream(answering(*pieces, then="wait")) as upstream,
