@@ -5,12 +5,14 @@ is HMAC-SHA-256 under a pepper that lives in its own file, so a copied database 
 Knows SQLite and digests. Does not know HTTP.
 """
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
 import sqlite3
 import stat
+import tempfile
 import threading
 from pathlib import Path
 from typing import Literal
@@ -23,6 +25,7 @@ Role = Literal["viewer", "finance", "operator", "admin"]
 ROLES: tuple[Role, ...] = ("viewer", "finance", "operator", "admin")
 _PREFIX: dict[Kind, str] = {"api": "th_", "admin": "tha_"}
 _SECRET_LENGTH = 43  # 256 bits in URL-safe base 64
+_PEPPER_BYTES = 32
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS access_key (
@@ -203,19 +206,31 @@ def _record(row: tuple[object, ...]) -> KeyRecord:
 
 
 def load_pepper(path: Path) -> bytes:
-    """Read the pepper, making it on first use. Raises PermissionError if others may read it."""
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    except FileExistsError:
-        mode = path.stat().st_mode
-        if mode & (stat.S_IRGRP | stat.S_IROTH):
-            raise PermissionError(
-                f"{path} can be read by others; every key depends on it: chmod 600 {path}"
-            ) from None
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        pepper = secrets.token_bytes(32)
-        file.write(pepper)
+    """Read the pepper, making it on first use; 32 bytes.
+
+    Raises PermissionError if others may read or write it, RuntimeError if it is not whole.
+    """
+    if not path.exists():
+        _make_pepper(path)
+    mode = path.stat().st_mode
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise PermissionError(
+            f"{path} is open to others; every key depends on it: chmod 600 {path}"
+        )
+    pepper = path.read_bytes()
+    if len(pepper) != _PEPPER_BYTES:
+        raise RuntimeError(
+            f"{path} has {len(pepper)} bytes and must have {_PEPPER_BYTES}: restore it from a"
+            " backup; without it no key made so far is known"
+        )
+    return pepper
+
+
+def _make_pepper(path: Path) -> None:
+    """Whole or not at all, and never over another's: linked into place once it is on disk."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name) as file:  # mode 0600
+        file.write(secrets.token_bytes(_PEPPER_BYTES))
         file.flush()
         os.fsync(file.fileno())
-    return pepper
+        with contextlib.suppress(FileExistsError):
+            os.link(file.name, path)
