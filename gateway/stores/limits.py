@@ -128,10 +128,12 @@ class Limiter:
         tokens = tokens_max
         if tokens_per_minute is not None:
             if tokens_min > tokens_per_minute:
-                raise RateLimited(
+                never = RateLimited(
                     f"tenant {tenant_id}: this request needs about {tokens_min} tokens and the"
                     f" limit is {tokens_per_minute} per minute; shorten the prompt or max_tokens"
                 )
+                never.retryable = False
+                raise never
             tokens = min(tokens_max, tokens_per_minute)
             _require(account.tokens, tokens_per_minute, tokens, now, tenant_id, "tokens")
         if requests_per_minute is not None:
