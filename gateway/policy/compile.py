@@ -476,10 +476,11 @@ def covers(earlier: schema.MatchSection, later: schema.MatchSection) -> bool:
     if earlier.model is not None and not set(later.model or "*") <= set(earlier.model):
         return False
     if earlier.tenant is not None:
-        globs = [glob(pattern) for pattern in earlier.tenant]
+        globs = [glob(pattern) for pattern in earlier.tenant if "*" in pattern]
         # A glob as a text is matched by the globs that cover it.
-        if not all(any(g.match(name) for g in globs) for name in later.tenant or ("*",)):
-            return False
+        for name in later.tenant or ("*",):
+            if name not in earlier.tenant and not any(g.match(name) for g in globs):
+                return False
     return all(
         name in later.tags and value in ("*", later.tags[name])
         for name, value in earlier.tags.items()

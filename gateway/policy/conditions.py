@@ -8,6 +8,7 @@ condition that fails, because a request lacks a tag that it asks for, does not h
 import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
@@ -151,6 +152,7 @@ def _tenant_condition(patterns: Sequence[str]) -> Condition:
     return lambda facts: facts.tenant in exact or any(g.match(facts.tenant) for g in globs)
 
 
+@lru_cache(maxsize=1_024)
 def glob(pattern: str) -> re.Pattern[str]:
     """``*`` stands for any text, everything else for itself."""
     literal = pattern.replace("[", "[[]").replace("?", "[?]")

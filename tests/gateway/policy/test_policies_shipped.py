@@ -47,9 +47,13 @@ def test_the_simulated_provider_is_labelled() -> None:
 
 @pytest.mark.parametrize("path", SETTINGS_FILES, ids=lambda path: path.name)
 def test_every_shipped_settings_file_loads(path: Path) -> None:
-    """And names policies that exist."""
+    """And names policies that exist, and the schema by which an editor accepts it."""
     settings = load_settings(path, environ={})
     assert all(policy.exists() for policy in settings.policies)
+    first = "# yaml-language-server: $schema=../policies/schema/settings.v1.json\n"
+    assert path.read_text().startswith(first)
+    (document,) = read_documents(path, {})
+    jsonschema.Draft202012Validator(settings_schema()).validate(document.value)
 
 
 def test_without_settings_the_default_policy_is_used() -> None:
