@@ -59,20 +59,20 @@ kernels-cuda: ## compile the CUDA twins where there is nvcc
 bench: bench-kernels bench-local bench-gateway ## every benchmark
 
 bench-kernels: kernels ## fused operators against plain ONNX Runtime
-	@$(BIN)/python tests/bench/bench_kernels.py $(ARGS)
+	@$(BIN)/python -m tests.bench.bench_kernels $(ARGS)
 
 bench-local: kernels ## tokens per second of the local model
-	@$(BIN)/python tests/bench/bench_local_model.py $(ARGS)
-	@$(BIN)/python tests/bench/bench_embedder.py $(ARGS)
+	@$(BIN)/python -m tests.bench.bench_local_model $(ARGS)
+	@$(BIN)/python -m tests.bench.bench_embedder $(ARGS)
 
 bench-gateway: $(READY) ## CPU microseconds per request
-	@$(BIN)/python tests/bench/bench_gateway.py $(ARGS)
+	@$(BIN)/python -m tests.bench.bench_gateway $(ARGS)
 
 bench-routing: $(READY) ## routing quality against baselines (DATA=folder)
-	@$(BIN)/python tests/bench/bench_routing.py $(DATA) $(ARGS)
+	@$(BIN)/python -m tests.bench.bench_routing $(DATA) $(ARGS)
 
 bench-semantic: $(READY) ## wrong hits and recall of the semantic cache (DATA=folder)
-	@$(BIN)/python tests/bench/bench_semantic.py $(DATA) $(ARGS)
+	@$(BIN)/python -m tests.bench.bench_semantic $(DATA) $(ARGS)
 
 lock: $(READY) ## write the hash-locked requirements anew
 	@$(BIN)/python -m pip install --quiet uv

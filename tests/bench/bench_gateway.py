@@ -1,6 +1,6 @@
 """CPU per request of the whole gateway, beside a direct call to the same provider.
 
-    python tests/bench/bench_gateway.py [--seconds 4] [--connections 64] [--json FILE]
+    python -m tests.bench.bench_gateway [--seconds 4] [--connections 64] [--json FILE]
 
 The gateway runs on one core, the simulated provider and the load on the other. CPU is what the
 kernel charged the gateway's processes (/proc/PID/task/*/schedstat), which other work on the machine
@@ -25,10 +25,9 @@ from typing import Any
 
 import uvloop
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from tests.gateway.running import RunningGateway, free_port, wait_for
 
-from tests.gateway.running import RunningGateway, free_port, wait_for  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 GATEWAY_CORE, LOAD_CORE = 0, 1
 ROUNDS = 3
@@ -223,10 +222,12 @@ def report(rows: list[Row], memory: dict[str, float], ready: float, file: Path |
         cpu = row["cpu_us_per_request"]
         spread = "-".join(str(part) for part in row["cpu_us_spread"] or [])
         event = f"  {row['cpu_us_per_event']} µs/event" if "cpu_us_per_event" in row else ""
-        print(f"{row['name']:28} {row['requests_per_second']:8} {cpu if cpu else '':>8} "
-              f"{spread:>14} {row['latency_ms_p50']:8} {row['latency_ms_p99']:8}{event}")  # fmt: skip
-    print(f"ready in {ready:.1f} s; resident MB: "
-          + ", ".join(f"{name} {size:.0f}" for name, size in memory.items()))  # fmt: skip
+        shown = "" if cpu is None else str(cpu)
+        latency = f"{row['latency_ms_p50']:8} {row['latency_ms_p99']:8}"
+        rate = row["requests_per_second"]
+        print(f"{row['name']:28} {rate:8} {shown:>8} {spread:>14} {latency}{event}")
+    sizes = ", ".join(f"{name} {size:.0f}" for name, size in memory.items())
+    print(f"ready in {ready:.1f} s; resident MB: {sizes}")
     if file is not None:
         versions = {"python": platform.python_version(), "cores": os.cpu_count(), "load": load}
         document = {"machine": versions, "rows": rows, "resident_mb": memory, "ready_s": ready}

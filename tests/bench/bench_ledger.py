@@ -7,15 +7,10 @@ directory decides which disk is measured.
 import argparse
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "gateway" / "ledger"))
-
-from books import NOW_US, PRICE, PRICES, final, intent
 
 from gateway.ledger.budgets import Budgets
 from gateway.ledger.shipper import Shipper
@@ -24,6 +19,7 @@ from gateway.ledger.wal import WriteAheadLog
 from gateway.policy.snapshot import Budget, Policy, Tenant
 from gateway.prices import all_prices
 from gateway.wire.usage import Usage
+from tests.gateway.ledger.books import NOW_US, PRICE, PRICES, final, intent
 
 ROUNDS, CALLS = 7, 20_000
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from q4_weights import Array, Weights, difference, random_weights
 
 from local_models import ops
+from tests.local_models.q4_weights import Array, Weights, difference, random_weights
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "kernels" / "build.sh"

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from generating import WAIT_SECONDS_MAX, Inbox, request, run
 
 from local_models import engine as engine_module
 from local_models import graph, native
@@ -27,6 +26,7 @@ from local_models.engine import (
 from local_models.gguf import GgufFile
 from local_models.session import DecoderSession, Logits
 from local_models.tokenizer import Tokenizer
+from tests.local_models.generating import WAIT_SECONDS_MAX, Inbox, request, run
 
 PROMPTS = [
     "What is the capital of France?",

@@ -5,7 +5,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from generating import request, run
 
 from local_models import graph, native
 from local_models.chat_template import ChatTemplate
@@ -14,6 +13,7 @@ from local_models.gguf import GgufFile
 from local_models.ops import Float, ReferenceDecoder
 from local_models.session import DecoderSession
 from local_models.tokenizer import Tokenizer
+from tests.local_models.generating import request, run
 
 PROMPTS = [
     "What is the capital of France?",

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import gguf_files
 import numpy as np
 import pytest
-from gguf_files import F16, F32, Q4_0, Q4_1, Q8_0
 
 from local_models.gguf import GgufFile
 from local_models.messages import InvalidModel
+from tests.local_models import gguf_files
+from tests.local_models.gguf_files import F16, F32, Q4_0, Q4_1, Q8_0
 
 METADATA = {
     "general.architecture": "llama",

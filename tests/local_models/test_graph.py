@@ -4,16 +4,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import gguf_files
 import numpy as np
 import pytest
-from gguf_files import F32, Q4_0, Q8_0
 
 from local_models import graph, native
 from local_models.gguf import GgufFile
 from local_models.messages import InvalidModel, ModelUnavailable
 from local_models.ops import Float, ReferenceDecoder
 from local_models.session import DecoderSession
+from tests.local_models import gguf_files
+from tests.local_models.gguf_files import F32, Q4_0, Q8_0
 
 PROMPT = [5, 99, 3, 127, 64, 64, 0]
 BLOCK_MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]

@@ -19,9 +19,9 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from q4_weights import Array, Weights, difference, random_weights
 
 from local_models import native, ops
+from tests.local_models.q4_weights import Array, Weights, difference, random_weights
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "kernels" / "build.sh"

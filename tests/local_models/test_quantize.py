@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-import gguf_files
 import numpy as np
 import pytest
-from gguf_files import Q4_0, Q4_1, Q8_0
 
 from local_models import ops, quantize
 from local_models.gguf import GgufFile, Tensor
 from local_models.quantize import Q4, Q8
+from tests.local_models import gguf_files
+from tests.local_models.gguf_files import Q4_0, Q4_1, Q8_0
 
 
 def _tensor(folder: Path, kind: int, shape: tuple[int, int] = (8, 64)) -> tuple[Tensor, ops.Float]:

@@ -2,11 +2,11 @@
 
 import threading
 
-from cached_answers import NOW_US, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.caches.exact import ENTRY_OVERHEAD_BYTES, ExactCache, entry_size_bytes, exact_key
+from tests.gateway.caches.cached_answers import NOW_US, stored
 
 
 def key(

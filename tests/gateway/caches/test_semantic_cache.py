@@ -6,7 +6,6 @@ import time
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cached_answers import NOW_US, stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from gateway.caches.semantic import SemanticCache, SemanticHit
 from gateway.caches.semantic.facets import extract
 from gateway.caches.semantic.index import Index, Slot
 from gateway.caches.semantic.verifier import shipped
+from tests.gateway.caches.cached_answers import NOW_US, stored
 
 Vector = npt.NDArray[np.float32]
 ASKED = "How do I reset a router?"

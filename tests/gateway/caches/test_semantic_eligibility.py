@@ -4,10 +4,10 @@ import time
 from typing import Any
 
 import pytest
-from cached_answers import chat
 
 from gateway.caches.semantic import eligible, facets, partition_key
 from gateway.caches.semantic.eligibility import CHARACTERS_MAX
+from tests.gateway.caches.cached_answers import chat
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cached_answers import NOW_US, stored
 
 from gateway.caches.semantic import SemanticCache, SemanticHit
 from local_models.catalogue import ensure
 from local_models.embedder import Embedder
+from tests.gateway.caches.cached_answers import NOW_US, stored
 
 # One word or one place changed; the answer to the first must never be served to the second.
 NEGATIVES = {

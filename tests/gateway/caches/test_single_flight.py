@@ -2,10 +2,9 @@
 
 import asyncio
 
-from cached_answers import stored
-
 from gateway.caches.entry import StoredAnswer
 from gateway.caches.exact import SingleFlight
+from tests.gateway.caches.cached_answers import stored
 
 
 async def test_followers_get_the_leaders_answer() -> None:

@@ -9,18 +9,18 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from books import NOW_US, PRICES, final, intent, query
 
 from gateway.ledger import Ledger
 from gateway.ledger.wal import WriteAheadLog
 from gateway.prices import all_prices
+from tests.gateway.ledger.books import NOW_US, PRICES, final, intent, query
 
 pytestmark = pytest.mark.slow
 
 _WRITER = """
 import os, sys
 from pathlib import Path
-from books import PRICES, final, intent
+from tests.gateway.ledger.books import PRICES, final, intent
 from gateway.ledger import Ledger
 from gateway.prices import all_prices
 

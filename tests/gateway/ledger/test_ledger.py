@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from books import NOW_US, PRICES, final, intent, query
 
 from gateway.errors import BudgetExhausted, MeteringUnavailable
 from gateway.ledger import Ledger, reports
 from gateway.policy.snapshot import Budget, Policy, Tenant
 from gateway.prices import all_prices
+from tests.gateway.ledger.books import NOW_US, PRICES, final, intent, query
 
 
 def policy(*budgets: Budget) -> Policy:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from books import NOW_US, PRICE, PRICES, append, final, intent, query
 
 from gateway.ledger import reports
 from gateway.ledger.shipper import Shipper
@@ -14,6 +13,7 @@ from gateway.ledger.store import LedgerStore
 from gateway.ledger.wal import WriteAheadLog
 from gateway.prices import all_prices
 from gateway.wire.usage import Usage
+from tests.gateway.ledger.books import NOW_US, PRICE, PRICES, append, final, intent, query
 
 
 @pytest.fixture

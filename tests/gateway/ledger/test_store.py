@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from books import NOW_US, PRICE, PRICES, append, final, intent, query
 
 from gateway.ledger import reports
 from gateway.ledger.event import EVENT_PICO_MAX, Record, UsageEvent, plausible
@@ -17,6 +16,7 @@ from gateway.ledger.store import LedgerStore
 from gateway.ledger.wal import WriteAheadLog
 from gateway.prices import all_prices
 from gateway.wire.usage import Usage
+from tests.gateway.ledger.books import NOW_US, PRICE, PRICES, append, final, intent, query
 
 
 @pytest.fixture

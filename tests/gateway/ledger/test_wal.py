@@ -10,11 +10,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from books import final, intent
 
 from gateway.errors import MeteringUnavailable
 from gateway.ledger.frames import Corrupt, lock_name, read_segment
 from gateway.ledger.wal import WriteAheadLog, hold_lock, is_held
+from tests.gateway.ledger.books import final, intent
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_threads_may_append_at_once(tmp_path: Path) -> None:
 _FILL = """
 import resource, sys
 from pathlib import Path
-from books import intent
+from tests.gateway.ledger.books import intent
 from gateway.errors import MeteringUnavailable
 from gateway.ledger.wal import WriteAheadLog
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from admin_world import NOW_US, World, form_token, served
 from litestar import Litestar, get
 
 from gateway.stores.keys import ROLES, Role
@@ -13,6 +12,7 @@ from gateway.web import api
 from gateway.web.access import SESSION_COOKIE, Access
 from gateway.web.app import SECURITY_HEADERS, create_admin_app, declared_access
 from gateway.web.services import LINK_SECONDS, SESSION_SECONDS
+from tests.gateway.web.admin_world import NOW_US, World, form_token, served
 
 
 @pytest.fixture

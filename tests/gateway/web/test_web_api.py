@@ -7,10 +7,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from admin_world import NOW_US, USD, World, attempt, served
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.web.services import BODY_BYTES_MAX, Probe
+from tests.gateway.web.admin_world import NOW_US, USD, World, attempt, served
 
 
 @pytest.fixture

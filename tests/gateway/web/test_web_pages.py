@@ -6,8 +6,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from admin_world import EVIL, NOW_US, PRICE_ID, UNPRICED, USD, World, attempt, served
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
+
+from tests.gateway.web.admin_world import (
+    EVIL,
+    NOW_US,
+    PRICE_ID,
+    UNPRICED,
+    USD,
+    World,
+    attempt,
+    served,
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
