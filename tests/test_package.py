@@ -1,0 +1,49 @@
+"""What the wheel carries: everything the installed command needs, and nothing that is not ours."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_installs_two_packages_with_their_data(names: set[str]) -> None:
+    packages = {name.split("/")[0] for name in names if ".dist-info" not in name}
+    assert packages == {"gateway", "local_models"}
+    for needed in (
+        "gateway/py.typed",
+        "gateway/routing/prior.json",
+        "gateway/web/static/tollhouse.css",
+        "gateway/default_policies/routing.yaml",
+        "local_models/catalogue.yaml",
+    ):
+        assert needed in names, needed
+    assert any(name.startswith("gateway/web/templates/") for name in names)
+
+
+def test_the_wheel_carries_no_weights(names: set[str]) -> None:
+    assert not [n for n in names if n.endswith((".gguf", ".safetensors", ".onnx", ".data"))]
+
+
+def test_lock_files_name_no_host() -> None:
+    for lock in ROOT.glob("requirements*.lock"):
+        text = lock.read_text()
+        assert "://" not in text
+        assert "--hash=sha256:" in text
