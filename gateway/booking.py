@@ -9,6 +9,7 @@ from gateway.exchange import Attempt, Exchange
 from gateway.ledger.event import CacheStatus, Decision, Intent, State, UsageEvent
 from gateway.money import scale_half_even
 from gateway.policy.snapshot import Model
+from gateway.prices import Price
 from gateway.wire.usage import Usage
 
 _PPM = 1_000_000
@@ -64,16 +65,9 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
     """The record of an answer from a cache: no cost, the stored tokens as baseline."""
     entry = exchange.hit
     assert entry is not None, "only a hit is booked as one"
-    served = exchange.policy.models.get(entry.served_model) or exchange.route.to
+    served = exchange.policy.models.get(entry.served_model)  # None: no longer in the policy
     usage = entry.usage
-    baseline = _baseline(exchange)
-    price = (
-        baseline.prices.at(exchange.started_us, usage.prompt_tokens)
-        if baseline is not None and baseline.prices is not None
-        else None
-    )
-    saved = price.cost_pico(usage) if price is not None else None
-    charge = scale_half_even(saved or 0, exchange.tenant.charging.cache_hits_ppm, _PPM)
+    saved = _cost_pico(_baseline(exchange), exchange.started_us, usage)
     identity = _identity(exchange, 0, served, usage.prompt_tokens)
     identity |= {"model_served": entry.served_model, "provider": entry.provider}
     return UsageEvent(
@@ -89,7 +83,7 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
         ),
         list_pico=0,
         cost_pico=0,
-        charge_pico=charge,
+        charge_pico=cache_charge_pico(exchange, saved),
         baseline_pico=saved,
         status=200,
         duration_us=max(0, round((now - exchange.started) * 1e6)),
@@ -98,17 +92,8 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
 
 def costs_pico(exchange: Exchange, target: Model, usage: Usage) -> tuple[int | None, int | None]:
     """(cost, baseline) of these tokens: at the target, and had the baseline model produced them."""
-    own = target.prices.at(exchange.started_us, usage.prompt_tokens) if target.prices else None
-    baseline = _baseline(exchange)
-    other = (
-        baseline.prices.at(exchange.started_us, usage.prompt_tokens)
-        if baseline is not None and baseline.prices is not None
-        else None
-    )
-    return (
-        own.cost_pico(usage) if own is not None else None,
-        other.cost_pico(usage) if other is not None else None,
-    )
+    now_us = exchange.started_us
+    return _cost_pico(target, now_us, usage), _cost_pico(_baseline(exchange), now_us, usage)
 
 
 def charge_pico(exchange: Exchange, cost: int | None) -> int | None:
@@ -116,6 +101,14 @@ def charge_pico(exchange: Exchange, cost: int | None) -> int | None:
     if cost is None:
         return None
     return cost + scale_half_even(cost, exchange.tenant.charging.markup_ppm, _PPM)
+
+
+def cache_charge_pico(exchange: Exchange, saved: int | None) -> int | None:
+    """What the tenant is charged for a cached answer: its tariff's share of what it saved."""
+    tariff_ppm = exchange.tenant.charging.cache_hits_ppm
+    if saved is None:
+        return None if tariff_ppm else 0
+    return scale_half_even(saved, tariff_ppm, _PPM)
 
 
 def worst_case_pico(exchange: Exchange, target: Model, output_tokens: int) -> int:
@@ -176,11 +169,23 @@ def _identity(
     }
 
 
-def _price_id(model: Model | None, now_us: int, prompt_tokens: int) -> str | None:
+def _price(model: Model | None, now_us: int, prompt_tokens: int) -> Price | None:
     if model is None or model.prices is None:
         return None
-    price = model.prices.at(now_us, prompt_tokens)
+    return model.prices.at(now_us, prompt_tokens)
+
+
+def _price_id(model: Model | None, now_us: int, prompt_tokens: int) -> str | None:
+    price = _price(model, now_us, prompt_tokens)
     return price.price_id if price is not None else None
+
+
+def _cost_pico(model: Model | None, now_us: int, usage: Usage) -> int | None:
+    price = _price(model, now_us, usage.prompt_tokens)
+    if price is None:
+        return None
+    # What never reached a provider does not even cost the fee of a request.
+    return price.cost_pico(usage) if usage.source != "none" else 0
 
 
 def _ttft_us(exchange: Exchange) -> int | None:

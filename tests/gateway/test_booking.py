@@ -1,0 +1,249 @@
+"""Booking against the same arithmetic done with exact fractions of a dollar."""
+
+from fractions import Fraction
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import booking
+from gateway.errors import BudgetExhausted, ClientClosed, UpstreamTimeout
+from gateway.ledger.event import Identity, UsageEvent, gross_saved_pico, unpriced
+from gateway.policy.snapshot import Charging, Model
+from gateway.wire.usage import Usage
+from tests.gateway.exchanges import (
+    LARGE,
+    NOW_US,
+    SMALL,
+    UNPRICED,
+    attempt,
+    contract,
+    exchange,
+    model,
+    stored,
+)
+
+USD_PER_MTOK = {
+    "small": {"input": "0.10", "output": "0.40"},
+    "large": {"input": "2.50", "cached_input": "1.25", "output": "15.00"},
+}
+PPM = st.integers(0, 5_000_000)
+
+
+@st.composite
+def usages(draw: st.DrawFn) -> Usage:
+    prompt, completion = draw(st.integers(0, 10**6)), draw(st.integers(0, 10**5))
+    return Usage(
+        prompt_tokens=prompt,
+        cached_tokens=draw(st.integers(0, prompt)),
+        completion_tokens=completion,
+        reasoning_tokens=draw(st.integers(0, completion)),
+    )
+
+
+def dollars(name: str, usage: Usage) -> Fraction:
+    """The price list read by a person: each token at its rate."""
+    rates = {bucket: Fraction(text) / 10**6 for bucket, text in USD_PER_MTOK[name].items()}
+    cached = rates.get("cached_input", rates["input"])
+    return (
+        (usage.prompt_tokens - usage.cached_tokens) * rates["input"]
+        + usage.cached_tokens * cached
+        + usage.completion_tokens * rates["output"]
+    )
+
+
+def pico(amount: Fraction) -> int:
+    """To the nearest pico-dollar, ties to even: what ``round`` does with a Fraction."""
+    return round(amount * 10**12)
+
+
+def booked(usage: Usage | None, target: Model = SMALL, **options: object) -> UsageEvent:
+    made = exchange(**options)  # type: ignore[arg-type] # passed on
+    last = attempt(target, usage)
+    made.attempts.append(last)
+    return booking.attempt_event(made, last, recorded_us=NOW_US + 5, superseded=False)
+
+
+@given(usages(), PPM)
+def test_an_answer_costs_its_list_price_and_is_charged_with_the_mark_up(
+    usage: Usage, markup_ppm: int
+) -> None:
+    event = booked(usage, charging=Charging(markup_ppm=markup_ppm))
+    cost = dollars("small", usage)
+    assert event.cost_pico == event.list_pico == cost * 10**12, "to the last pico-dollar"
+    assert event.charge_pico == pico(cost) + pico(cost * Fraction(markup_ppm, 10**6))
+    assert event.state == "final"
+    assert event.duration_us == 250_000
+
+
+@given(usages())
+def test_savings_are_what_the_baseline_would_have_cost_less_what_was_paid(usage: Usage) -> None:
+    event = booked(usage)
+    assert event.baseline_pico == dollars("large", usage) * 10**12
+    saved = gross_saved_pico(event)
+    assert saved == (dollars("large", usage) - dollars("small", usage)) * 10**12
+
+
+@given(usages())
+def test_doing_as_one_is_told_saves_nothing(usage: Usage) -> None:
+    event = booked(usage, pinned=SMALL)
+    assert gross_saved_pico(event) == 0
+    assert event.baseline_price_id == event.price_id
+
+
+def test_the_route_s_large_model_is_the_baseline_where_the_policy_names_none() -> None:
+    usage = Usage(prompt_tokens=10, completion_tokens=10)
+    other = model("other", contract("other", input="1", output="1"))
+    assert booked(usage, baseline=other).baseline_pico == 20 * 10**6
+    assert booked(usage, baseline=None).baseline_pico == dollars("large", usage) * 10**12
+
+
+@given(usages(), PPM, PPM)
+def test_a_cached_answer_costs_nothing_and_is_charged_its_tariff_s_share_of_the_saving(
+    usage: Usage, markup_ppm: int, tariff_ppm: int
+) -> None:
+    made = exchange(charging=Charging(markup_ppm=markup_ppm, cache_hits_ppm=tariff_ppm))
+    made.hit, made.cache_status, made.hit_similarity = stored(usage, "small"), "hit-semantic", 0.97
+    event = booking.cache_event(made, recorded_us=NOW_US, now=100.002)
+    saved = dollars("large", usage)
+    assert (event.cost_pico, event.list_pico) == (0, 0)
+    assert event.baseline_pico == gross_saved_pico(event) == saved * 10**12
+    assert event.charge_pico == pico(saved * Fraction(tariff_ppm, 10**6))
+    assert (event.cache_status, event.decision) == ("semantic", "cached")
+    assert (event.model_served, event.provider) == ("small", "small-provider")
+    assert (event.cache_ref, event.similarity) == ("01CACHED", 0.97)
+    assert event.usage.source == "cache"
+    assert event.usage.prompt_tokens == usage.prompt_tokens
+    assert event.duration_us == 2_000
+    assert event.event_id == "01ARZ3NDEKTSV4RRFFQ69G5FAV/0"
+
+
+def test_a_cached_answer_of_a_model_that_is_gone_is_booked_under_its_own_name() -> None:
+    made = exchange()
+    made.hit, made.cache_status = stored(Usage(prompt_tokens=9), "retired"), "hit-exact"
+    event = booking.cache_event(made, recorded_us=NOW_US, now=100.0)
+    assert (event.model_served, event.price_id) == ("retired", None)
+    assert event.cache_status == "exact"
+    assert event.baseline_pico == dollars("large", Usage(prompt_tokens=9)) * 10**12
+
+
+@pytest.mark.parametrize(("tariff_ppm", "charge"), [(0, 0), (500_000, None)])
+def test_a_share_of_an_unknown_saving_is_unknown_unless_it_is_nothing(
+    tariff_ppm: int, charge: int | None
+) -> None:
+    made = exchange(baseline=UNPRICED, charging=Charging(cache_hits_ppm=tariff_ppm))
+    made.hit, made.cache_status = stored(Usage(prompt_tokens=9)), "hit-exact"
+    event = booking.cache_event(made, recorded_us=NOW_US, now=100.0)
+    assert (event.cost_pico, event.baseline_pico, event.charge_pico) == (0, None, charge)
+
+
+def test_unpriced_stays_unpriced_in_cost_charge_and_savings() -> None:
+    event = booked(
+        Usage(prompt_tokens=5, completion_tokens=5), UNPRICED, charging=Charging(markup_ppm=10**5)
+    )
+    assert (event.cost_pico, event.list_pico, event.charge_pico) == (None, None, None)
+    assert event.price_id is None
+    assert gross_saved_pico(event) is None
+    assert unpriced(event)
+
+
+def test_an_unpriced_baseline_leaves_the_saving_unknown_and_the_cost_known() -> None:
+    event = booked(Usage(prompt_tokens=5), baseline=UNPRICED)
+    assert event.cost_pico == 5 * 100_000
+    assert event.baseline_pico is None
+    assert gross_saved_pico(event) is None
+
+
+@given(usages())
+def test_an_attempt_that_another_replaced_costs_what_it_used_and_saves_nothing(
+    usage: Usage,
+) -> None:
+    made = exchange(charging=Charging(markup_ppm=200_000))
+    made.error = BudgetExhausted("of the whole request, which is not this attempt's")
+    failed = attempt(SMALL, usage, error=UpstreamTimeout("too slow"))
+    event = booking.attempt_event(made, failed, recorded_us=NOW_US, superseded=True)
+    cost = int(dollars("small", usage) * 10**12)
+    assert event.cost_pico == cost
+    assert event.charge_pico == cost + round(Fraction(cost, 5))
+    assert gross_saved_pico(event) == -cost
+    assert (event.baseline_pico, event.ttft_us, event.superseded) == (0, None, True)
+    assert (event.status, event.error_type) == (504, "upstream_timeout")
+
+
+def test_an_unpriced_attempt_that_another_replaced_stays_unpriced() -> None:
+    made = exchange(baseline=UNPRICED)
+    failed = attempt(UNPRICED, Usage(prompt_tokens=3), error=UpstreamTimeout("too slow"))
+    event = booking.attempt_event(made, failed, recorded_us=NOW_US, superseded=True)
+    assert (event.cost_pico, event.charge_pico, event.baseline_pico) == (None, None, None)
+
+
+def test_what_never_reached_a_provider_costs_not_even_the_fee_of_a_request() -> None:
+    prices = contract("fee", input="1", output="1")
+    price = prices.prices[0]
+    with_fee = msgspec.structs.replace(
+        price, rates=msgspec.structs.replace(price.rates, request_pico=7)
+    )
+    target = model("fee", msgspec.structs.replace(prices, prices=(with_fee,)))
+    assert booked(None, target).cost_pico == 0
+    assert booked(Usage(prompt_tokens=1), target).cost_pico == 10**6 + 7
+
+
+def test_a_client_that_left_is_booked_as_499_with_what_was_generated() -> None:
+    made = exchange()
+    made.error = ClientClosed("left")
+    made.first_byte = 100.1
+    usage = Usage(prompt_tokens=8, completion_tokens=2, source="partial_stream")
+    last = attempt(SMALL, usage, upstream_request_id="req_1")
+    event = booking.attempt_event(made, last, recorded_us=NOW_US, superseded=False)
+    assert (event.status, event.error_type) == (499, "client_closed_request")
+    assert event.state == "estimated"
+    assert event.cost_pico == dollars("small", usage) * 10**12
+    assert event.ttft_us == 100_000
+    assert event.upstream_request_id == "req_1"
+
+
+@pytest.mark.parametrize(
+    ("source", "state"),
+    [("provider", "final"), ("tokenizer", "estimated"), ("partial_stream", "estimated")],
+)
+def test_only_what_the_provider_counted_is_final(source: str, state: str) -> None:
+    usage = Usage(prompt_tokens=1, source=source)  # type: ignore[arg-type] # one of the literals
+    assert booked(usage).state == state
+
+
+def test_an_intent_names_everything_its_event_will() -> None:
+    made = exchange(charging=Charging(markup_ppm=70_000))
+    second = attempt(LARGE, Usage(prompt_tokens=6), number=2, held_pico=123)
+    intent = booking.intent(made, second, 6)
+    event = booking.attempt_event(made, second, recorded_us=NOW_US, superseded=False)
+    for name in Identity.__struct_fields__:
+        assert getattr(intent, name) == getattr(event, name), name
+    assert (intent.prompt_tokens, intent.held_pico, intent.markup_ppm) == (6, 123, 70_000)
+    assert intent.event_id == "01ARZ3NDEKTSV4RRFFQ69G5FAV/2"
+    assert intent.decision == "fallback"
+    assert (intent.project_id, intent.key_id, intent.end_user) == ("web", "key_1", "u-1")
+
+
+@given(usages(), st.integers(1, 4))
+def test_no_answer_within_its_limits_costs_more_than_was_held_for_it(
+    usage: Usage, choices: int
+) -> None:
+    """The prompt has at most as many tokens as bytes; each choice at most its limit."""
+    text = "x" * min(usage.prompt_tokens, 5_000)
+    body = msgspec.json.encode(
+        {"model": "auto", "n": choices, "messages": [{"role": "user", "content": text}]}
+    )
+    made = exchange(body=body)
+    prompt = min(usage.prompt_tokens, made.request.prompt_bytes)
+    output = usage.completion_tokens // choices
+    true = Usage(
+        prompt_tokens=prompt,
+        cached_tokens=min(usage.cached_tokens, prompt),
+        completion_tokens=output * choices,
+    )
+    for target in (SMALL, LARGE):
+        cost, _ = booking.costs_pico(made, target, true)
+        assert cost is not None
+        assert cost <= booking.worst_case_pico(made, target, output)
+    assert booking.worst_case_pico(made, UNPRICED, output) == 0
