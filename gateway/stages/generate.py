@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from gateway.booking import attempt_event, intent
+from gateway.booking import attempt_event, intent, worst_case_pico
 from gateway.errors import UpstreamError, UpstreamProtocolError
 from gateway.exchange import EVENT_STREAM, Attempt, Exchange
 from gateway.policy.snapshot import Model
@@ -249,6 +249,7 @@ def _falls_back(exchange: Exchange, attempt: Attempt, error: UpstreamError) -> b
 
 def _begin_next(exchange: Exchange, services: Services, failed: Attempt, target: Model) -> None:
     """Book the failed attempt and put the next one's intent on record."""
+    assert exchange.plan is not None, "there is a plan once there is an attempt"
     failed.ended_monotonic = services.monotonic()
     services.ledger.settle(
         attempt_event(exchange, failed, recorded_us=services.now_us(), superseded=True)
@@ -258,6 +259,7 @@ def _begin_next(exchange: Exchange, services: Services, failed: Attempt, target:
         target=target,
         started_us=services.now_us(),
         started_monotonic=services.monotonic(),
+        held_pico=worst_case_pico(exchange, target, exchange.plan.output_tokens_max),
     )
     services.ledger.intend(intent(exchange, following, exchange.request.prompt_bytes // 4 + 1))
     exchange.attempts.append(following)
