@@ -204,7 +204,7 @@ class UpstreamError(GatewayError):
 
     code: str | None = "upstream_error"
     status, type, fault, retryable = 502, "api_error", "upstream", True
-    unsent: bool = False  # the provider surely has not seen the request, so it costs nothing
+    unsent: bool = False  # the provider has not seen the request, or refused it: it costs nothing
 
 
 class UpstreamUnavailable(UpstreamError):

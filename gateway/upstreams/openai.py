@@ -5,6 +5,7 @@ import time
 from urllib.parse import urlsplit
 
 from gateway import __version__
+from gateway.errors import UpstreamOverloaded
 from gateway.upstreams.base import UpstreamRequest, UpstreamResponse
 from gateway.upstreams.egress import Egress
 from gateway.upstreams.health import CircuitBreaker
@@ -47,6 +48,7 @@ class OpenAIUpstream:
             connections_max=concurrent_max,
             answer_bytes_max=answer_bytes_max,
         )
+        self._refused = 0  # requests that never left, not yet reported
         self._breaker = CircuitBreaker(
             window_seconds=window_seconds,
             min_requests=min_requests,
@@ -76,17 +78,24 @@ class OpenAIUpstream:
             parts += (name, b": ", value, b"\r\n")
         parts.append(b"content-length: %d\r\n\r\n" % len(request.body))
         self._breaker.begin()
-        return await self._pool.send(
-            b"".join(parts),
-            request.body,
-            first_byte_deadline=request.first_byte_deadline,
-            idle_seconds=request.idle_seconds,
-            deadline=request.deadline,
-        )
+        try:
+            return await self._pool.send(
+                b"".join(parts),
+                request.body,
+                first_byte_deadline=request.first_byte_deadline,
+                idle_seconds=request.idle_seconds,
+                deadline=request.deadline,
+            )
+        except UpstreamOverloaded:
+            self._refused += 1
+            raise
 
     def report(self, *, failed: bool) -> None:
-        """Feed the circuit breaker."""
-        self._breaker.report(failed=failed)
+        """Feed the circuit breaker. Our own limit on connections is no failure of the provider."""
+        if failed and self._refused:
+            self._refused -= 1
+        else:
+            self._breaker.report(failed=failed)
 
     async def close(self) -> None:
         """Close every connection."""

@@ -120,9 +120,11 @@ def upstream_error(
     now_seconds: Unix time, against which a ``retry-after`` date is read.
     """
     if status in (401, 402, 403):
-        return UpstreamStatus(
+        refused = UpstreamStatus(
             "The provider refused the gateway's credentials.", status=502, code="upstream_refused"
         )
+        refused.unsent = True
+        return refused
     if status < 400:
         return UpstreamStatus(
             f"The provider answered with the unexpected status {status}.", status=502
@@ -141,6 +143,7 @@ def upstream_error(
         retry_after_seconds=retry_after,
     )
     answer.retryable = status in (429, 502, 503, 529)
+    answer.unsent = status < 500 or status in (503, 529)  # refused: nobody bills for that
     return answer
 
 

@@ -256,6 +256,14 @@ def test_the_gateways_own_account_is_no_fault_of_the_tenant(status: int) -> None
 
 
 @pytest.mark.parametrize(
+    ("status", "free"),
+    [(400, True), (401, True), (429, True), (503, True), (529, True), (500, False), (502, False)],
+)
+def test_a_refusal_costs_nothing_and_a_failure_may(status: int, free: bool) -> None:
+    assert upstream_error(status, error("no"), [], []).unsent is free
+
+
+@pytest.mark.parametrize(
     ("headers", "expected"),
     [
         ([(b"retry-after", b"7")], 7.0),
