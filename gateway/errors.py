@@ -41,7 +41,7 @@ Fault = Literal["client", "tenant", "upstream", "gateway"]
 
 
 class GatewayError(Exception):
-    """Base of everything a client can be told. ``message`` names the thing, the limit, the way out."""
+    """Base of all a client can be told. ``message`` names the thing, the limit, the way out."""
 
     status: int = 500
     type: str = "api_error"

@@ -1,8 +1,8 @@
 """HTTP/1.1 client for the hot path: asyncio protocols, httptools, one keep-alive pool per origin.
 
 Kept small: POST with a body, an answer read in chunks with back-pressure, deadlines, limits, and
-closing at once. Follows no redirect, decodes no content, trusts no provider. Measured against
-pyreqwest, aiohttp and httpx in DESIGN terms: 38 µs of CPU per proxied request, theirs 67 to 1,292.
+closing at once. Follows no redirect, decodes no content, trusts no provider. A request costs 22 µs
+of CPU, of which 14 to 16 are the same bytes over a bare protocol (tests/bench/bench_http1.py).
 """
 
 import asyncio
