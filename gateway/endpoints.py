@@ -4,6 +4,7 @@ Thin on purpose: what happens to a request is ``pipeline.py``. Dispatched before
 because a framework costs more than everything here together.
 """
 
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +15,7 @@ from gateway.errors import (
     BodyTooLarge,
     ClientClosed,
     GatewayError,
+    InternalError,
     InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
@@ -38,6 +40,7 @@ POST_PATHS: dict[str, Endpoint] = {
 _MODELS = "/v1/models"
 _CLIENT_ID_LENGTH_MAX = 128
 _PRINTABLE = re.compile(rb"[\x21-\x7e]+")
+_log = logging.getLogger("tollhouse.endpoints")
 
 
 class V1:
@@ -63,6 +66,10 @@ class V1:
             return
         except GatewayError as error:
             await refuse(send, error, request_id)
+        except Exception as error:  # the outermost edge: even our mistakes have OpenAI's shape
+            _log.error("request %s: %s", request_id, type(error).__name__, exc_info=error)
+            mistake = "The gateway made a mistake; the request id names it in our log."
+            await refuse(send, InternalError(mistake), request_id)
 
     async def _complete(
         self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, request_id: str

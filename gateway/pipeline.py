@@ -7,7 +7,7 @@ ends at the border between the two lists.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from gateway.errors import ClientClosed, GatewayError, InternalError, Overloaded
 from gateway.exchange import Exchange
@@ -40,18 +40,20 @@ FORWARD: tuple[Stage, ...] = (
 )
 CLOSING: tuple[Stage, ...] = (settle, store, record)
 
-_FORWARD = tuple((stage.__name__, stage) for stage in FORWARD)
 _log = logging.getLogger("tollhouse.pipeline")
 
 
 async def run(
-    exchange: Exchange, services: Services, release: Callable[[Exchange], Awaitable[None]]
+    exchange: Exchange,
+    services: Services,
+    release: Callable[[Exchange], Awaitable[None]],
+    forward: Sequence[Stage] = FORWARD,
 ) -> None:
     """Take one request through every stage. Never raises; ``exchange.error`` tells.
 
     release: sends what is left of the answer; called once, between settling and storing.
     """
-    await _forward(exchange, services)
+    await _forward(exchange, services, forward)
     try:
         settle(exchange, services)
     except GatewayError as error:
@@ -60,6 +62,8 @@ async def run(
         exchange.error = _unexpected(error, exchange, "settle")
     try:
         await release(exchange)
+    except asyncio.CancelledError:
+        _uncancel()  # the drain deadline has passed: the answer stays unsent, the rest is done
     except Exception as error:
         _unexpected(error, exchange, "release")
     for stage in CLOSING[1:]:
@@ -69,16 +73,16 @@ async def run(
             _unexpected(error, exchange, stage.__name__)
 
 
-async def _forward(exchange: Exchange, services: Services) -> None:
+async def _forward(exchange: Exchange, services: Services, forward: Sequence[Stage]) -> None:
     monotonic, marks = services.monotonic, exchange.marks
-    name = "none"
+    stage = forward[0]
     exchange.client.watch(asyncio.current_task())
     try:
-        for name, stage in _FORWARD:
+        for stage in forward:
             waiting = stage(exchange, services)
             if waiting is not None:
                 await waiting
-            marks.append((name, monotonic()))
+            marks.append((stage.__name__, monotonic()))
             if exchange.answered:
                 return
         raise AssertionError("the last stage must answer")
@@ -87,19 +91,23 @@ async def _forward(exchange: Exchange, services: Services) -> None:
     except asyncio.CancelledError:
         exchange.error = _cancelled(exchange)
     except Exception as error:
-        exchange.error = _unexpected(error, exchange, name)
+        exchange.error = _unexpected(error, exchange, stage.__name__)
     finally:
         exchange.client.watch(None)
 
 
 def _cancelled(exchange: Exchange) -> GatewayError:
     """The client left, or the drain deadline has passed. Either way closing begins here."""
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
+    _uncancel()
     if exchange.client.gone:
         return ClientClosed("The client closed the connection.")
     return Overloaded("The gateway is stopping.", retry_after_seconds=1.0)
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
 
 
 def _unexpected(error: Exception, exchange: Exchange, stage: str) -> InternalError:

@@ -90,8 +90,9 @@ class Responder:
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     def close(self) -> None:
-        """Stop watching the connection."""
-        self._connection.on_lost = None
+        """Stop watching the connection, unless the next request does already."""
+        if self._connection.on_lost == self._left:
+            self._connection.on_lost = None
 
 
 async def respond(exchange: Exchange, services: Services, responder: Responder) -> None:
