@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from gateway.errors import PolicyError
@@ -202,7 +203,7 @@ def _overridden(document: Document, environ: Mapping[str, str]) -> Document:
             origins[where] = f"environment {variable}"
     if problems:
         raise refusal(problems)
-    return Document(document.path, value, document.marks, document.keys, origins)
+    return msgspec.structs.replace(document, origins=origins)
 
 
 def _from_variable(name: str, text: str) -> Any:

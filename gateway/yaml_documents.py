@@ -6,6 +6,7 @@ the program sees. References ``${env:NAME}``, ``${env:NAME:-default}`` and ``${f
 resolved here. Knows no schema of its own: a pydantic model is passed in.
 """
 
+import codecs
 import difflib
 import math
 import os
@@ -26,6 +27,8 @@ DEPTH_MAX = 32
 DOCUMENTS_MAX = 200  # in one file
 UNSHOWN = "unshown"  # pydantic error type: the message does not repeat the value
 PROBLEMS_MAX = 100  # reported; more say no more
+_HIDDEN_LENGTH_MIN = 8  # of a value that no message shows; shorter ones are part of words
+_QUOTED_LENGTH_MAX = 40  # of a text that a message quotes
 
 Where = tuple[str | int, ...]
 Marks = dict[Where, tuple[int, int]]
@@ -38,7 +41,11 @@ _CONSTANTS: dict[str, bool | None] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
-_REFERENCE = re.compile(r"\$\{(env|file):([^${}]*)\}")
+_REFERENCE = re.compile(
+    r"\$\{(?:env:(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^${}\x00-\x1f]*))?"
+    r"|file:(?P<file>[^${}\x00-\x1f]+))\}",
+    re.ASCII,
+)
 # What providers' keys and our own look like: caught even where a text is expected.
 _INLINE_SECRET = re.compile(r"\b(sk-[\w-]{16,}|tha?_[\w-]{20,})")
 
@@ -77,6 +84,7 @@ class Document(msgspec.Struct, frozen=True):
     marks: Marks
     keys: Marks = {}
     origins: Mapping[Where, str] = {}  # of values that came from elsewhere than the file
+    references: Mapping[str, str] = {}  # what one stands for: the reference as it is written
 
     def locate(self, where: Where) -> str:
         """``file:line:column`` of a value, or of the nearest thing around it."""
@@ -84,7 +92,11 @@ class Document(msgspec.Struct, frozen=True):
         return f"{shown_path(self.path)}:{line}:{column}"
 
     def problem(self, where: Where, message: str, *, at_key: bool = False) -> Problem:
-        """A message with the place of a value, or of its key, as every error of ours reads."""
+        """A message with the place of a value, or of its key, as every error of ours reads.
+
+        What a reference stands for may be a secret: the message names the reference instead.
+        """
+        message = self._hidden(message)
         origin = self.origins.get(where)
         if origin is not None:
             return Problem(message, file=origin)
@@ -93,6 +105,14 @@ class Document(msgspec.Struct, frozen=True):
         return Problem(
             message, file=shown_path(self.path), line=line, column=column, path=dotted(where)
         )
+
+    def _hidden(self, message: str) -> str:
+        for value, reference in self.references.items():
+            if len(value) >= _HIDDEN_LENGTH_MIN:
+                message = message.replace(value, reference)
+                for part in (value, value[:_QUOTED_LENGTH_MAX]):
+                    message = message.replace(repr(part)[1:-1], reference)
+        return message
 
     def _mark(self, where: Where, marks: Marks) -> tuple[int, int]:
         while where and where not in marks:
@@ -147,21 +167,30 @@ def parse_documents(
     try:
         documents = reader.read(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise PolicyError((Problem(f"is not UTF-8 at byte {error.start}", file=name),)) from None
+        line, column = _place(content, error.start)
+        problem = Problem("is not UTF-8", file=name, line=line, column=column)
+        raise PolicyError((problem,)) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = f"not valid YAML: {error.problem or error.context}"
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         problem = Problem(message, file=name, line=line, column=column)
         raise refusal((*reader.problems, problem)) from None
-    except yaml.YAMLError as error:
-        message = f"not valid YAML: {' '.join(str(error).split())[:200]}"
-        raise refusal((*reader.problems, Problem(message, file=name))) from None
+    except yaml.reader.ReaderError as error:
+        line, column = _place(content.removeprefix(codecs.BOM_UTF8), error.position)
+        message = f"not valid YAML: {error.reason}"
+        problem = Problem(message, file=name, line=line, column=column)
+        raise refusal((*reader.problems, problem)) from None
     except _GivenUp:
         raise refusal(reader.problems) from None
     if reader.problems:
         raise refusal(reader.problems)
     return documents
+
+
+def _place(content: bytes, offset: int) -> tuple[int, int]:
+    before = content[:offset].decode(errors="replace")
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
 class _GivenUp(Exception):
@@ -181,6 +210,7 @@ class _Reader:
         self._environ = environ
         self._marks: Marks = {}
         self._keys: Marks = {}
+        self._references: dict[str, str] = {}
         self._events: Iterator[yaml.Event] = iter(())
 
     def read(self, text: str) -> list[Document]:
@@ -193,7 +223,9 @@ class _Reader:
                 self._give_up(event, f"more than {DOCUMENTS_MAX} documents in one file")
             self._marks, self._keys = {}, {}
             value = self._value(next(self._events), ())
-            documents.append(Document(self._path, value, self._marks, self._keys))
+            documents.append(
+                Document(self._path, value, self._marks, self._keys, references=self._references)
+            )
         return documents
 
     def _value(self, event: yaml.Event, where: Where) -> Any:
@@ -260,7 +292,8 @@ class _Reader:
     def _text(self, event: yaml.Event, text: str) -> str:
         """Replace references. An unset variable or unreadable file is a problem, never empty."""
         literal = _REFERENCE.sub("", text)
-        if _INLINE_SECRET.search(literal):
+        defaults = (match["default"] or "" for match in _REFERENCE.finditer(text))
+        if any(map(_INLINE_SECRET.search, (literal, *defaults))):
             self._problem(event, "this looks like a key: write a reference, ${env:NAME} or"
                           " ${file:/path}, never the secret itself")  # fmt: skip
         if "${" not in text:
@@ -269,26 +302,21 @@ class _Reader:
             self._problem(
                 event, "a reference reads ${env:NAME}, ${env:NAME:-default} or ${file:/path}"
             )
-        return Referenced(_REFERENCE.sub(lambda match: self._resolve(event, match), text))
+        return Referenced(_REFERENCE.sub(lambda match: self._substitute(event, match), text))
+
+    def _substitute(self, event: yaml.Event, match: re.Match[str]) -> str:
+        value = self._resolve(event, match)
+        self._references[value] = match[0]
+        return value
 
     def _resolve(self, event: yaml.Event, match: re.Match[str]) -> str:
-        kind, name = match.groups()
-        if kind == "file":
-            try:
-                return read_bounded(Path(name), REFERENCED_BYTES_MAX).decode().strip()
-            except (OSError, ValueError) as error:
-                reason = (
-                    "not UTF-8"
-                    if isinstance(error, UnicodeDecodeError)
-                    else getattr(error, "strerror", None) or error
-                )
-                self._problem(event, f"the file {name} cannot be read: {reason}")
-                return ""
-        name, has_default, default = name.partition(":-")
+        if match["file"] is not None:
+            return self._content(event, match["file"])
+        name, default = match["name"], match["default"]
         value = self._environ.get(name)
         if value:
             return value
-        if has_default:
+        if default is not None:
             return default
         try:
             value = self._environ[name]  # a mapping may make one up
@@ -298,6 +326,16 @@ class _Reader:
             self._problem(event, f"the environment variable {name} is not set;"
                           f" set it, or give a default: ${{env:{name}:-default}}")  # fmt: skip
         return value
+
+    def _content(self, event: yaml.Event, name: str) -> str:
+        try:
+            return read_bounded(Path(name), REFERENCED_BYTES_MAX).decode().strip()
+        except UnicodeDecodeError:
+            reason = "not UTF-8"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        self._problem(event, f"the file {name} cannot be read: {reason}")
+        return ""
 
     def _problem(self, event: yaml.Event, message: str) -> None:
         line, column = _position(event)
@@ -406,7 +444,7 @@ def _in_words(given: Any) -> str:
     if isinstance(given, int | float):
         return f"the number {given}"
     if isinstance(given, str):
-        return f"the text {given[:40]!r}"
+        return f"the text {given[:_QUOTED_LENGTH_MAX]!r}"
     return "a list" if isinstance(given, list) else "a mapping of keys"
 
 

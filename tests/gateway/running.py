@@ -30,7 +30,7 @@ providers:
   - name: provider
     api: openai
     base_url: "${env:TOLLHOUSE_TEST_PROVIDER}"
-    auth: {bearer: "${env:TOLLHOUSE_TEST_SECRET:-sk-provider-secret-1234567890}"}
+    auth: {bearer: "${env:TOLLHOUSE_TEST_SECRET}"}
     simulated: true
     timeouts: {connect: 2s, first_byte: 2s, idle: 1s, total: 20s}
   - name: dead
@@ -146,6 +146,7 @@ class RunningGateway:
         self._environment = {
             **os.environ,
             "TOLLHOUSE_TEST_PROVIDER": provider_url,
+            "TOLLHOUSE_TEST_SECRET": "sk-provider-secret-1234567890",
             **(environment or {}),
         }
         self.log = folder / "gateway.log"

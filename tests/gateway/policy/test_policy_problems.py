@@ -134,9 +134,11 @@ def test_no_problem_shows_a_secret(tmp_path: Path) -> None:
         (problem,) = problems(tmp_path, POLICY, {"KEY": secret})
         assert "characters that an authorization header cannot carry" in problem
         assert secret not in problem
-    text = changed("api: openai", 'api: "${env:KEY}"')
-    (problem,) = problems(tmp_path, text)
-    assert ENVIRON["KEY"] not in problem
+    for misplaced in ("api: openai", "provider: onbox", "baseline: large", '"12.50"'):
+        key, _, _ = misplaced.rpartition(" ")
+        text = changed(misplaced, f'{key} "${{env:KEY}}"')
+        (problem,) = problems(tmp_path, text)
+        assert ENVIRON["KEY"] not in problem
 
 
 @pytest.mark.parametrize(
