@@ -21,8 +21,8 @@ class StreamRelay:
     """What the client gets of one stream, and what we learn from it."""
 
     __slots__ = (
-        "_begun", "_done", "_ended", "_endpoint", "_include_usage", "_keep_bytes", "_kept",
-        "_splitter", "content_events", "text_bytes", "usage",
+        "_begun", "_done", "_ended", "_endpoint", "_error", "_include_usage", "_keep_bytes",
+        "_kept", "_splitter", "content_events", "text_bytes", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -37,39 +37,50 @@ class StreamRelay:
         self._begun: set[Any] = set()  # indices of choices
         self._ended: set[Any] = set()  # those with a finish reason
         self._done = False
+        self._error: UpstreamProtocolError | None = None
         self.usage: Usage | None = None
         self.content_events = 0  # events that carried something generated: about a token each
         self.text_bytes = 0  # UTF-8 bytes of generated text, tool arguments included
 
     @property
     def finished(self) -> bool:
-        """``[DONE]`` has come."""
-        return self._done
+        """``[DONE]`` has come, or an event that ends all: nothing more need be read."""
+        return self._done or self._error is not None
 
     def feed(self, data: bytes) -> bytes:
         """The bytes to pass on now, ``b""`` if none.
 
         Raises UpstreamProtocolError for an event that is no JSON or that is an error document.
+        Good events before it are passed on first; then ``finished`` is set and ``end`` raises.
         """
-        events = self._splitter.feed(data)
-        passed_on = [event for event in events if self._look(event)]
-        if len(passed_on) == 1:
-            return passed_on[0]
-        return b"".join(passed_on)
+        if self._error is not None:
+            raise self._error
+        passed_on: list[bytes] = []
+        try:
+            for event in self._splitter.feed(data):
+                if self._look(event):
+                    passed_on.append(event)
+        except UpstreamProtocolError as error:
+            if not passed_on:
+                raise
+            self._error = error
+        return passed_on[0] if len(passed_on) == 1 else b"".join(passed_on)
 
     def end(self) -> bytes:
         """The upstream has closed its answer: the bytes kept back.
 
         Raises UpstreamUnavailable where the stream was cut: no ``[DONE]``, and a choice without
-        finish reason.
+        finish reason. Raises what ``feed`` had to keep back.
         """
+        if self._error is not None:
+            raise self._error
         if self._cut:
             raise UpstreamUnavailable("The provider's stream was cut before its end.")
         return DONE
 
     def answer(self) -> dict[str, Any] | None:
         """The whole answer as a document, if it was kept and every choice has ended."""
-        if self._kept is None or self._cut or not self._all_ended:
+        if self._kept is None or self._error or self._cut or not self._all_ended:
             return None
         return assemble(self._endpoint, (orjson.loads(data) for data in self._kept))
 

@@ -164,6 +164,18 @@ def test_a_broken_event_or_an_error_stops_the_relay(event: bytes) -> None:
         relay.feed(event)
 
 
+def test_good_events_before_a_broken_one_are_passed_on_first() -> None:
+    """They may have come in one piece; what was generated must reach the client and the books."""
+    relay = relay_of()
+    assert relay.feed(HELLO[0] + HELLO[1] + b"data: {broken\n\n" + HELLO[2]) == HELLO[0] + HELLO[1]
+    assert relay.finished
+    assert relay.content_events == 1
+    for ask in (relay.end, lambda: relay.feed(HELLO[2])):
+        with pytest.raises(UpstreamProtocolError):
+            ask()
+    assert relay.answer() is None
+
+
 def test_an_answer_too_long_to_be_kept_is_relayed_all_the_same() -> None:
     relay = StreamRelay(endpoint="chat", include_usage=True, keep=True, keep_bytes_max=300)
     assert relay.feed(b"".join(HELLO)) == b"".join(HELLO[:-1])
