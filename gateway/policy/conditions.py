@@ -34,6 +34,7 @@ TENANT: Mapping[str, tuple[Any, Any]] = {"id": ("acme", "globex")}
 _ROOTS: Mapping[str, Mapping[str, tuple[Any, Any]]] = {"request": REQUEST, "tenant": TENANT}
 
 _LENGTH_MAX = 2_000
+_LOOPS_MAX = 2  # .all(x, …) and the like: three in each other may run for minutes
 _TEXTS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _FIELD = re.compile(r"(?<![\w.])(request|tenant)\b(?:\s*\.\s*(\w+))?")
 _TAG = re.compile(r"(?<![\w.])request\.tags(?:\.(\w+)|\[\s*['\"]([^'\"]*)['\"]\s*\])")
@@ -107,7 +108,10 @@ def compile_condition(text: str) -> Condition:
 def _fields(text: str, variables: Sequence[str]) -> Mapping[str, set[str]]:
     """The fields that a condition uses, of each root. Raises ValueError for an unknown name."""
     bare = _TEXTS.sub('""', text)
-    bound = set(_BOUND.findall(bare))
+    loops = _BOUND.findall(bare)
+    if len(loops) > _LOOPS_MAX:
+        raise ValueError(f"a condition has at most {_LOOPS_MAX} of all, exists, map and filter")
+    bound = set(loops)
     for variable in variables:
         if variable not in _ROOTS and variable not in bound:
             raise ValueError(

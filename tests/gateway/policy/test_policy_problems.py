@@ -63,6 +63,7 @@ MISTAKES = [
     ("tags: {feature: support}}\n    small", "when: «'request.model > 1'}\n    small", "routes.0.match.when: the condition fails on a sample: No such overload: the operation is not defined for the given operand types"),
     ("tags: {feature: support}}\n    small", "when: «'request.model +'}\n    small", "routes.0.match.when: not a valid condition: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}"),
     ("max_wrong: 1%", "max_wrong: 1%, skip_when: «'request.input_tokens'", "routes.0.cache.semantic.skip_when: a condition is true or false, and this one is of type int"),
+    ("max_wrong: 1%", "max_wrong: 1%, skip_when: «'[1].all(x, [x].all(y, [y].all(z, true)))'", "routes.0.cache.semantic.skip_when: a condition has at most 2 of all, exists, map and filter"),
     # not yet
     ("  - name: rest\n", "  - name: rest\n    cascade: «{enabled: true}\n", "routes.2.cascade: not supported yet; remove it"),
     ("    large: large", "    large: «{split: {large: 90, small: 10}}", "routes.0.large: a split of the traffic is not supported yet; name one model"),
