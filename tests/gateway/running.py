@@ -33,6 +33,7 @@ providers:
     auth: {bearer: "${env:TOLLHOUSE_TEST_SECRET}"}
     simulated: true
     timeouts: {connect: 2s, first_byte: 2s, idle: 1s, total: 20s}
+    health: {min_requests: 100000} # many tests break it on purpose; none may eject it for others
   - name: dead
     api: openai
     base_url: http://127.0.0.1:9/v1
