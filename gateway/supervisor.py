@@ -6,6 +6,7 @@ dies finds its sockets still open: clients wait for its successor instead of bei
 """
 
 import contextlib
+import ctypes
 import errno
 import logging
 import os
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gateway.config import Settings
@@ -27,7 +28,11 @@ _RESTART_SECONDS_MAX = 5.0
 _STEADY_SECONDS = 2.0  # one that ran this long is restarted without delay
 _KILL_AFTER_SECONDS = 5.0
 _BACKLOG = 2048
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+_LIBC = ctypes.CDLL(None)
 _log = logging.getLogger("tollhouse.supervisor")
+
+Arrived = Callable[[float], list[int]]  # waits so many seconds at most; the signals that came
 
 
 class StartError(Exception):
@@ -51,7 +56,11 @@ class Child:
         self.started = time.monotonic()
         self.start_at = None
         self.process = subprocess.Popen(  # noqa: S603 - our own modules, no text from outside
-            self._command(), pass_fds=self._fds, stdin=subprocess.DEVNULL
+            self._command(),
+            pass_fds=self._fds,
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C is for us, who know in which order to end
+            preexec_fn=_end_with_parent,
         )
         _log.info("%s runs as process %d", self.name, self.process.pid)
 
@@ -77,17 +86,24 @@ class Child:
         if self.process is not None:
             self.process.send_signal(number)
 
-    def end(self, seconds: float) -> int | None:
-        """Wait for it to end, then kill it. Returns its exit status."""
+    def running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
+    def end(self) -> int | None:
+        """Kill it if it still runs, and never start it again. Returns its exit status."""
         self.start_at = None
         if self.process is None:
             return None
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            _log.warning("%s did not end in %.0f s and is killed", self.name, seconds)
+        if self.running():
+            _log.warning("%s has not ended in time and is killed", self.name)
             self.process.kill()
-            return self.process.wait()
+        return self.process.wait()
+
+
+def _end_with_parent() -> None:
+    """In the child: get SIGTERM when the supervisor dies, so that no orphan holds its sockets."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def supervise(settings: Settings, config_path: Path | None) -> int:
@@ -161,11 +177,14 @@ def _watch(children: list[Child], drain_seconds: float) -> int:
         while True:
             for number in arrived(_next_wait(children)):
                 if number in (signal.SIGTERM, signal.SIGINT):
-                    return _end(children, drain_seconds)
+                    return _end(children, drain_seconds, arrived)
                 if number == signal.SIGHUP:
                     children[-1].signal(signal.SIGHUP)
             for child in children:
                 status = child.reap()
+                if status == os.EX_CONFIG:
+                    _end(children, drain_seconds, arrived)  # it said why; a restart changes nothing
+                    return 1
                 if status is not None:
                     _log.warning("%s ended with status %d; starting it again", child.name, status)
                 if child.start_at is not None and time.monotonic() >= child.start_at:
@@ -177,19 +196,23 @@ def _next_wait(children: list[Child]) -> float:
     return max(0.0, min(waits, default=60.0))
 
 
-def _end(children: list[Child], drain_seconds: float) -> int:
+def _end(children: list[Child], drain_seconds: float, arrived: Arrived) -> int:
     """The worker first: it may still be answering from the model process."""
     status = 0
     for child in reversed(children):
         child.signal(signal.SIGTERM)
         grace = drain_seconds + _KILL_AFTER_SECONDS if child.name == "worker" else 5.0
-        status = child.end(grace) or status
+        deadline = time.monotonic() + grace
+        while child.running() and (left := deadline - time.monotonic()) > 0:
+            if signal.SIGINT in arrived(left):
+                break  # a second Ctrl-C: whoever sits there does not want to wait
+        status = child.end() or status
     return 0 if status == 0 else 1
 
 
 @contextlib.contextmanager
-def _signals():  # type: ignore[no-untyped-def] # a generator of a local closure
-    """Yield a function that waits so many seconds at most and returns the signals that came."""
+def _signals() -> Iterator[Arrived]:
+    """Catch the signals that concern us, and tell them one by one."""
     read_fd, write_fd = os.pipe()
     os.set_blocking(read_fd, False)
     os.set_blocking(write_fd, False)

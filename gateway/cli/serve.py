@@ -1,6 +1,7 @@
 """``tollhouse serve``: the gateway; and the worker process it is made of."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def worker(config_path: Path | None, public_fd: int, admin_fd: int, model_socket
         status = run_worker(settings, public_fd, admin_fd, model_socket)
     except PolicyError as error:
         click.echo(str(error), err=True)
-        status = 1
+        status = os.EX_CONFIG  # tells the supervisor that trying again is in vain
     sys.exit(status)
 
 

@@ -1,0 +1,238 @@
+"""The parent process, with real children: what it starts, restarts, passes on and ends."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.supervisor import Child, StartError, bind
+from tests.gateway.running import RunningGateway, wait_for
+
+SOON_SECONDS = 10.0
+
+
+def python(script: str) -> list[str]:
+    return [sys.executable, "-c", script]
+
+
+def child(script: str) -> Child:
+    return Child("child", lambda: python(script), ())
+
+
+def reaped(running: Child) -> int:
+    """Its exit status, once it has ended by itself."""
+    found: list[int] = []
+
+    def ended() -> bool:
+        status = running.reap()
+        if status is not None:
+            found.append(status)
+        return bool(found)
+
+    wait_for(ended, SOON_SECONDS)
+    return found[0]
+
+
+def test_an_occupied_port_is_told_in_one_sentence_with_the_way_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
+        with pytest.raises(StartError) as refused:
+            bind("127.0.0.1", port)
+    message = str(refused.value)
+    assert f"Port {port} on 127.0.0.1 is in use" in message
+    assert "choose another port in tollhouse.yaml" in message
+    assert "\n" not in message
+
+
+def test_an_address_that_is_not_ours_is_told_in_one_sentence() -> None:
+    with pytest.raises(StartError, match=r"^Cannot listen on 192\.0\.2\.1:1"):
+        bind("192.0.2.1", 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_bound_socket_takes_connections_before_anybody_serves_it(host: str) -> None:
+    """Clients wait for a worker that is being restarted instead of being refused."""
+    try:
+        listener = bind(host, 0)
+    except StartError:
+        pytest.skip(f"this machine has no {host}")
+    with listener, socket.create_connection(listener.getsockname()[:2], 5):
+        pass
+
+
+def test_a_child_that_dies_is_started_again_ever_more_slowly_up_to_a_limit() -> None:
+    dying = child("raise SystemExit(3)")
+    delays = []
+    for _ in range(8):
+        dying.start()
+        assert reaped(dying) == 3
+        assert dying.start_at is not None
+        delays.append(dying.start_at - time.monotonic())
+    assert delays == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0], abs=0.05)
+
+
+def test_a_child_that_ran_steadily_is_started_again_at_once() -> None:
+    dying = child("raise SystemExit(0)")
+    for _ in range(3):
+        dying.start()
+        reaped(dying)
+    dying.start()
+    dying.started -= 11.0  # as if it had begun so many seconds ago
+    reaped(dying)
+    assert dying.start_at is not None
+    assert dying.start_at - time.monotonic() == pytest.approx(0.1, abs=0.05)
+
+
+def test_a_child_gets_its_sockets_and_no_others() -> None:
+    with bind("127.0.0.1", 0) as given, bind("127.0.0.1", 0) as other:
+        script = (
+            f"import os, socket\nsocket.socket(fileno={given.fileno()}).getsockname()\n"
+            f"try: os.fstat({other.fileno()})\nexcept OSError: raise SystemExit(7)"
+        )
+        running = Child("child", lambda: python(script), (given.fileno(),))
+        running.start()
+        assert reaped(running) == 7
+
+
+def test_a_child_that_will_not_end_is_killed_and_not_started_again(tmp_path: Path) -> None:
+    deaf = tmp_path / "deaf"
+    stubborn = child(
+        "import pathlib, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(deaf)!r}).touch()\ntime.sleep(60)"
+    )
+    stubborn.start()
+    wait_for(deaf.exists, SOON_SECONDS)
+    stubborn.signal(signal.SIGTERM)
+    assert stubborn.running()
+    assert stubborn.end() == -signal.SIGKILL
+    assert not stubborn.running()
+    assert stubborn.start_at is None
+
+
+def test_signals_to_a_child_that_is_not_running_go_nowhere() -> None:
+    never = child("pass")
+    never.signal(signal.SIGTERM)
+    assert never.reap() is None
+    assert never.end() is None
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[RunningGateway]:
+    """A gateway without local models whose provider nobody asks."""
+    made = RunningGateway(tmp_path, "http://127.0.0.1:9/v1")
+    yield made
+    if made.process is not None and made.process.poll() is None:
+        made.process.kill()
+        made.process.wait()
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def answers(gateway: RunningGateway) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(gateway.admin_url + "/readyz", timeout=5, trust_env=False).is_success
+    return False
+
+
+def policy_version(gateway: RunningGateway) -> str:
+    metrics = httpx.get(gateway.admin_url + "/metrics", timeout=5, trust_env=False).text
+    found = re.search(r'policy_info\{version="(\w+)"\}', metrics)
+    assert found is not None, metrics[:2000]
+    return found[1]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_has_a_successor_on_the_same_sockets(
+    gateway: RunningGateway,
+) -> None:
+    gateway.start()
+    first = gateway.child("worker")
+    os.kill(first, signal.SIGKILL)
+    assert answers(gateway), "the socket stayed open, so this request waited"
+    assert gateway.child("worker") != first
+    assert gateway.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_being_told_to_stop_ends_all_children_and_exits_0(
+    gateway: RunningGateway, number: signal.Signals
+) -> None:
+    gateway.start()
+    worker = gateway.child("worker")
+    assert gateway.process is not None
+    gateway.process.send_signal(number)
+    assert gateway.process.wait(SOON_SECONDS) == 0
+    assert not alive(worker)
+    for port in (gateway.port, gateway.admin_port):
+        bind("127.0.0.1", port).close()
+
+
+@pytest.mark.slow
+def test_hangup_reaches_the_worker_which_reads_its_policy_again(gateway: RunningGateway) -> None:
+    with gateway.config.open("a") as config:
+        config.write("limits: {reload_settle_seconds: 3600.0}\n")  # so nothing else reloads it
+    gateway.start()
+    before, worker = policy_version(gateway), gateway.child("worker")
+    text = gateway.policy_file.read_text().replace("{id: globex}", "{id: globex, name: Globex}")
+    gateway.policy_file.write_text(text)
+    assert gateway.process is not None
+    gateway.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: policy_version(gateway) != before, SOON_SECONDS, gateway.describe)
+    assert gateway.child("worker") == worker, "it was told, not restarted"
+    assert gateway.stop() == 0
+
+
+@pytest.mark.slow
+def test_no_child_outlives_a_supervisor_that_is_killed(gateway: RunningGateway) -> None:
+    """An orphan would hold ports and state folder against the next start."""
+    gateway.start()
+    worker = gateway.child("worker")
+    assert gateway.process is not None
+    gateway.process.kill()
+    gateway.process.wait()
+    wait_for(lambda: not alive(worker), SOON_SECONDS, gateway.describe)
+
+
+def refused(gateway: RunningGateway) -> tuple[int, str]:
+    """(exit status, what it said) of a gateway that cannot start."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway", "serve", "--config", str(gateway.config)],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.slow
+def test_serve_on_an_occupied_port_ends_with_one_sentence(gateway: RunningGateway) -> None:
+    with socket.create_server(("127.0.0.1", gateway.port)):
+        status, said = refused(gateway)
+    assert status == 1
+    assert len(said.splitlines()) == 1
+    assert f"Port {gateway.port} on 127.0.0.1 is in use" in said
+
+
+@pytest.mark.slow
+def test_serve_without_an_acceptable_policy_says_where_and_ends(gateway: RunningGateway) -> None:
+    """A restart would find the same policy, so there is none."""
+    gateway.policy_file.write_text("apiVersion: tollhouse/v1\nkind: Model\n")
+    status, said = refused(gateway)
+    assert status == 1
+    assert "policy.yaml:2:" in said
+    assert "Traceback" not in said
+    assert said.count("policy.yaml:2:") == 1
