@@ -266,6 +266,7 @@ async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway.policies))
     background = [
         loop.create_task(sweep(public.server_state.connections)),
+        loop.create_task(sweep(admin.server_state.connections)),
         loop.create_task(_poll_policies(gateway.policies)),
         loop.create_task(gateway.sample_model_process()),
     ]
