@@ -64,7 +64,7 @@ def _decide(exchange: Exchange, services: Services, score: Score | None) -> None
     if score is None:
         return
     exchange.decision = services.router.decide(score, exchange.route.target)
-    began = exchange.marks[-1][1]  # when the stage before this one ended
+    began = exchange.marks[-1][1] if exchange.marks else exchange.started
     services.metrics.classifier_duration_seconds.observe(services.monotonic() - began)
     services.metrics.difficulty.observe(exchange.decision.difficulty, (exchange.route.name,))
 
@@ -109,7 +109,7 @@ def _not_for_small(exchange: Exchange, rule: AlwaysLarge, small: Model) -> str |
         return "structured output always goes to the large model"
     if request.choices > 1 and small.provider.api == "local":
         return "several choices always go to the large model"
-    tokens = request.prompt_bytes // 4
+    tokens = exchange.facts.input_tokens
     if rule.prompt_tokens_over is not None and tokens > rule.prompt_tokens_over:
         return f"about {tokens} prompt tokens, over {rule.prompt_tokens_over}"
     window = small.context_tokens
