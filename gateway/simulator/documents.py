@@ -193,7 +193,8 @@ class _Generation:
     def _events(self, choices: list[tuple[list[str], bool]], total: int) -> Iterator[Event]:
         for index, (tokens, whole) in enumerate(choices):
             if self._kind == "chat":
-                yield self._event(index, {"role": "assistant", "content": ""})
+                content = None if self._tool is not None else ""
+                yield self._event(index, {"role": "assistant", "content": content})
             for position, token in enumerate(tokens):
                 yield self._event(index, self._delta(index, position, token), tokens=1)
             yield self._event(index, {}, reason=self._reason(whole))
