@@ -3,6 +3,7 @@
 Knows prices, mark-ups and what "saved" means. Writes nothing.
 """
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 from gateway.exchange import Attempt, Exchange
@@ -122,6 +123,12 @@ def worst_case_pico(exchange: Exchange, target: Model, output_tokens: int) -> in
         output_tokens=output_tokens,
         choices=exchange.request.choices,
     )
+
+
+def worst_charge_pico(exchange: Exchange, candidates: Iterable[Model], output_tokens: int) -> int:
+    """What the tenant is charged at most where every candidate is tried, and paid."""
+    worst = sum(worst_case_pico(exchange, target, output_tokens) for target in candidates)
+    return charge_pico(exchange, worst) or 0
 
 
 def _baseline(exchange: Exchange) -> Model | None:

@@ -409,6 +409,8 @@ class BudgetSection(Section):
     def _downgrade(self) -> "BudgetSection":
         if (self.on_exceeded == "downgrade") != (self.downgrade_to is not None):
             raise ValueError("on_exceeded: downgrade and downgrade_to go together")
+        if self.on_exceeded == "downgrade" and self.enforce == "soft":
+            raise ValueError("on_exceeded: downgrade needs enforce: hard; soft only counts")
         return self
 
 

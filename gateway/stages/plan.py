@@ -1,6 +1,6 @@
 """plan: which targets, in which order, and why. The last decision before money is held."""
 
-from gateway.booking import worst_case_pico
+from gateway.booking import worst_charge_pico
 from gateway.errors import ContextTooLong, InvalidRequest
 from gateway.exchange import Exchange, Plan
 from gateway.policy.snapshot import Model
@@ -23,11 +23,11 @@ def plan(exchange: Exchange, services: Services) -> None:
         else:
             first, others, kind = route.large, route.fallback, "hard"
             reason = exchange.forced or (decision.reason if decision is not None else "")
-    cheaper = _downgrade(exchange, services, first)
+    candidates = _reachable(services, _distinct((first, *others)))
+    cheaper = _downgrade(exchange, services, candidates)
     if cheaper is not None:
         reason = f"budget used up: {cheaper.name} instead of {first.name}"
-        first, others, kind = cheaper, (), "downgraded"
-    candidates = _reachable(services, _distinct((first, *others)))
+        candidates, kind = (cheaper,), "downgraded"
     _check(exchange, candidates)
     exchange.plan = Plan(
         candidates=candidates,
@@ -37,14 +37,16 @@ def plan(exchange: Exchange, services: Services) -> None:
     )
 
 
-def _downgrade(exchange: Exchange, services: Services, first: Model) -> Model | None:
-    """Where a used-up budget sends its tenant instead of refusing it."""
+def _downgrade(
+    exchange: Exchange, services: Services, candidates: tuple[Model, ...]
+) -> Model | None:
+    """Where a budget in which these do not fit sends its tenant instead of refusing it."""
     if not exchange.tenant.budgets:
         return None
     budget = services.ledger.budgets.exceeded(
         exchange.tenant,
         exchange.tags,
-        worst_case_pico(exchange, first, _worst_output(exchange, (first,))),
+        worst_charge_pico(exchange, candidates, _worst_output(exchange, candidates)),
         exchange.started_us,
     )
     if budget is None or budget.on_exceeded != "downgrade":

@@ -3,7 +3,7 @@
 From here on the request is in the ledger, whatever dies.
 """
 
-from gateway.booking import charge_pico, intent, worst_case_pico
+from gateway.booking import intent, worst_case_pico, worst_charge_pico
 from gateway.exchange import Attempt, Exchange
 from gateway.services import Services
 
@@ -15,12 +15,11 @@ def reserve(exchange: Exchange, services: Services) -> None:
     """
     plan, request = exchange.plan, exchange.request
     assert plan is not None, "plan comes before reserve"
-    held = [worst_case_pico(exchange, target, plan.output_tokens_max) for target in plan.candidates]
     if exchange.tenant.budgets:
         exchange.hold = services.ledger.budgets.reserve(
             exchange.tenant,
             exchange.tags,
-            charge_pico(exchange, sum(held)) or 0,
+            worst_charge_pico(exchange, plan.candidates, plan.output_tokens_max),
             exchange.started_us,
         )
     attempt = Attempt(
@@ -28,7 +27,7 @@ def reserve(exchange: Exchange, services: Services) -> None:
         target=plan.candidates[0],
         started_us=exchange.started_us,
         started_monotonic=services.monotonic(),
-        held_pico=held[0],
+        held_pico=worst_case_pico(exchange, plan.candidates[0], plan.output_tokens_max),
     )
     services.ledger.intend(intent(exchange, attempt, request.prompt_bytes // 4 + 1))
     exchange.attempts.append(attempt)

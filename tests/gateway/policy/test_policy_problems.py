@@ -38,6 +38,7 @@ MISTAKES = [
     ("Europe/Berlin", "«Europe/Berln", "tenants.0.budgets.0.timezone: no time zone 'Europe/Berln'"),
     ("https://api.example.com/v1", "«https://user@api.example.com/v1", "providers.0.base_url: a base_url reads https://host[:port]/v1, without user, query or fragment"),
     ("https://api.example.com/v1", "«file:///etc/passwd", "providers.0.base_url: a base_url reads https://host[:port]/v1, without user, query or fragment"),
+    ('{name: monthly, amount: "12.50", timezone: Europe/Berlin}', '«{name: monthly, amount: "12.50", enforce: soft, on_exceeded: downgrade, downgrade_to: small}', "tenants.0.budgets.0: on_exceeded: downgrade needs enforce: hard; soft only counts"),
     # secrets
     ('"${env:KEY}"', "«plain-text", "providers.0.auth.bearer: a secret is a reference, ${env:NAME} or ${file:/path}, never in the file itself"),
     ('"${env:KEY}"', "«sk-abcdefghijklmnop1234", "this looks like a key: write a reference, ${env:NAME} or ${file:/path}, never the secret itself"),

@@ -10,6 +10,8 @@ from gateway.app import Gateway
 from gateway.config import load_settings
 from gateway.exchange import Exchange
 from gateway.stages.assess import assess
+from gateway.stages.plan import plan
+from gateway.stages.reserve import reserve
 from gateway.stages.resolve import resolve
 from gateway.stores.keys import KeyRecord
 
@@ -20,7 +22,10 @@ metadata: {name: test}
 providers:
   - {name: provider, api: openai, base_url: "http://127.0.0.1:9/v1"}
 models:
-  - {name: large, provider: provider, upstream_model: a, price: {source: unpriced}}
+  - name: large
+    provider: provider
+    upstream_model: a
+    price: {source: contract, contract_id: C, per_mtok: {input: "0", output: "1"}}
   - {name: small, provider: provider, upstream_model: b, price: {source: unpriced}}
 ---
 apiVersion: tollhouse/v1
@@ -42,7 +47,13 @@ routes:
 apiVersion: tollhouse/v1
 kind: Tenants
 metadata: {name: test}
-tenants: [{id: acme}, {id: globex}]
+tenants:
+  - {id: acme}
+  - {id: globex}
+  - id: thrifty
+    charging: {markup: 50%}
+    budgets:
+      - {name: daily, amount: "0.00013", period: day, on_exceeded: downgrade, downgrade_to: small}
 """
 
 
@@ -70,9 +81,16 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 
 def resolved(
-    gateway: Gateway, model: str, *, tenant: str = "acme", text: str = "Hello", tags: bytes = b""
+    gateway: Gateway,
+    model: str,
+    *,
+    tenant: str = "acme",
+    text: str = "Hello",
+    tags: bytes = b"",
+    max_tokens: int = 16,
 ) -> Exchange:
-    body = {"model": model, "messages": [{"role": "user", "content": text}]}
+    message = {"role": "user", "content": text}
+    body = {"model": model, "messages": [message], "max_tokens": max_tokens}
     exchange = Exchange(
         request_id="01J",
         endpoint="chat",
@@ -125,3 +143,18 @@ def test_the_semantic_cache_is_asked_where_skip_when_does_not_hold(gateway: Gate
     exchange = resolved(gateway, "auto", text="What is a prime number?", tags=b"kind=faq")
     assess(exchange, gateway.services)
     assert exchange.semantic_reason == "no embedding model is ready"
+
+
+@pytest.mark.parametrize(
+    ("output_tokens", "target"), [(86, "large"), (87, "small"), (110, "small")]
+)
+def test_a_budget_downgrades_exactly_what_it_would_refuse(
+    gateway: Gateway, output_tokens: int, target: str
+) -> None:
+    """With its markup, and with every target that may be tried: 87 tokens cost 0.0001305."""
+    exchange = resolved(gateway, "large", tenant="thrifty", max_tokens=output_tokens)
+    plan(exchange, gateway.services)
+    assert exchange.plan is not None
+    assert [model.name for model in exchange.plan.candidates] == [target]
+    reserve(exchange, gateway.services)
+    assert exchange.hold is not None
