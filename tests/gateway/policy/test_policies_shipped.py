@@ -1,5 +1,6 @@
 """What is shipped for admins: policies that load, tables and schemas that match the code."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import pytest
 from gateway.config import DEFAULT_POLICIES, load_settings
 from gateway.policy.load import load_policy
 from gateway.policy.reference import option_tables, options, policy_schema, settings_schema
-from gateway.policy.schema import KINDS
-from gateway.yaml_documents import read_documents
+from gateway.policy.schema import KINDS, RouteSection, Section, TenantSection
+from gateway.yaml_documents import parse_documents, read_documents
 
 ROOT = Path(__file__).resolve().parents[3]
 POLICIES = ROOT / "policies"
@@ -129,3 +130,20 @@ def test_every_option_says_what_it_means() -> None:
     for schema in schemas:
         for key, prop, _ in options(schema):
             assert prop.get("description"), key
+
+
+def test_the_readme_s_examples_are_accepted() -> None:
+    """What stands under Routes, Caches and Budgets is the language, not something like it."""
+    readme = (POLICIES / "README.md").read_text()
+    route: dict[str, Any] = {"name": "x", "match": {}, "to": "y"}
+    examples: tuple[tuple[str, type[Section], dict[str, Any]], ...] = (
+        ("Routes", RouteSection, {}),
+        ("Caches", RouteSection, route),
+        ("Budgets and charges", TenantSection, {"id": "x"}),
+    )
+    for heading, section, rest in examples:
+        _, _, text = readme.partition(f"### {heading}\n\n")
+        example = textwrap.dedent(text[: text.index("\n\n") + 1])
+        (document,) = parse_documents(example.encode(), POLICIES / "README.md", {})
+        value = document.value[0] if isinstance(document.value, list) else document.value
+        section.model_validate(rest | value)
