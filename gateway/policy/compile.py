@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from gateway.money import parse_usd
 from gateway.policy import schema
-from gateway.policy.conditions import compile_condition, compile_match, glob
+from gateway.policy.conditions import compile_condition, compile_match, covers
 from gateway.policy.snapshot import (
     AUTO,
     AlwaysLarge,
@@ -467,24 +467,6 @@ class _Compiler:
 
     def _problem(self, document: Document, where: Where, message: str) -> None:
         self._problems.append(document.problem(where, message))
-
-
-def covers(earlier: schema.MatchSection, later: schema.MatchSection) -> bool:
-    """Whether every request that ``later`` takes is taken by ``earlier``. May miss, never errs."""
-    if earlier.when is not None and earlier.when != later.when:
-        return False
-    if earlier.model is not None and not set(later.model or "*") <= set(earlier.model):
-        return False
-    if earlier.tenant is not None:
-        globs = [glob(pattern) for pattern in earlier.tenant if "*" in pattern]
-        # A glob as a text is matched by the globs that cover it.
-        for name in later.tenant or ("*",):
-            if name not in earlier.tenant and not any(g.match(name) for g in globs):
-                return False
-    return all(
-        name in later.tags and value in ("*", later.tags[name])
-        for name, value in earlier.tags.items()
-    )
 
 
 def _written(section: BaseModel) -> Any:

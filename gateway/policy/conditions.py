@@ -12,6 +12,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
+from gateway.policy.schema import MatchSection
 from gateway.policy.snapshot import RequestFacts
 from gateway.yaml_documents import suggest
 
@@ -161,6 +162,24 @@ def glob(pattern: str) -> re.Pattern[str]:
     """``*`` stands for any text, everything else for itself."""
     literal = pattern.replace("[", "[[]").replace("?", "[?]")
     return re.compile(fnmatch.translate(literal))
+
+
+def covers(earlier: MatchSection, later: MatchSection) -> bool:
+    """Whether every request that ``later`` takes is taken by ``earlier``. May miss, never errs."""
+    if earlier.when is not None and earlier.when != later.when:
+        return False
+    if earlier.model is not None and not set(later.model or "*") <= set(earlier.model):
+        return False
+    if earlier.tenant is not None:
+        globs = [glob(pattern) for pattern in earlier.tenant if "*" in pattern]
+        # A glob as a text is matched by the globs that cover it.
+        for name in later.tenant or ("*",):
+            if name not in earlier.tenant and not any(g.match(name) for g in globs):
+                return False
+    return all(
+        name in later.tags and value in ("*", later.tags[name])
+        for name, value in earlier.tags.items()
+    )
 
 
 def _tag_condition(name: str, value: str) -> Condition:
