@@ -17,28 +17,30 @@ _OBJECT: dict[Endpoint, tuple[str, str]] = {
     "completions": ("text_completion", "text_completion"),
     "embeddings": ("list", "list"),
 }
+_OF_ONE_CHUNK = frozenset({"choices", "object", "usage", "obfuscation"})
 _CHUNK_CHARACTERS = 24  # of replayed text per event: a stored answer has no token boundaries
 
 
 def assemble(endpoint: Endpoint, chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The document that the same request would have got without ``stream``."""
+    """The document that the same request would have got without ``stream``.
+
+    Takes whatever JSON a provider sends: what has another shape than OpenAI's is left out.
+    """
     document: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
         for name, value in chunk.items():
-            if name not in ("choices", "object", "usage") and (
-                value is not None or name not in document
-            ):
-                document.setdefault(name, value)
+            if name not in _OF_ONE_CHUNK and document.get(name) is None:
+                document[name] = value
         if chunk.get("usage"):
             document["usage"] = chunk["usage"]
-        for part in chunk.get("choices") or ():
-            index = part.get("index", 0)
+        for part in _objects(chunk.get("choices")):
+            index = _index(part)
             choice = choices.setdefault(index, {"index": index, "finish_reason": None})
             if endpoint == "chat":
-                _add_delta(choice.setdefault("message", {}), part.get("delta") or {})
+                _add_delta(choice.setdefault("message", {}), _object(part.get("delta")))
             else:
-                choice["text"] = choice.get("text", "") + (part.get("text") or "")
+                choice["text"] = choice.get("text", "") + _text(part.get("text"))
             _add_choice_fields(choice, part)
     for choice in choices.values():
         message = choice.get("message")
@@ -46,20 +48,20 @@ def assemble(endpoint: Endpoint, chunks: Iterable[dict[str, Any]]) -> dict[str, 
             message.setdefault("role", "assistant")
             message.setdefault("content", None)
             if "tool_calls" in message:
-                message["tool_calls"] = list(message["tool_calls"].values())
+                message["tool_calls"] = _in_order(message["tool_calls"])
     document["object"] = _OBJECT[endpoint][0]
-    document["choices"] = [choices[index] for index in sorted(choices)]
+    document["choices"] = _in_order(choices)
     return document
 
 
 def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
     for name, value in delta.items():
-        if value is None:
+        if name == "tool_calls":
+            for part in _objects(value):
+                calls = message.setdefault("tool_calls", {})
+                _add_tool_call(calls.setdefault(_index(part), {}), part)
+        elif value is None:
             message.setdefault(name, None)
-        elif name == "tool_calls":
-            calls = message.setdefault("tool_calls", {})
-            for part in value:
-                _add_tool_call(calls.setdefault(part.get("index", 0), {}), part)
         elif name in ("role", "id"):
             message[name] = value
         else:
@@ -70,23 +72,15 @@ def _add_tool_call(call: dict[str, Any], part: dict[str, Any]) -> None:
     for name, value in part.items():
         if name == "index" or value is None:
             continue
-        if isinstance(value, dict):
-            inner = call.setdefault(name, {})
-            for key, text in value.items():
-                inner[key] = _joined(inner.get(key), text)
-        else:
-            call[name] = value
+        call[name] = _joined(call.get(name), value) if isinstance(value, dict) else value
 
 
 def _add_choice_fields(choice: dict[str, Any], part: dict[str, Any]) -> None:
     for name, value in part.items():
-        if name in ("delta", "text", "index"):
+        if name in ("delta", "message", "text", "index"):
             continue
-        if name == "logprobs" and isinstance(value, dict):
-            logprobs = choice.get("logprobs") or {}
-            for key, items in value.items():
-                logprobs[key] = _joined(logprobs.get(key), items)
-            choice["logprobs"] = logprobs
+        if name == "logprobs":
+            choice["logprobs"] = _joined(choice.get("logprobs"), value)
         elif value is not None or name not in choice:
             choice[name] = value
 
@@ -96,10 +90,32 @@ def _joined(old: Any, new: Any) -> Any:
     if isinstance(old, str) and isinstance(new, str):
         return old + new
     if isinstance(old, list) and isinstance(new, list):
-        return [*old, *new]
+        old.extend(new)  # in place: copying would take quadratic time over a stream
+        return old
     if isinstance(old, dict) and isinstance(new, dict):
         return {**old, **{key: _joined(old.get(key), value) for key, value in new.items()}}
     return old if new is None else new
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _index(part: dict[str, Any]) -> int:
+    index = part.get("index")
+    return index if isinstance(index, int) else 0
+
+
+def _in_order(parts: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [parts[index] for index in sorted(parts)]
 
 
 def replay(
@@ -128,7 +144,7 @@ def replay(
 
 def _chat_steps(choice: dict[str, Any]) -> list[dict[str, Any]]:
     """Role first, then each field in pieces, then the finish reason."""
-    message = choice["message"]
+    message = _object(choice.get("message"))
     index = choice["index"]
     deltas: list[dict[str, Any]] = [{"role": message.get("role", "assistant"), "content": ""}]
     for name, value in message.items():
@@ -167,29 +183,40 @@ def _pieces(text: str) -> list[str]:
 
 
 def complete(answer: dict[str, Any]) -> bool:
-    """Every choice ended as it should: not by length, a filter or a cut."""
+    """Whether an answer may be stored, and so be replayed.
+
+    Every choice ended as it should, not by length, a filter or a cut, and has OpenAI's shape.
+    """
     choices = answer.get("choices")
-    return (
-        isinstance(choices, list)
-        and bool(choices)
-        and all(
-            isinstance(choice, dict) and choice.get("finish_reason") in _COMPLETE
-            for choice in choices
-        )
+    return isinstance(choices, list) and bool(choices) and all(map(_complete_choice, choices))
+
+
+def _complete_choice(choice: Any) -> bool:
+    if not isinstance(choice, dict) or type(choice.get("index")) is not int:
+        return False
+    reason = choice.get("finish_reason")
+    if not isinstance(reason, str) or reason not in _COMPLETE:
+        return False
+    message = choice.get("message")
+    if message is None:
+        return isinstance(choice.get("text"), str)
+    return isinstance(message, dict) and _calls_well_formed(message.get("tool_calls"))
+
+
+def _calls_well_formed(calls: Any) -> bool:
+    return calls is None or (
+        isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
     )
 
 
 def answer_text(answer: dict[str, Any]) -> str:
     """All generated text of a document, for counting its tokens."""
     texts: list[str] = []
-    for choice in answer.get("choices") or ():
-        if not isinstance(choice, dict):
-            continue
+    for choice in _objects(answer.get("choices")):
         message = choice.get("message")
         if isinstance(message, dict):
             texts += [value for value in message.values() if isinstance(value, str)]
-            for call in message.get("tool_calls") or ():
-                texts.append(orjson.dumps(call).decode())
+            texts += [orjson.dumps(call).decode() for call in _objects(message.get("tool_calls"))]
         elif isinstance(choice.get("text"), str):
             texts.append(choice["text"])
     return "\n".join(texts)

@@ -86,7 +86,10 @@ class StreamRelay:
 
     @property
     def _cut(self) -> bool:
-        return not self._done and (not self._all_ended or bool(self._splitter.pending.strip()))
+        rest = self._splitter.pending.strip()
+        if self._done or (rest and event_data(rest) == b"[DONE]"):  # without its blank line
+            return False
+        return bool(rest) or not self._all_ended
 
     @property
     def _all_ended(self) -> bool:
@@ -137,7 +140,7 @@ class StreamRelay:
                 part = choice.get("delta") or choice
                 text = part.get("content") or part.get("text")
                 if type(text) is str:
-                    generated = True
+                    generated = generated or text != ""
                     size += len(text) if text.isascii() else len(text.encode())
                 else:
                     others = _generated_bytes(part)
