@@ -4,8 +4,10 @@ Knows prices, mark-ups and what "saved" means. Writes nothing.
 """
 
 from collections.abc import Iterable
+from math import ceil
 from typing import Any, cast
 
+from gateway.caches.entry import StoredAnswer
 from gateway.exchange import Attempt, Exchange
 from gateway.ledger.event import CacheStatus, Decision, Intent, State, UsageEvent
 from gateway.money import scale_half_even
@@ -97,6 +99,12 @@ def costs_pico(exchange: Exchange, target: Model, usage: Usage) -> tuple[int | N
     return _cost_pico(target, now_us, usage), _cost_pico(_baseline(exchange), now_us, usage)
 
 
+def hit_charge_pico(exchange: Exchange, entry: StoredAnswer) -> int:
+    """What serving this stored answer charges the tenant; 0 where its baseline is unpriced."""
+    saved = _cost_pico(_baseline(exchange), exchange.started_us, entry.usage)
+    return cache_charge_pico(exchange, saved) or 0
+
+
 def charge_pico(exchange: Exchange, cost: int | None) -> int | None:
     """What the tenant is charged for a cost; unpriced stays unpriced."""
     if cost is None:
@@ -122,6 +130,7 @@ def worst_case_pico(exchange: Exchange, target: Model, output_tokens: int) -> in
         prompt_tokens=exchange.request.prompt_bytes,
         output_tokens=output_tokens,
         choices=exchange.request.choices,
+        compute_seconds=ceil(target.provider.timeouts.total_seconds),
     )
 
 

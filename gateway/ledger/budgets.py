@@ -145,7 +145,7 @@ class Budgets:
         counters = self._counters.get(tenant_id)
         if not counters:
             return []
-        return [c for c in self._current(counters, now_us) if _covers(c.budget, tags)]
+        return [c for c in self._current(counters, now_us) if covers(c.budget, tags)]
 
     def _current(self, counters: list[Counter], now_us: int) -> Iterable[Counter]:
         """The counters, each replaced by an empty one where its period is over.
@@ -167,7 +167,7 @@ class Budgets:
             if (
                 hold.tenant_id == tenant_id
                 and start_us <= hold.ts_us < end_us
-                and _covers(budget, hold.tags)
+                and covers(budget, hold.tags)
             ):
                 counter.held_pico += hold.amount_pico
                 hold.counters.append(counter)
@@ -191,7 +191,8 @@ def _to_us(moment: datetime) -> int:
     return int(moment.timestamp()) * 1_000_000
 
 
-def _covers(budget: Budget, tags: Mapping[str, str]) -> bool:
+def covers(budget: Budget, tags: Mapping[str, str]) -> bool:
+    """Whether a request with these tags counts in this budget."""
     return all(tags.get(name) == value for name, value in budget.tags.items())
 
 

@@ -20,6 +20,7 @@ CacheStatus = Literal["miss", "exact", "semantic", "bypass"]
 # must not be able to overflow the books: 10,000 USD, and a million million tokens.
 EVENT_PICO_MAX = 10**16
 EVENT_TOKENS_MAX = 10**12
+IMPLAUSIBLE = "implausible_usage"  # the error of an event beyond them
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -113,7 +114,7 @@ def plausible(event: UsageEvent) -> UsageEvent:
         charge_pico=None,
         baseline_pico=None,
         overhead_pico=0,
-        error_type="implausible_usage",
+        error_type=IMPLAUSIBLE,
     )
 
 

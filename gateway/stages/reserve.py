@@ -4,7 +4,9 @@ From here on the request is in the ledger, whatever dies.
 """
 
 from gateway.booking import intent, worst_case_pico, worst_charge_pico
-from gateway.exchange import Attempt, Exchange
+from gateway.errors import BudgetUnavailable
+from gateway.exchange import Attempt, Exchange, Plan
+from gateway.ledger.budgets import covers
 from gateway.services import Services
 
 
@@ -15,13 +17,13 @@ def reserve(exchange: Exchange, services: Services) -> None:
     """
     plan, request = exchange.plan, exchange.request
     assert plan is not None, "plan comes before reserve"
-    if exchange.tenant.budgets:
-        exchange.hold = services.ledger.budgets.reserve(
-            exchange.tenant,
-            exchange.tags,
-            worst_charge_pico(exchange, plan.candidates, plan.output_tokens_max),
-            exchange.started_us,
-        )
+    _refuse_unpriced(exchange, plan)
+    exchange.hold = services.ledger.budgets.reserve(
+        exchange.tenant,
+        exchange.tags,
+        worst_charge_pico(exchange, plan.candidates, plan.output_tokens_max),
+        exchange.started_us,
+    )
     attempt = Attempt(
         number=1,
         target=plan.candidates[0],
@@ -31,3 +33,16 @@ def reserve(exchange: Exchange, services: Services) -> None:
     )
     services.ledger.intend(intent(exchange, attempt, request.prompt_bytes // 4 + 1))
     exchange.attempts.append(attempt)
+
+
+def _refuse_unpriced(exchange: Exchange, plan: Plan) -> None:
+    """A hard budget cannot be kept where nobody knows what a target costs."""
+    unpriced = [target.name for target in plan.candidates if target.prices is None]
+    if not unpriced:
+        return
+    for budget in exchange.tenant.budgets:
+        if budget.enforce == "hard" and covers(budget, exchange.tags):
+            raise BudgetUnavailable(
+                f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard and the model"
+                f" '{unpriced[0]}' has no price: give it one, or make the budget soft"
+            )

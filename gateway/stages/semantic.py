@@ -2,6 +2,7 @@
 
 from gateway.errors import NotCached
 from gateway.exchange import Exchange
+from gateway.hits import serve_hit
 from gateway.services import Services
 
 
@@ -19,7 +20,7 @@ def semantic(exchange: Exchange, services: Services) -> None:
         )
         services.metrics.cache_lookups_total.inc(("semantic", "hit" if found else "miss"))
         if found is not None:
-            exchange.answer_from_cache(found.entry, "hit-semantic", found.similarity)
+            serve_hit(exchange, services, found.entry, "hit-semantic", found.similarity)
             return
     if b"only-if-cached" in control:
         raise NotCached("Nothing is cached for this request, and it asked for nothing else.")

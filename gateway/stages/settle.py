@@ -6,7 +6,7 @@ that is already answered: what cannot be booked is told to the client as an erro
 
 from gateway.booking import attempt_event, cache_event, charge_pico, costs_pico
 from gateway.exchange import Exchange
-from gateway.ledger.event import UsageEvent
+from gateway.ledger.event import IMPLAUSIBLE, UsageEvent, plausible
 from gateway.services import Services
 
 
@@ -21,6 +21,7 @@ def settle(exchange: Exchange, services: Services) -> None:
                 exchange, exchange.attempts[-1], recorded_us=services.now_us(), superseded=False
             )
         if event is not None:
+            event = plausible(event)  # before anything counts what the ledger would not book
             services.ledger.settle(event)
             exchange.usage = event.usage
             exchange.cost_pico = event.cost_pico
@@ -36,7 +37,11 @@ def _release(exchange: Exchange, services: Services, event: UsageEvent | None) -
         usage = exchange.usage
         exchange.rate.settle(usage.prompt_tokens + usage.completion_tokens if usage else 0)
     if exchange.hold is not None:
-        charge = event.charge_pico if event is not None and event.charge_pico is not None else 0
+        charge = 0
+        if event is not None:
+            # A count that nobody can believe spends what was held for it, no more and no less.
+            absurd = event.error_type == IMPLAUSIBLE
+            charge = exchange.hold.amount_pico if absurd else event.charge_pico or 0
         services.ledger.budgets.settle(
             exchange.hold, charge + _failed_pico(exchange), exchange.started_us
         )

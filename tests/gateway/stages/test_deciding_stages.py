@@ -26,7 +26,10 @@ models:
     provider: provider
     upstream_model: a
     price: {source: contract, contract_id: C, per_mtok: {input: "0", output: "1"}}
-  - {name: small, provider: provider, upstream_model: b, price: {source: unpriced}}
+  - name: small
+    provider: provider
+    upstream_model: b
+    price: {source: contract, contract_id: C, per_mtok: {input: "0", output: "0"}}
 ---
 apiVersion: tollhouse/v1
 kind: Routing
