@@ -173,6 +173,9 @@ class Exchange:
         """Make a stored answer the answer to this request, as JSON or as a stream."""
         self.hit, self.hit_similarity = entry, similarity
         self.cache_status, self.cache_id = status, entry.cache_id
+        if not self.request.stream and not _ANSWER_PREFIX[self.endpoint]:
+            self.tail = entry.answer  # vectors: megabytes, and nothing in them to renew
+            return
         document = orjson.loads(entry.answer)
         answer_id = _ANSWER_PREFIX[self.endpoint] + self.request_id
         created = self.started_us // 1_000_000

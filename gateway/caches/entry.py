@@ -20,6 +20,7 @@ class StoredAnswer(msgspec.Struct, frozen=True, kw_only=True):
     expires_us: int
     cache_id: str  # minted by the caller; names the entry in feedback and deletion
     route_identity: bytes
+    tenant_id: str  # whose answer it is: for purging; keys and partitions isolate
     writer_key_id: str
 
     def alive(self, now_us: int) -> bool:

@@ -8,10 +8,13 @@ from collections.abc import Awaitable
 from gateway.caches.exact import exact_key
 from gateway.errors import InvalidRequest, NotCached
 from gateway.exchange import Exchange
+from gateway.hits import serve_hit
 from gateway.policy.snapshot import ExactRule
 from gateway.services import Services
 from gateway.wire.canonical import cacheable, canonical_body
 
+_JOINS_MAX = 2
+_AGE_DIGITS_MAX = 10
 FOLLOW_SECONDS = 60.0  # how long a request waits for its twin's answer before it asks itself
 
 
@@ -41,7 +44,7 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     entry = services.exact.get(key, exchange.started_us)
     if entry is not None and _fresh_enough(exchange.started_us - entry.stored_us, control):
         services.metrics.cache_lookups_total.inc(("exact", "hit"))
-        exchange.answer_from_cache(entry, "hit-exact")
+        serve_hit(exchange, services, entry, "hit-exact")
         return None
     services.metrics.cache_lookups_total.inc(("exact", "miss"))
     if exchange.request.stream:
@@ -50,14 +53,16 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
 
 
 async def _join(exchange: Exchange, services: Services, key: bytes) -> None:
-    """Lead, or wait for the leader's answer; a leader without one leaves us to ourselves."""
-    flight = services.flights.join(key)
-    if flight.leads:
-        exchange.flight = flight.finish
-        return
-    entry = await flight.wait(FOLLOW_SECONDS)
-    if entry is not None:
-        exchange.answer_from_cache(entry, "hit-exact")
+    """Lead, or wait for the leader's answer; of those it fails, one leads the others anew."""
+    for _ in range(_JOINS_MAX):
+        flight = services.flights.join(key)
+        if flight.leads:
+            exchange.flight = flight.finish
+            return
+        entry = await flight.wait(FOLLOW_SECONDS)
+        if entry is not None:
+            serve_hit(exchange, services, entry, "hit-exact")
+            return
 
 
 def _bypass(exchange: Exchange, control: dict[str, str]) -> str | None:
@@ -93,7 +98,8 @@ def _cache_control(exchange: Exchange) -> dict[str, str]:
     for part in header.decode("latin-1").split(","):
         name, _, value = part.strip().partition("=")
         directives[name.lower()] = value.strip('"')
-    if "max-age" in directives and not directives["max-age"].isdecimal():
+    age = directives.get("max-age", "0")
+    if not age.isdecimal() or len(age) > _AGE_DIGITS_MAX:
         raise InvalidRequest("cache-control: max-age must be a whole number of seconds.")
     return directives
 

@@ -31,12 +31,14 @@ def _entry(exchange: Exchange, services: Services) -> StoredAnswer | None:
         or usage is None
         or not exchange.attempts
         or exchange.bypass is not None
+        or len(exchange.attempts) > 1  # a fallback's answer must not outlive the failure
+        or (exchange.plan is not None and exchange.plan.decision == "downgraded")
         or (exchange.endpoint != "embeddings" and not complete(answer))
     ):
         return None
     target = exchange.attempts[-1].target
     return StoredAnswer(
-        answer=orjson.dumps(answer),
+        answer=orjson.dumps(answer) if exchange.request.stream else exchange.tail,
         endpoint=exchange.endpoint,
         served_model=target.name,
         provider=target.provider.name,
@@ -45,6 +47,7 @@ def _entry(exchange: Exchange, services: Services) -> StoredAnswer | None:
         expires_us=exchange.started_us,  # each cache sets its own
         cache_id=exchange.request_id,
         route_identity=exchange.route.identity,
+        tenant_id=exchange.tenant.id,
         writer_key_id=exchange.key.id,
     )
 

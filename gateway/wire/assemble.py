@@ -198,8 +198,8 @@ def _complete_choice(choice: Any) -> bool:
     if not isinstance(reason, str) or reason not in _COMPLETE:
         return False
     message = choice.get("message")
-    if message is None:
-        return isinstance(choice.get("text"), str)
+    if "text" in choice:
+        return message is None and isinstance(choice["text"], str)
     return isinstance(message, dict) and _calls_well_formed(message.get("tool_calls"))
 
 

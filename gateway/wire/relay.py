@@ -21,15 +21,28 @@ class StreamRelay:
     """What the client gets of one stream, and what we learn from it."""
 
     __slots__ = (
-        "_begun", "_done", "_ended", "_endpoint", "_error", "_include_usage", "_keep_bytes",
-        "_kept", "_splitter", "content_events", "text_bytes", "usage",
+        "_begun",
+        "_choices",
+        "_done",
+        "_ended",
+        "_endpoint",
+        "_error",
+        "_include_usage",
+        "_keep_bytes",
+        "_kept",
+        "_splitter",
+        "content_events",
+        "text_bytes",
+        "usage",
     )  # fmt: skip
 
     def __init__(
-        self, *, endpoint: Endpoint, include_usage: bool, keep: bool, keep_bytes_max: int = 1 << 20
-    ) -> None:
+        self, *, endpoint: Endpoint, include_usage: bool, keep: bool, choices: int = 1,
+        keep_bytes_max: int = 1 << 20,
+    ) -> None:  # fmt: skip
         """``keep`` collects the events for the caches, up to ``keep_bytes_max`` bytes in all."""
         self._endpoint = endpoint
+        self._choices = choices  # as many as were asked for must end
         self._include_usage = include_usage
         self._splitter = EventSplitter()
         self._kept: list[bytes] | None = [] if keep else None
@@ -93,7 +106,7 @@ class StreamRelay:
 
     @property
     def _all_ended(self) -> bool:
-        return bool(self._ended) and self._ended == self._begun
+        return len(self._ended) >= self._choices and self._ended == self._begun
 
     def _look(self, event: bytes) -> bool:
         """Whether the event is passed on."""

@@ -164,6 +164,7 @@ def _entry(cache_id: str) -> StoredAnswer:
         expires_us=10**18,
         cache_id=cache_id,
         route_identity=b"route",
+        tenant_id="acme",
         writer_key_id="key",
     )
 

@@ -96,5 +96,6 @@ def stored(usage: Usage, served: str = "large") -> StoredAnswer:
     return StoredAnswer(
         answer=b'{"id":"x","choices":[]}', endpoint="chat", served_model=served,
         provider=f"{served}-provider", usage=usage, stored_us=NOW_US - 3_600_000_000,
-        expires_us=NOW_US + 1, cache_id="01CACHED", route_identity=b"", writer_key_id="key_1",
+        expires_us=NOW_US + 1, cache_id="01CACHED", route_identity=b"", tenant_id="acme",
+        writer_key_id="key_1",
     )  # fmt: skip

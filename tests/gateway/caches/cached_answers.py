@@ -23,6 +23,7 @@ def stored(cache_id: str, *, size_bytes: int = 100, expires_us: int = NOW_US * 2
         expires_us=expires_us,
         cache_id=cache_id,
         route_identity=b"route",
+        tenant_id="acme",
         writer_key_id="key",
     )
 
