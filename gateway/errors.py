@@ -245,6 +245,7 @@ class UpstreamStatus(UpstreamError):
         retry_after_seconds: float | None = None,
     ) -> None:
         super().__init__(message, param=param, retry_after_seconds=retry_after_seconds)
+        self.retryable = False  # unless whoever read the provider's answer knows better
         self.status = status
         self.type = type
         self.code = code

@@ -56,6 +56,7 @@ async def run(
     await _forward(exchange, services, forward)
     try:
         settle(exchange, services)
+        await services.ledger.durable()  # at once, unless the settings ask for power-safe books
     except GatewayError as error:
         exchange.error = error
     except Exception as error:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.booking import attempt_event, intent, worst_case_pico
-from gateway.errors import UpstreamError, UpstreamProtocolError
+from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamStatus
 from gateway.exchange import EVENT_STREAM, Attempt, Exchange
 from gateway.policy.snapshot import Model
 from gateway.services import Services
@@ -29,6 +29,7 @@ _PATHS: dict[Endpoint, str] = {
 }
 _PASSED_ON = (b"traceparent", b"tracestate")
 _COUNTED_BYTES_MAX = 8192  # above it, tokenizing would hold up the event loop: estimate
+_BYTES_PER_TOKEN_MAX = 6  # of running text, on average: more bytes were more tokens
 _CHECKPOINT_EVENTS = 64
 _CHECKPOINT_SECONDS = 1.0
 _AFTER_DONE_SECONDS = 0.05  # patience for the end of an answer whose [DONE] has come
@@ -46,6 +47,7 @@ async def generate(exchange: Exchange, services: Services) -> None:
     deadline = exchange.started + max(
         target.provider.timeouts.total_seconds for target in plan.candidates
     )
+    await services.ledger.durable()  # the intent, where the settings ask for power-safe books
     while True:
         attempt = exchange.attempts[-1]
         try:
@@ -135,9 +137,10 @@ async def _relay_document(
         raise UpstreamProtocolError(
             f"The provider '{attempt.target.provider.name}' answered with invalid JSON."
         ) from None
-    if not isinstance(document, dict):
+    if not _is_answer(exchange, document):
         raise UpstreamProtocolError(
-            f"The provider '{attempt.target.provider.name}' answered with no JSON object."
+            f"The provider '{attempt.target.provider.name}' answered with something else than"
+            " a list of choices."
         )
     attempt.usage = parse_usage(document.get("usage")) or _estimate_document(
         exchange, attempt, document
@@ -153,6 +156,7 @@ async def _relay_stream(
         endpoint=exchange.endpoint,
         include_usage=exchange.request.include_usage,
         keep=exchange.cache_key is not None or exchange.partition is not None,
+        choices=exchange.request.choices,
     )
     client = exchange.client
     checkpoint_events, checkpoint_at = _CHECKPOINT_EVENTS, 0.0
@@ -176,13 +180,21 @@ async def _relay_stream(
             ):
                 checkpoint_events = relay.content_events + _CHECKPOINT_EVENTS
                 checkpoint_at = services.monotonic() + _CHECKPOINT_SECONDS
-                services.ledger.checkpoint(_event_id(exchange, attempt), relay.content_events)
+                services.ledger.checkpoint(_event_id(exchange, attempt), _tokens_so_far(relay))
         exchange.tail = relay.end()
         exchange.tail_content_type = EVENT_STREAM
         await _drain(response)
         exchange.answer = relay.answer()
     finally:
         attempt.usage = relay.usage or _estimate(exchange, services, attempt, relay)
+
+
+def _is_answer(exchange: Exchange, document: Any) -> bool:
+    """Whether a document has the shape that its endpoint promises."""
+    if not isinstance(document, dict):
+        return False
+    answers = document.get("data" if exchange.endpoint == "embeddings" else "choices")
+    return isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers)
 
 
 async def _drain(response: UpstreamResponse) -> None:
@@ -223,8 +235,8 @@ def _successor(
     untried = [model for model in plan.candidates if model.name not in tried]
     if untried and _falls_back(exchange, attempt, error):
         return 0.0, untried[0]
-    if error.status == 504:
-        return None  # a paid provider may be working on it still: asking again pays twice
+    if not error.unsent and not isinstance(error, UpstreamStatus):
+        return None  # a paid provider may have worked on it: asking again would pay twice
     # Full jitter, from the delay the provider asked for where it did.
     wait = max(
         error.retry_after_seconds or 0.0,
@@ -300,10 +312,15 @@ def _estimate(
     elapsed = services.monotonic() - attempt.started_monotonic
     return Usage(
         prompt_tokens=_prompt_tokens(exchange),
-        completion_tokens=relay.content_events if relay is not None else 0,
+        completion_tokens=_tokens_so_far(relay) if relay is not None else 0,
         compute_us=max(0, round(elapsed * 1e6)) if local else 0,
         source="partial_stream",
     )
+
+
+def _tokens_so_far(relay: StreamRelay) -> int:
+    """About a token per event, and never below what so much text must be."""
+    return max(relay.content_events, relay.text_bytes // _BYTES_PER_TOKEN_MAX)
 
 
 def _estimate_document(exchange: Exchange, attempt: Attempt, document: dict[str, Any]) -> Usage:

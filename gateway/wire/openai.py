@@ -19,6 +19,8 @@ Endpoint = Literal["chat", "completions", "embeddings"]
 
 DEPTH_MAX = 64
 KEYS_MAX = 10_000
+USER_LENGTH_MAX = 512
+_LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 CONTAINERS_MAX = 100_000  # lists and objects; an empty list of three bytes takes 60 in memory
 RETRY_AFTER_SECONDS_MAX = 60.0
 _MESSAGE_LENGTH_MAX = 2_000
@@ -78,7 +80,7 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> ParsedRequest:
         max_output_tokens=_output_tokens(body),
         choices=_positive(body, "n") or 1,
         has_json_format=_has_json_format(body),
-        user=_optional_text(body, "user"),
+        user=_user(body),
         temperature=_number(body, "temperature"),
     )
     if endpoint == "chat":
@@ -102,9 +104,16 @@ def encode_request(
             "include_usage": True,
         }
     if max_output_tokens is not None:
-        named = [f for f in ("max_completion_tokens", "max_tokens") if f in request.body]
-        changes |= dict.fromkeys(named or ["max_tokens"], max_output_tokens)
+        named: list[str] = [f for f in _LIMIT_FIELDS if f in request.body]
+        fields = named or [_limit_field(request, upstream_model)]
+        changes |= dict.fromkeys(fields, max_output_tokens)
     return orjson.dumps({**request.body, **changes})
+
+
+def _limit_field(request: ParsedRequest, upstream_model: str) -> str:
+    """OpenAI's reasoning models refuse the older name; most other providers know no other."""
+    reasons = upstream_model.startswith(("o1", "o3", "o4", "gpt-5"))
+    return "max_completion_tokens" if reasons and request.endpoint == "chat" else "max_tokens"
 
 
 def upstream_error(
@@ -198,12 +207,10 @@ def _read_messages(request: ParsedRequest) -> None:
                 param=f"messages[{index}].content",
             )
         size += _MESSAGE_OVERHEAD_BYTES
-    tools = body.get("tools") or body.get("functions")
-    if tools:
-        request.has_tools = True
-        size += len(orjson.dumps(tools))
-    if request.has_json_format:
-        size += len(orjson.dumps(body["response_format"]))
+    request.has_tools = bool(body.get("tools") or body.get("functions"))
+    for name in ("tools", "functions", "response_format", "prediction"):
+        if body.get(name):
+            size += len(orjson.dumps(body[name]))
     request.prompt_bytes = size
     request.messages_count = len(messages)
     request.last_user_text = _user_text(messages[-1])
@@ -313,8 +320,8 @@ def _include_usage(body: dict[str, Any]) -> bool:
 
 
 def _output_tokens(body: dict[str, Any]) -> int | None:
-    newer = _positive(body, "max_completion_tokens")
-    return newer if newer is not None else _positive(body, "max_tokens")
+    given = [_positive(body, name) for name in _LIMIT_FIELDS]
+    return max((limit for limit in given if limit is not None), default=None)
 
 
 def _positive(body: dict[str, Any], name: str) -> int | None:
@@ -342,6 +349,14 @@ def _number(body: dict[str, Any], name: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidRequest(f"'{name}' must be a number.", param=name)
     return float(value)
+
+
+def _user(body: dict[str, Any]) -> str | None:
+    """The end user's name, which is booked with each request."""
+    user = _optional_text(body, "user")
+    if user is not None and len(user) > USER_LENGTH_MAX:
+        raise InvalidRequest(f"'user' has at most {USER_LENGTH_MAX} characters.", param="user")
+    return user
 
 
 def _optional_text(body: dict[str, Any], name: str) -> str | None:

@@ -45,9 +45,17 @@ class World:
         self.exchange.rate = cast(Any, SimpleNamespace(settle=self.settled.append, allowance=None))
         self.metrics = Metrics()
         clock = iter(range(1000))
+
+        async def durable() -> None:
+            """Nothing is booked here, so nothing has to reach a disk."""
+
         self.services = cast(
             Services,
-            SimpleNamespace(metrics=self.metrics, monotonic=lambda: 100.0 + next(clock)),
+            SimpleNamespace(
+                metrics=self.metrics,
+                monotonic=lambda: 100.0 + next(clock),
+                ledger=SimpleNamespace(durable=durable),
+            ),
         )
 
     async def send(self, message: Message) -> None:
