@@ -83,13 +83,24 @@ class V1:
                 else f"{self.in_flight} requests are in progress; try again shortly.",
                 retry_after_seconds=1.0,
             )
+        exchange = self._exchange(endpoint, scope, send, request_id)
+        if self._knows(exchange):
+            exchange.raw = await read_body(exchange.headers, receive, limits.body_bytes_max)
         self.in_flight += 1
         try:
-            exchange = self._exchange(endpoint, scope, send, request_id)
-            exchange.raw = await read_body(exchange.headers, receive, limits.body_bytes_max)
             await respond(exchange, services, exchange.client)  # type: ignore[arg-type] # ours
         finally:
             self.in_flight -= 1
+
+    def _knows(self, exchange: Exchange) -> bool:
+        """Whether the caller has a key. Nobody else's body is read, or a few idle connections
+        without one could fill the house. The stage refuses, and records it.
+        """
+        try:
+            authenticate(exchange, self._services)
+        except GatewayError:
+            return False
+        return True
 
     def _exchange(self, endpoint: Endpoint, scope: Scope, send: Send, request_id: str) -> Exchange:
         services = self._services

@@ -3,7 +3,8 @@
 Decodes the body, once, and only for a caller who is known.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping
 
 from gateway.errors import InvalidRequest, MissingTags, ModelNotFound
 from gateway.exchange import Exchange
@@ -14,14 +15,29 @@ from gateway.wire.openai import parse_request
 
 TAGS_MAX = 32
 TAG_LENGTH_MAX = 128
+_PARSED_ASIDE_BYTES = 512 * 1024
 
 
-def resolve(exchange: Exchange, services: Services) -> None:
+def resolve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     """Set ``request``, ``tags``, ``facts``, ``route`` and, where one target is certain, ``pinned``.
 
     Raises InvalidRequest, ModelNotFound or MissingTags.
     """
-    request = exchange.request = parse_request(exchange.endpoint, exchange.raw)
+    if len(exchange.raw) > _PARSED_ASIDE_BYTES:
+        return _parse_aside(exchange)
+    exchange.request = parse_request(exchange.endpoint, exchange.raw)
+    _resolve(exchange)
+    return None
+
+
+async def _parse_aside(exchange: Exchange) -> None:
+    """A large body takes longer to decode than the event loop may be held up."""
+    exchange.request = await asyncio.to_thread(parse_request, exchange.endpoint, exchange.raw)
+    _resolve(exchange)
+
+
+def _resolve(exchange: Exchange) -> None:
+    request = exchange.request
     tenant, policy = exchange.tenant, exchange.policy
     exchange.tags = _tags(exchange)
     missing = [tag for tag in tenant.required_tags if tag not in exchange.tags]
@@ -56,12 +72,12 @@ def resolve(exchange: Exchange, services: Services) -> None:
 
 
 def _tags(exchange: Exchange) -> Mapping[str, str]:
-    """Tags of tenant and key, then of the header; what is nearer to the request wins."""
+    """Tags of the header, the tenant and the key; what an admin has fixed wins."""
     tags: Mapping[str, str] = exchange.tenant.tags
     if exchange.key.tags:
         tags = {**tags, **exchange.key.tags}
     header = exchange.headers.get(b"x-tollhouse-tags")
-    return {**tags, **parse_tags(header)} if header is not None else tags
+    return {**parse_tags(header), **tags} if header is not None else tags
 
 
 def parse_tags(header: bytes) -> dict[str, str]:
