@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from gateway.upstreams.openai import OpenAIUpstream
 
 _POLICY_POLL_SECONDS = 0.25
 _SAMPLE_SECONDS = 1.0
+_RETIRED_MAX = 64
 _log = logging.getLogger("tollhouse")
 
 
@@ -49,30 +50,39 @@ class UpstreamPool:
     def __init__(self, settings: Settings, model_process: ModelProcessClient | None) -> None:
         self._settings = settings
         self._model_process = model_process
-        self._made: dict[str, tuple[Provider, Upstream]] = {}
-        self._retired: list[Upstream] = []
+        self._made: dict[Provider, Upstream] = {}  # by value: a reload that changes nothing
+        self._known: dict[int, tuple[Provider, Upstream]] = {}  # by identity: the hot path
+        self._retired: list[Upstream] = []  # requests of an older policy may still run on them
 
     def __call__(self, provider: Provider) -> Upstream:
         """The upstream of ``provider``."""
-        made = self._made.get(provider.name)
-        if made is not None and made[0] is provider:
-            return made[1]
-        if made is not None and made[0] == provider:
-            self._made[provider.name] = (provider, made[1])
-            return made[1]
-        if made is not None:
-            self._retired.append(made[1])  # requests may still run on it
-        upstream = self._make(provider)
-        self._made[provider.name] = (provider, upstream)
+        known = self._known.get(id(provider))
+        if known is not None:
+            return known[1]
+        upstream = self._made.get(provider)
+        if upstream is None:
+            upstream = self._made[provider] = self._make(provider)
+        # The provider is kept beside its upstream, so that its identity stays its own.
+        self._known[id(provider)] = (provider, upstream)
         return upstream
+
+    def forget_old(self, providers: Collection[Provider]) -> None:
+        """A new policy names these; the others answer what still runs, and are asked no more."""
+        self._known.clear()
+        for provider in [made for made in self._made if made not in providers]:
+            self._retired.append(self._made.pop(provider))
+        del self._retired[:-_RETIRED_MAX]
 
     def ejected(self) -> dict[tuple[str, ...], float]:
         """Per provider: 1 while it is not healthy."""
-        return {(name,): float(not upstream.healthy) for name, (_, upstream) in self._made.items()}
+        return {
+            (provider.name,): float(not upstream.healthy)
+            for provider, upstream in self._made.items()
+        }
 
     async def close(self) -> None:
         """Close every connection."""
-        for upstream in (*self._retired, *(made for _, made in self._made.values())):
+        for upstream in (*self._retired, *self._made.values()):
             await upstream.close()
 
     def _make(self, provider: Provider) -> Upstream:
@@ -161,6 +171,7 @@ class Gateway:
         )
         ledger.budgets.configure(policy, now_us())
         self.services.metrics.policy_info.only((policy.version,))
+        self.pool.forget_old(policy.providers.values())
 
     def _watch_metrics(self) -> None:
         metrics, services = self.services.metrics, self.services

@@ -116,7 +116,7 @@ def supervise(settings: Settings, config_path: Path | None) -> int:
     if settings.local.enabled != "off":
         children.insert(0, _model_process(settings, model_socket))
     try:
-        return _watch(children, settings.drain_seconds)
+        return _watch(children, settings.drain_seconds, (public, admin))
     finally:
         public.close()
         admin.close()
@@ -171,12 +171,17 @@ def _model_process(settings: Settings, model_socket: Path) -> Child:
     return Child("model process", command, ())
 
 
-def _watch(children: list[Child], drain_seconds: float) -> int:
+def _watch(
+    children: list[Child], drain_seconds: float, listeners: tuple[socket.socket, ...]
+) -> int:
     """Start the children, restart the dead, end all on SIGTERM or SIGINT."""
     with _signals() as arrived:
         while True:
             for number in arrived(_next_wait(children)):
                 if number in (signal.SIGTERM, signal.SIGINT):
+                    # Ours too, or the kernel would go on queueing connections nobody accepts.
+                    for listener in listeners:
+                        listener.close()
                     return _end(children, drain_seconds, arrived)
                 if number == signal.SIGHUP:
                     children[-1].signal(signal.SIGHUP)
