@@ -77,6 +77,7 @@ routes:
     match: {model: with-fallback}
     to: other
     fallback: [{to: large}]
+    cache: {exact: {ttl: 1h}}
   - name: uncached
     match: {model: uncached}
     to: large
@@ -99,7 +100,10 @@ tenants:
   - {id: globex}
   - {id: limited, limits: {rpm: 3}}
   - {id: poor, budgets: [{name: daily, amount: "0.004", period: day}]}
-  - {id: tagged, required_tags: [feature]}
+  - {id: tagged, required_tags: [feature], tags: {env: prod}}
+  - id: charged
+    charging: {cache_hits: {charge: 100%}}
+    budgets: [{name: daily, amount: "0.004", period: day}]
 """
 
 

@@ -162,7 +162,10 @@ def test_a_dead_target_falls_back_and_both_attempts_are_booked(plain: RunningGat
 
 
 def test_a_provider_without_a_price_is_unpriced_never_free(plain: RunningGateway) -> None:
-    answer = chat(plain, plain.key("acme"), {"model": "unpriced"})
+    refused = chat(plain, plain.key("acme"), {"model": "unpriced"})
+    assert refused.status_code == 503, "a hard budget cannot be kept without a price"
+    assert refused.json()["error"]["code"] == "budget_unavailable"
+    answer = chat(plain, plain.key("globex"), {"model": "unpriced"})
     assert answer.status_code == 200
     assert "x-tollhouse-cost-usd" not in answer.headers
     (event,) = plain.events(answer.headers["x-request-id"])

@@ -1,0 +1,126 @@
+"""What one caller must not be able to do to the others, or to the books."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.gateway.running import ProviderThread, RunningGateway, running_gateway, wait_for
+
+
+def ask(gateway: RunningGateway, key: str, body: dict[str, Any], **headers: str) -> httpx.Response:
+    message = {"role": "user", "content": body.pop("text", "Hello.")}
+    return httpx.post(
+        gateway.base_url + "/chat/completions",
+        json={"model": "large", "max_tokens": 60, "messages": [message], **body},
+        headers={"authorization": f"Bearer {key}", **headers},
+        trust_env=False,
+        timeout=30,
+    )
+
+
+def test_callers_without_a_key_cannot_fill_the_house(
+    tmp_path: Path, provider: ProviderThread
+) -> None:
+    """They send headers and wait; a paying tenant is answered all the same."""
+    limits = {"TOLLHOUSE_LIMITS_REQUESTS_IN_FLIGHT_MAX": "4"}
+    with running_gateway(tmp_path, provider.base_url, environment=limits) as gateway:
+        idle = []
+        for _ in range(12):
+            connection = socket.create_connection(("127.0.0.1", gateway.port))
+            connection.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"
+            )
+            idle.append(connection)
+        assert ask(gateway, gateway.key("acme"), {}).status_code == 200
+        for connection in idle:
+            connection.close()
+
+
+def test_an_endless_user_name_is_refused_and_the_gateway_stays_ready(
+    plain: RunningGateway,
+) -> None:
+    answer = ask(plain, plain.key("acme"), {"user": "u" * 1_100_000})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "user"
+    assert httpx.get(plain.admin_url + "/readyz", trust_env=False).status_code == 200
+
+
+def test_the_larger_of_two_output_limits_counts(plain: RunningGateway) -> None:
+    """A small one beside it does not make the reservation small."""
+    refused = ask(plain, plain.key("poor"), {"max_completion_tokens": 1, "max_tokens": 100_000})
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "insufficient_quota"
+
+
+def test_cached_answers_spend_the_budget_they_are_charged_to(plain: RunningGateway) -> None:
+    key = plain.key("charged")
+    statuses = []
+    for _ in range(40):
+        statuses.append(ask(plain, key, {"text": "The same question again."}).status_code)
+        if statuses[-1] != 200:
+            break
+    assert statuses[0] == 200
+    assert statuses[-1] == 429, "hits are charged like misses here, so the budget runs out"
+
+
+def test_a_fallbacks_answer_is_not_kept_for_when_the_target_is_back(
+    plain: RunningGateway,
+) -> None:
+    key = plain.key("acme")
+    for _ in range(2):
+        answer = ask(plain, key, {"model": "with-fallback", "text": "Keep me not."})
+        assert answer.status_code == 200
+        assert answer.headers["x-tollhouse-cache"] == "miss"
+
+
+def test_a_header_cannot_override_a_tag_that_an_admin_has_fixed(plain: RunningGateway) -> None:
+    answer = ask(plain, plain.key("tagged"), {}, **{"x-tollhouse-tags": "feature=x,env=staging"})
+    (event,) = plain.events(answer.headers["x-request-id"])
+    assert event.tags == {"feature": "x", "env": "prod"}
+
+
+def test_an_absurd_age_is_a_client_error(plain: RunningGateway) -> None:
+    key = plain.key("acme")
+    ask(plain, key, {"text": "Absurd."})
+    answer = ask(plain, key, {"text": "Absurd."}, **{"cache-control": "max-age=" + "9" * 5000})
+    assert answer.status_code == 400
+
+
+def test_a_provider_that_refuses_us_is_asked_once(
+    plain: RunningGateway, provider: ProviderThread
+) -> None:
+    before = len(provider.simulator.requests)
+    answer = ask(plain, plain.key("acme"), {"text": "No. [[fault:redirect]]"})
+    assert answer.status_code == 502
+    assert len(provider.simulator.requests) == before + 1
+
+
+def test_connections_are_refused_once_the_gateway_is_told_to_stop(
+    tmp_path: Path, provider: ProviderThread
+) -> None:
+    """Refused, not queued behind a listener that nobody serves."""
+    with (
+        running_gateway(tmp_path, provider.base_url) as gateway,
+        openai.OpenAI(
+            base_url=gateway.base_url, api_key=gateway.key("acme"), max_retries=0
+        ) as client,
+    ):
+        stalled: Any = [{"role": "user", "content": "Wait. [[fault:stall-after-20]]"}]
+        stream = iter(
+            client.chat.completions.create(model="uncached", messages=stalled, stream=True)
+        )
+        next(stream)
+        assert gateway.process is not None
+        gateway.process.terminate()
+
+        def refused() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", gateway.port)) != 0
+
+        wait_for(refused, 2.0)
+        with pytest.raises(openai.APIError):
+            list(stream)
