@@ -237,7 +237,7 @@ def test_required_tags_are_asked_for_and_accepted(plain: RunningGateway) -> None
             model="large", messages=HELLO, extra_headers={"x-tollhouse-tags": "feature=search"}
         )
     (event,) = plain.events(raw.headers["x-request-id"])
-    assert event.tags == {"feature": "search"}
+    assert event.tags == {"feature": "search", "env": "prod"}
 
 
 def test_an_exact_repeat_is_answered_from_the_cache_in_either_form(acme: openai.OpenAI) -> None:
