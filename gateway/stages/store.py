@@ -13,28 +13,38 @@ from gateway.wire.assemble import complete
 
 
 def store(exchange: Exchange, services: Services) -> None:
-    """Write the caches. A follower always hears, be it that there is nothing."""
-    entry = _entry(exchange, services)
+    """Write the caches. A follower always hears, be it that there is nothing.
+
+    Followers asked the same at the same time, so they share what may not be kept for later: an
+    answer cut at its length, or a fallback's.
+    """
+    entry: StoredAnswer | None = None
     try:
-        if entry is not None:
+        keeps = _worth_keeping(exchange)
+        if keeps or exchange.flight is not None:
+            entry = _entry(exchange)
+        if keeps and entry is not None:
             _write(exchange, services, entry)
     finally:
         if exchange.flight is not None:
             exchange.flight(entry if entry is not None else exchange.hit)
 
 
-def _entry(exchange: Exchange, services: Services) -> StoredAnswer | None:
+def _worth_keeping(exchange: Exchange) -> bool:
+    """A complete answer of the target that the route wanted."""
+    answer = exchange.answer
+    if answer is None or exchange.bypass is not None:
+        return False
+    if len(exchange.attempts) > 1:
+        return False  # a fallback's answer must not outlive the failure
+    if exchange.plan is not None and exchange.plan.decision == "downgraded":
+        return False
+    return exchange.endpoint == "embeddings" or complete(answer)
+
+
+def _entry(exchange: Exchange) -> StoredAnswer | None:
     answer, usage = exchange.answer, exchange.usage
-    if (
-        exchange.error is not None
-        or answer is None
-        or usage is None
-        or not exchange.attempts
-        or exchange.bypass is not None
-        or len(exchange.attempts) > 1  # a fallback's answer must not outlive the failure
-        or (exchange.plan is not None and exchange.plan.decision == "downgraded")
-        or (exchange.endpoint != "embeddings" and not complete(answer))
-    ):
+    if exchange.error is not None or answer is None or usage is None or not exchange.attempts:
         return None
     target = exchange.attempts[-1].target
     return StoredAnswer(

@@ -1,6 +1,7 @@
 """What one caller must not be able to do to the others, or to the books."""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,22 @@ def test_a_header_cannot_override_a_tag_that_an_admin_has_fixed(plain: RunningGa
     answer = ask(plain, plain.key("tagged"), {}, **{"x-tollhouse-tags": "feature=x,env=staging"})
     (event,) = plain.events(answer.headers["x-request-id"])
     assert event.tags == {"feature": "x", "env": "prod"}
+
+
+def test_twins_share_one_call_even_for_an_answer_that_is_not_kept(tmp_path: Path) -> None:
+    """Cut at its length, it may not be cached; asked for by eight at once, it is fetched once."""
+    slow = ProviderThread(seed=5, latency_seconds=0.5)
+    with running_gateway(tmp_path, slow.base_url) as gateway:
+        key = gateway.key("acme")
+        body = {"text": "Twins.", "max_tokens": 3}
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: ask(gateway, key, dict(body)), range(8)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.json()["choices"][0]["message"]["content"] for answer in answers}) == 1
+        assert len(slow.simulator.requests) == 1
+        ask(gateway, key, dict(body))
+        assert len(slow.simulator.requests) == 2
+    slow.stop()
 
 
 def test_an_absurd_age_is_a_client_error(plain: RunningGateway) -> None:
