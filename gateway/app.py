@@ -317,8 +317,8 @@ def _public_config(settings: Settings, application: Callable[..., Any]) -> uvico
         server_header=False,
         access_log=False,
         log_config=None,
-        timeout_keep_alive=round(limits.keep_alive_seconds),
-        timeout_graceful_shutdown=round(settings.drain_seconds),
+        timeout_keep_alive=max(1, round(limits.keep_alive_seconds)),
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
 
 
