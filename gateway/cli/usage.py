@@ -6,6 +6,7 @@ changes the books needs the gateway stopped.
 
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -52,7 +53,13 @@ def usage() -> None:
     default="tenant",
     show_default=True,
 )
-@click.option("--period", required=True, metavar="YYYY-MM", help="A UTC month.")
+@click.option(
+    "--period",
+    default=lambda: f"{datetime.now(UTC):%Y-%m}",
+    show_default="this month",
+    metavar="YYYY-MM",
+    help="A UTC month.",
+)
 @click.option("--tenant", help="Only this tenant.")
 @click.option(
     "--format",

@@ -5,9 +5,11 @@ import io
 import json
 import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
@@ -99,6 +101,20 @@ def test_a_table_has_a_row_per_group(state: Path, by: str) -> None:
     done = run(usage, state, "report", "--period", "2026-11", "--by", by)
     assert done.exit_code == 0
     assert len(done.output.splitlines()) == 1 + (2 if by == "tenant" else 1)
+
+
+def test_without_a_period_the_report_is_of_this_month(state: Path) -> None:
+    """What is booked now is in it, what was booked in another month is not."""
+    now_us = time.time_ns() // 1000
+    opened = Ledger.open(state)
+    opened.settle(msgspec.structs.replace(event("r3", "now"), ts_us=now_us, recorded_us=now_us))
+    past_us = now_us - 62 * 86_400_000_000
+    opened.settle(msgspec.structs.replace(event("r4", "then"), ts_us=past_us, recorded_us=past_us))
+    opened.close()
+    done = run(usage, state, "report", "--format", "json")
+    tenants = {row["tenant"] for row in json.loads(done.output)}
+    assert "now" in tenants
+    assert "then" not in tenants
 
 
 def test_a_period_that_is_no_month_is_wrong_usage(state: Path) -> None:
