@@ -18,6 +18,7 @@ def admin_options(command: Any) -> Any:
         default="http://127.0.0.1:8081",
         show_default=True,
         envvar="TOLLHOUSE_ADMIN_URL",
+        show_envvar=True,
         help="The gateway's admin port.",
     )(command)
     return click.option(
