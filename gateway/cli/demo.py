@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rich.console import Console
 from gateway.cli.demo_report import print_report
 from gateway.cli.demo_workload import TENANTS, run_workload
 from gateway.cli.models import pull
+from gateway.config import PREFIX, RESERVED
 from gateway.stores.keys import KeyStore, load_pepper
 from gateway.supervisor import StartError, bind
 
@@ -87,6 +88,15 @@ def demo(ctx: click.Context, exit_after: bool, port: int, admin_port: int) -> No
             signal.pause()
 
 
+def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment less what overrides the demo's own settings, such as its state folder."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(PREFIX) or name in RESERVED
+    }
+
+
 def _check_ports(*ports: int) -> None:
     for port in ports:
         bind("127.0.0.1", port).close()
@@ -95,7 +105,7 @@ def _check_ports(*ports: int) -> None:
 @contextlib.contextmanager
 def _large_model(console: Console) -> Iterator[tuple[dict[str, str], str]]:
     """Environment of the gateway and the name of the models file: OpenAI's, or simulated."""
-    environment = dict(os.environ)
+    environment = without_settings(os.environ)
     if environment.get("OPENAI_API_KEY"):
         console.print("The large model is OpenAI's: this costs a few cents of your account.")
         yield environment, "openai"
