@@ -214,10 +214,10 @@ def switch(
 
 
 class Placeholders(dict[str, str]):
-    """An environment that makes up what is not set, and remembers the names."""
+    """An environment that makes up what is not set or empty, and remembers the names."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        super().__init__(environ)
+        super().__init__({name: value for name, value in environ.items() if value})
         self.missing: set[str] = set()
 
     def __missing__(self, name: str) -> str:

@@ -80,6 +80,13 @@ def test_a_sound_policy_is_accepted_without_its_secrets(policy_file: Path) -> No
     assert "not set" not in run("policy", "check", policy_file, **ENVIRON).stderr
 
 
+def test_an_empty_secret_is_as_good_as_none(policy_file: Path) -> None:
+    """Build machines pass a secret they may not show as an empty variable."""
+    result = run("policy", "check", policy_file, **{**ENVIRON, "KEY": ""})
+    assert result.exit_code == 0, result.output
+    assert "the environment variable KEY is not set here" in result.stderr
+
+
 def test_problems_are_printed_for_people_for_tools_and_for_pull_requests(
     policy_file: Path,
 ) -> None:
