@@ -84,10 +84,11 @@ class V1:
                 retry_after_seconds=1.0,
             )
         exchange = self._exchange(endpoint, scope, send, request_id)
-        if self._knows(exchange):
-            exchange.raw = await read_body(exchange.headers, receive, limits.body_bytes_max)
+        known = self._knows(exchange)
         self.in_flight += 1
         try:
+            if known:
+                exchange.raw = await read_body(exchange.headers, receive, limits.body_bytes_max)
             await respond(exchange, services, exchange.client)  # type: ignore[arg-type] # ours
         finally:
             self.in_flight -= 1

@@ -41,6 +41,25 @@ def test_callers_without_a_key_cannot_fill_the_house(
             connection.close()
 
 
+def test_bodies_on_their_way_count_as_requests_in_progress(
+    tmp_path: Path, provider: ProviderThread
+) -> None:
+    """One key cannot hold more bodies in memory than there may be requests."""
+    limits = {"TOLLHOUSE_LIMITS_REQUESTS_IN_FLIGHT_MAX": "4"}
+    with running_gateway(tmp_path, provider.base_url, environment=limits) as gateway:
+        key = gateway.key("acme")
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}"
+        idle = []
+        for _ in range(4):
+            connection = socket.create_connection(("127.0.0.1", gateway.port))
+            connection.sendall(head.encode() + b"\r\ncontent-length: 100\r\n\r\n{")
+            idle.append(connection)
+        wait_for(lambda: ask(gateway, key, {}).status_code == 503, 5.0)
+        for connection in idle:
+            connection.close()
+        wait_for(lambda: ask(gateway, key, {}).status_code == 200, 5.0)
+
+
 def test_an_endless_user_name_is_refused_and_the_gateway_stays_ready(
     plain: RunningGateway,
 ) -> None:
