@@ -171,8 +171,12 @@ class Exchange:
         self, entry: StoredAnswer, status: CacheStatus, similarity: float | None = None
     ) -> None:
         """Make a stored answer the answer to this request, as JSON or as a stream."""
+        self._render(entry)
+        # Last: an entry that cannot be rendered is no hit, and is not booked as one.
         self.hit, self.hit_similarity = entry, similarity
         self.cache_status, self.cache_id = status, entry.cache_id
+
+    def _render(self, entry: StoredAnswer) -> None:
         if not self.request.stream and not _ANSWER_PREFIX[self.endpoint]:
             self.tail = entry.answer  # vectors: megabytes, and nothing in them to renew
             return

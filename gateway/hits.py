@@ -15,9 +15,17 @@ def serve_hit(
     entry: StoredAnswer,
     status: CacheStatus,
     similarity: float | None = None,
-) -> None:
-    """Answer from the cache. Raises BudgetExhausted where the tariff for hits does not fit."""
-    exchange.hold = services.ledger.budgets.reserve(
-        exchange.tenant, exchange.tags, hit_charge_pico(exchange, entry), exchange.started_us
-    )
+) -> bool:
+    """Answer from the cache; False where a budget sends its tenant to a cheaper model instead.
+
+    Raises BudgetExhausted where the tariff for hits does not fit. What is free always fits.
+    """
+    charge = hit_charge_pico(exchange, entry)
+    if charge:
+        budgets, now_us = services.ledger.budgets, exchange.started_us
+        lacking = budgets.exceeded(exchange.tenant, exchange.tags, charge, now_us)
+        if lacking is not None and lacking.on_exceeded == "downgrade":
+            return False
+        exchange.hold = budgets.reserve(exchange.tenant, exchange.tags, charge, now_us)
     exchange.answer_from_cache(entry, status, similarity)
+    return True

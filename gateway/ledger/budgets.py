@@ -36,7 +36,7 @@ class Counter:
     @property
     def hard(self) -> bool:
         """Whether a request that does not fit is refused."""
-        return self.budget.enforce == "hard" and self.budget.on_exceeded != "allow"
+        return refuses(self.budget)
 
 
 class Hold:
@@ -189,6 +189,11 @@ def period_bounds(budget: Budget, now_us: int) -> tuple[int, int]:
 
 def _to_us(moment: datetime) -> int:
     return int(moment.timestamp()) * 1_000_000
+
+
+def refuses(budget: Budget) -> bool:
+    """Whether a request that does not fit is refused."""
+    return budget.enforce == "hard" and budget.on_exceeded != "allow"
 
 
 def covers(budget: Budget, tags: Mapping[str, str]) -> bool:

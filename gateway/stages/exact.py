@@ -44,7 +44,7 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     entry = services.exact.get(key, exchange.started_us)
     if entry is not None and _fresh_enough(exchange.started_us - entry.stored_us, control):
         services.metrics.cache_lookups_total.inc(("exact", "hit"))
-        serve_hit(exchange, services, entry, "hit-exact")
+        serve_hit(exchange, services, entry, "hit-exact")  # else a cheaper model answers
         return None
     services.metrics.cache_lookups_total.inc(("exact", "miss"))
     if exchange.request.stream:
@@ -54,12 +54,13 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
 
 async def _join(exchange: Exchange, services: Services, key: bytes) -> None:
     """Lead, or wait for the leader's answer; of those it fails, one leads the others anew."""
+    until = services.monotonic() + FOLLOW_SECONDS
     for _ in range(_JOINS_MAX):
         flight = services.flights.join(key)
         if flight.leads:
             exchange.flight = flight.finish
             return
-        entry = await flight.wait(FOLLOW_SECONDS)
+        entry = await flight.wait(max(0.0, until - services.monotonic()))
         if entry is not None:
             serve_hit(exchange, services, entry, "hit-exact")
             return

@@ -6,7 +6,7 @@ From here on the request is in the ledger, whatever dies.
 from gateway.booking import intent, worst_case_pico, worst_charge_pico
 from gateway.errors import BudgetUnavailable
 from gateway.exchange import Attempt, Exchange, Plan
-from gateway.ledger.budgets import covers
+from gateway.ledger.budgets import covers, refuses
 from gateway.services import Services
 
 
@@ -41,7 +41,7 @@ def _refuse_unpriced(exchange: Exchange, plan: Plan) -> None:
     if not unpriced:
         return
     for budget in exchange.tenant.budgets:
-        if budget.enforce == "hard" and covers(budget, exchange.tags):
+        if refuses(budget) and covers(budget, exchange.tags):
             raise BudgetUnavailable(
                 f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard and the model"
                 f" '{unpriced[0]}' has no price: give it one, or make the budget soft"

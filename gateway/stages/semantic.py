@@ -19,8 +19,9 @@ def semantic(exchange: Exchange, services: Services) -> None:
             partition, text, vector, now_us=exchange.started_us, max_wrong=rule.max_wrong
         )
         services.metrics.cache_lookups_total.inc(("semantic", "hit" if found else "miss"))
-        if found is not None:
-            serve_hit(exchange, services, found.entry, "hit-semantic", found.similarity)
+        if found is not None and serve_hit(
+            exchange, services, found.entry, "hit-semantic", found.similarity
+        ):
             return
     if b"only-if-cached" in control:
         raise NotCached("Nothing is cached for this request, and it asked for nothing else.")
