@@ -21,7 +21,7 @@ def store(exchange: Exchange, services: Services) -> None:
     entry: StoredAnswer | None = None
     try:
         keeps = _worth_keeping(exchange)
-        if keeps or exchange.flight is not None:
+        if keeps or (exchange.flight is not None and not _downgraded(exchange)):
             entry = _entry(exchange)
         if keeps and entry is not None:
             _write(exchange, services, entry)
@@ -37,9 +37,14 @@ def _worth_keeping(exchange: Exchange) -> bool:
         return False
     if len(exchange.attempts) > 1:
         return False  # a fallback's answer must not outlive the failure
-    if exchange.plan is not None and exchange.plan.decision == "downgraded":
+    if _downgraded(exchange):
         return False
     return exchange.endpoint == "embeddings" or complete(answer)
+
+
+def _downgraded(exchange: Exchange) -> bool:
+    """One budget is used up; whoever shares the key may have another, with money left."""
+    return exchange.plan is not None and exchange.plan.decision == "downgraded"
 
 
 def _entry(exchange: Exchange) -> StoredAnswer | None:
