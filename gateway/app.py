@@ -41,7 +41,6 @@ from gateway.upstreams.openai import OpenAIUpstream
 
 _POLICY_POLL_SECONDS = 0.25
 _SAMPLE_SECONDS = 1.0
-_RETIRED_MAX = 64
 _GC_THRESHOLDS = (50_000, 20, 50)
 _log = logging.getLogger("tollhouse")
 
@@ -54,7 +53,7 @@ class UpstreamPool:
         self._model_process = model_process
         self._made: dict[Provider, Upstream] = {}  # by value: a reload that changes nothing
         self._known: dict[int, tuple[Provider, Upstream]] = {}  # by identity: the hot path
-        self._retired: list[Upstream] = []  # requests of an older policy may still run on them
+        self._current: tuple[Provider, ...] = ()
 
     def __call__(self, provider: Provider) -> Upstream:
         """The upstream of ``provider``."""
@@ -68,23 +67,22 @@ class UpstreamPool:
         self._known[id(provider)] = (provider, upstream)
         return upstream
 
-    def forget_old(self, providers: Collection[Provider]) -> None:
-        """A new policy names these; the others answer what still runs, and are asked no more."""
+    def adopt(self, providers: Collection[Provider]) -> None:
+        """A new policy names these. The others stay: requests of an older policy run on them."""
+        self._current = tuple(providers)
         self._known.clear()
-        for provider in [made for made in self._made if made not in providers]:
-            self._retired.append(self._made.pop(provider))
-        del self._retired[:-_RETIRED_MAX]
 
     def ejected(self) -> dict[tuple[str, ...], float]:
         """Per provider: 1 while it is not healthy."""
         return {
             (provider.name,): float(not upstream.healthy)
-            for provider, upstream in self._made.items()
+            for provider, upstream in tuple(self._made.items())
+            if provider in self._current
         }
 
     async def close(self) -> None:
         """Close every connection."""
-        for upstream in (*self._retired, *self._made.values()):
+        for upstream in tuple(self._made.values()):
             await upstream.close()
 
     def _make(self, provider: Provider) -> Upstream:
@@ -173,7 +171,7 @@ class Gateway:
         )
         ledger.budgets.configure(policy, now_us())
         self.services.metrics.policy_info.only((policy.version,))
-        self.pool.forget_old(policy.providers.values())
+        self.pool.adopt(policy.providers.values())
 
     def _watch_metrics(self) -> None:
         metrics, services = self.services.metrics, self.services
