@@ -5,6 +5,7 @@ set -u
 missing=""
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v promtool >/dev/null 2>&1 || missing="$missing prometheus"
+command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 command -v g++ >/dev/null 2>&1 || missing="$missing g++"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
@@ -14,8 +15,11 @@ fi
 echo "Installing for the tests:$missing"
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -qq >/dev/null 2>&1
-# Debian's prometheus package would start a server on a port: only its tools are wanted.
-mkdir -p /etc/systemd/system && ln -sf /dev/null /etc/systemd/system/prometheus.service 2>/dev/null
+# Debian's packages would start servers on their usual ports: only the programs are wanted.
+mkdir -p /etc/systemd/system
+for service in prometheus redis-server; do
+    ln -sf /dev/null "/etc/systemd/system/$service.service" 2>/dev/null
+done
 for package in $missing; do
     apt-get install -y -qq --no-install-recommends "$package" >/dev/null 2>&1 ||
         echo "$package could not be installed; its tests skip."
