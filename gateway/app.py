@@ -11,14 +11,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-import uvicorn
 import uvloop
 
 from gateway.admin import admin_services
+from gateway.asgi import AsgiHandler
 from gateway.caches.exact import ExactCache, SingleFlight
 from gateway.caches.semantic import SemanticCache
 from gateway.config import Settings
@@ -30,7 +29,7 @@ from gateway.policy.holder import PolicyHolder
 from gateway.policy.snapshot import Policy, Provider
 from gateway.policy.switches import Switches
 from gateway.routing import Router
-from gateway.server import guarded, sweep
+from gateway.server import Server
 from gateway.services import Services
 from gateway.stores.keys import KeyRecord, KeyStore, load_pepper
 from gateway.stores.limits import Limiter
@@ -41,6 +40,9 @@ from gateway.upstreams.openai import OpenAIUpstream
 
 _POLICY_POLL_SECONDS = 0.25
 _SAMPLE_SECONDS = 1.0
+_BACKLOG = 2048  # connections that wait to be accepted
+_STOPPED_SECONDS = 2.0  # for answers to those who were told that we stop
+_ADMIN_DRAIN_SECONDS = 5.0
 _GC_THRESHOLDS = (50_000, 20, 50)
 _log = logging.getLogger("tollhouse")
 
@@ -246,14 +248,6 @@ class AbsentModel:
         """Nothing to close."""
 
 
-class _Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to us."""
-
-    def capture_signals(self) -> contextlib.AbstractContextManager[None]:  # type: ignore[override] # narrower than uvicorn's
-        """Capture none."""
-        return contextlib.nullcontext()
-
-
 def run_worker(settings: Settings, public_fd: int, admin_fd: int, model_socket: Path) -> int:
     """Serve on two inherited sockets until SIGTERM; the exit status."""
     try:
@@ -268,34 +262,40 @@ def run_worker(settings: Settings, public_fd: int, admin_fd: int, model_socket: 
 async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket: Path) -> int:
     gateway = Gateway(settings, model_socket)
     await gateway.open()
-    public = _Server(_public_config(settings, gateway.v1))
-    admin = _Server(_admin_config(settings, gateway))
+    admin_pages = _admin_pages(gateway)
+    await admin_pages.startup()
+    public, admin = (Server(handler, settings.limits) for handler in (gateway.v1, admin_pages))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway.policies))
     background = [
-        loop.create_task(sweep(public.server_state.connections)),
-        loop.create_task(sweep(admin.server_state.connections)),
+        loop.create_task(public.sweep()),
+        loop.create_task(admin.sweep()),
         loop.create_task(_poll_policies(gateway.policies)),
         loop.create_task(gateway.sample_model_process()),
     ]
-    servers = [
-        loop.create_task(public.serve([socket.socket(fileno=public_fd)])),
-        loop.create_task(admin.serve([socket.socket(fileno=admin_fd)])),
+    listening = [
+        await loop.create_server(server, sock=socket.socket(fileno=fd), backlog=_BACKLOG)
+        for server, fd in ((public, public_fd), (admin, admin_fd))
     ]
-    while not (public.started and admin.started):  # noqa: ASYNC110 - uvicorn offers no event
-        await asyncio.sleep(0.01)
     _announce(settings, gateway)
     _settle_garbage_collector()
     await stop.wait()
     # Not ready first, then no new connections, then what runs may end within drain_seconds.
     gateway.v1.draining = True
-    public.should_exit = True
-    await servers[0]
-    admin.should_exit = True
-    await servers[1]
+    listening[0].close()
+    if not await public.drain(settings.drain_seconds):
+        gateway.v1.stop()
+        await public.drain(_STOPPED_SECONDS)
+        public.abort()
+    while gateway.v1.in_flight:  # noqa: ASYNC110 - of clients that have left: soon over
+        await asyncio.sleep(0.01)
+    listening[1].close()
+    await admin.drain(_ADMIN_DRAIN_SECONDS)
+    await admin_pages.shutdown()
+    admin.abort()
     for task in background:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
@@ -303,38 +303,10 @@ async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket
     return 0
 
 
-def _public_config(settings: Settings, application: Callable[..., Any]) -> uvicorn.Config:
-    limits = settings.limits
-    return uvicorn.Config(
-        application,
-        http=guarded(limits),
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        timeout_keep_alive=max(1, round(limits.keep_alive_seconds)),
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-    )
-
-
-def _admin_config(settings: Settings, gateway: Gateway) -> uvicorn.Config:
+def _admin_pages(gateway: Gateway) -> AsgiHandler:
     from gateway.web.app import create_admin_app
 
-    return uvicorn.Config(
-        create_admin_app(admin_services(gateway.services, gateway.v1)),
-        http=guarded(settings.limits),
-        ws="none",
-        lifespan="on",
-        interface="asgi3",
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        log_config=None,
-        timeout_graceful_shutdown=5,
-    )
+    return AsgiHandler(create_admin_app(admin_services(gateway.services, gateway.v1)))
 
 
 async def _poll_policies(policies: PolicyHolder) -> None:

@@ -1,22 +1,21 @@
-"""``/v1/*`` as a bare ASGI application: bytes in, an Exchange made, its answer sent.
+"""``/v1/*``: bytes in, an Exchange made, its answer sent. Implements ``server.Handler``.
 
-Thin on purpose: what happens to a request is ``pipeline.py``. Dispatched before any framework,
-because a framework costs more than everything here together.
+Thin on purpose: what happens to a request is ``pipeline.py``.
 """
 
+import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import unquote
 
 import orjson
 
+from gateway import pipeline, respond
 from gateway.errors import (
     BodyTooLarge,
-    ClientClosed,
     GatewayError,
     InternalError,
-    InvalidRequest,
     MethodNotAllowed,
     ModelNotFound,
     NotFound,
@@ -25,17 +24,15 @@ from gateway.errors import (
 )
 from gateway.exchange import Exchange
 from gateway.policy.snapshot import AUTO, Policy, Tenant
-from gateway.respond import Message, Receive, Responder, Send, refuse, respond
+from gateway.respond import Responder
 from gateway.services import Services
 from gateway.stages.authenticate import authenticate
 from gateway.wire.openai import Endpoint
 
-Scope = Message
-
-POST_PATHS: dict[str, Endpoint] = {
-    "/v1/chat/completions": "chat",
-    "/v1/completions": "completions",
-    "/v1/embeddings": "embeddings",
+POST_PATHS: dict[bytes, Endpoint] = {
+    b"/v1/chat/completions": "chat",
+    b"/v1/completions": "completions",
+    b"/v1/embeddings": "embeddings",
 }
 _MODELS = "/v1/models"
 _CLIENT_ID_LENGTH_MAX = 128
@@ -43,75 +40,101 @@ _PRINTABLE = re.compile(rb"[\x21-\x7e]+")
 _log = logging.getLogger("tollhouse.endpoints")
 
 
+class Call(respond.Call, Protocol):
+    """What ``server.py`` tells of a request."""
+
+    method: bytes
+    target: bytes  # path and query, as they came
+    headers: dict[bytes, bytes]  # names in lower case; of a repeated one the last
+    body: bytes | bytearray
+    context: object  # ours, from head to body
+
+
 class V1:
-    """The application that clients of the OpenAI interface talk to."""
+    """What clients of the OpenAI interface talk to."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.in_flight = 0
+        self._responders: set[Responder] = set()
         self.draining = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one HTTP request."""
+    @property
+    def in_flight(self) -> int:
+        """Requests whose head has come and whose answer is not complete."""
+        return len(self._responders)
+
+    def head(self, call: Call) -> bool:
+        """Refuse, or say that the body is wanted."""
         request_id = self._services.new_id()
         try:
-            endpoint = POST_PATHS.get(scope["path"])
+            endpoint = POST_PATHS.get(call.target.partition(b"?")[0])
             if endpoint is None:
-                await self._other(scope, send, request_id)
-                return
-            if scope["method"] != "POST":
-                raise MethodNotAllowed(f"{scope['path']} takes POST only.")
-            await self._complete(endpoint, scope, receive, send, request_id)
-        except ClientClosed:
-            return
+                self._other(call, request_id)
+                return False
+            if call.method != b"POST":
+                raise MethodNotAllowed(f"{_path(call)} takes POST only.")
+            return self._begin(endpoint, call, request_id)
         except GatewayError as error:
-            await refuse(send, error, request_id)
-        except Exception as error:  # the outermost edge: even our mistakes have OpenAI's shape
-            _log.error("request %s: %s", request_id, type(error).__name__, exc_info=error)
-            mistake = "The gateway made a mistake; the request id names it in our log."
-            await refuse(send, InternalError(mistake), request_id)
+            respond.refuse(call, error, request_id)
+        except Exception as error:
+            self._mistaken(call, error, request_id)
+        return False
 
-    async def _complete(
-        self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send, request_id: str
-    ) -> None:
+    def body(self, call: Call) -> None:
+        """Run the pipeline."""
+        exchange = call.context
+        assert isinstance(exchange, Exchange), "head keeps it there"
+        exchange.raw = bytes(call.body)
+        self._answer(exchange)
+
+    def stop(self) -> None:
+        """The drain deadline has passed: answer what waits with 503."""
+        for responder in tuple(self._responders):
+            responder.stop()
+
+    def _begin(self, endpoint: Endpoint, call: Call, request_id: str) -> bool:
         services = self._services
         limits = services.settings.limits
-        if self.draining or self.in_flight >= limits.requests_in_flight_max:
+        if self.draining or len(self._responders) >= limits.requests_in_flight_max:
             raise Overloaded(
                 "The gateway is stopping."
                 if self.draining
                 else f"{self.in_flight} requests are in progress; try again shortly.",
                 retry_after_seconds=1.0,
             )
-        exchange = self._exchange(endpoint, scope, send, request_id)
-        known = self._knows(exchange)
-        self.in_flight += 1
+        responder = Responder(call, self._responders.discard)
+        exchange = self._exchange(endpoint, call, responder, request_id)
+        call.context = exchange
+        # Nobody else's body is read, or a few idle connections without a key could fill the house.
         try:
-            if known:
-                exchange.raw = await read_body(exchange.headers, receive, limits.body_bytes_max)
-            await respond(exchange, services, exchange.client)  # type: ignore[arg-type] # ours
-        finally:
-            self.in_flight -= 1
-
-    def _knows(self, exchange: Exchange) -> bool:
-        """Whether the caller has a key. Nobody else's body is read, or a few idle connections
-        without one could fill the house. The stage refuses, and records it.
-        """
-        try:
-            authenticate(exchange, self._services)
+            authenticate(exchange, services)
         except GatewayError:
+            self._responders.add(responder)
+            self._answer(exchange)  # the stage refuses again, and the request is recorded
             return False
+        _check_body(call.headers, limits.body_bytes_max)
+        self._responders.add(responder)
         return True
 
-    def _exchange(self, endpoint: Endpoint, scope: Scope, send: Send, request_id: str) -> Exchange:
+    def _answer(self, exchange: Exchange) -> None:
+        responder = exchange.client
+        assert isinstance(responder, Responder), "made in _begin"
+        rest = pipeline.run(exchange, self._services, responder.release)
+        if rest is not None:
+            # The responder keeps the task from being collected, and we the responder.
+            asyncio.get_running_loop().create_task(rest)
+
+    def _exchange(
+        self, endpoint: Endpoint, call: Call, client: Responder, request_id: str
+    ) -> Exchange:
         services = self._services
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = call.headers
         exchange = Exchange(
             request_id=request_id,
             endpoint=endpoint,
             headers=headers,
             raw=b"",
-            client=Responder(scope["extensions"]["tollhouse"], send),
+            client=client,
             policy=services.policies.current,
             started=services.monotonic(),
             started_us=services.now_us(),
@@ -121,14 +144,16 @@ class V1:
             exchange.client_request_id = theirs[:_CLIENT_ID_LENGTH_MAX].decode()
         return exchange
 
-    async def _other(self, scope: Scope, send: Send, request_id: str) -> None:
+    def _other(self, call: Call, request_id: str) -> None:
         """``GET /v1/models`` and ``/v1/models/{id}``; anything else does not exist."""
-        path: str = scope["path"]
+        path = _path(call)
         if path != _MODELS and not path.startswith(_MODELS + "/"):
-            raise NotFound(f"Unknown request URL: {scope['method']} {path[:200]}.")
-        if scope["method"] not in ("GET", "HEAD"):
+            raise NotFound(f"Unknown request URL: {call.method.decode()} {path[:200]}.")
+        if call.method not in (b"GET", b"HEAD"):
             raise MethodNotAllowed(f"{_MODELS} takes GET only.")
-        exchange = self._exchange("chat", scope, send, request_id)
+        exchange = self._exchange(
+            "chat", call, Responder(call, self._responders.discard), request_id
+        )
         authenticate(exchange, self._services)
         listed = [
             _model_document(exchange.policy, name)
@@ -142,41 +167,28 @@ class V1:
             if not found:
                 raise ModelNotFound(f"The model '{name[:200]}' does not exist.", param="model")
             document = found[0]
-        await _send_json(send, document, request_id)
+        lines = b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id.encode()
+        call.answer(200, lines, orjson.dumps(document))
+
+    def _mistaken(self, call: Call, error: Exception, request_id: str) -> None:
+        """The outermost edge: even our mistakes have OpenAI's shape."""
+        _log.error("request %s: %s", request_id, type(error).__name__, exc_info=error)
+        mistake = "The gateway made a mistake; the request id names it in our log."
+        respond.refuse(call, InternalError(mistake), request_id)
 
 
-async def read_body(headers: dict[bytes, bytes] | Any, receive: Receive, bytes_max: int) -> bytes:
-    """The whole body. Raises BodyTooLarge, UnsupportedEncoding, InvalidRequest or ClientClosed."""
+def _check_body(headers: dict[bytes, bytes], bytes_max: int) -> None:
+    """What the head tells of the body. Raises BodyTooLarge or UnsupportedEncoding."""
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise UnsupportedEncoding("Compressed bodies are not accepted: send plain JSON.")
     length = headers.get(b"content-length")
-    if length is not None and length.isdigit() and int(length) > bytes_max:
+    if length is not None and int(length) > bytes_max:
         raise BodyTooLarge(f"The body has {int(length)} bytes; the limit is {bytes_max}.")
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body = message.get("body", b"")
-        if len(body) > bytes_max:
-            raise BodyTooLarge(f"The body is larger than the limit of {bytes_max} bytes.")
-    else:
-        body = await _read_rest(message, receive, bytes_max)
-    if not body:
-        raise InvalidRequest("The body is empty; it must be a JSON object.")
-    return bytes(body)
 
 
-async def _read_rest(message: Message, receive: Receive, bytes_max: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        if message["type"] == "http.disconnect":
-            raise ClientClosed("The client left while it was sending.")
-        chunks.append(message.get("body", b""))
-        size += len(chunks[-1])
-        if size > bytes_max:
-            raise BodyTooLarge(f"The body is larger than the limit of {bytes_max} bytes.")
-        if not message.get("more_body", False):
-            return b"".join(chunks)
-        message = await receive()
+def _path(call: Call) -> str:
+    """The path as text, whatever its bytes."""
+    return unquote(call.target.partition(b"?")[0].decode("ascii", "replace"))
 
 
 def _permitted(policy: Policy, tenant: Tenant) -> list[str]:
@@ -188,17 +200,3 @@ def _model_document(policy: Policy, name: str) -> dict[str, Any]:
     model = policy.models.get(name)
     owner = "tollhouse" if name == AUTO or model is None else model.provider.name
     return {"id": name, "object": "model", "created": 0, "owned_by": owner}
-
-
-async def _send_json(send: Send, document: dict[str, Any], request_id: str) -> None:
-    body = orjson.dumps(document)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", request_id.encode()),
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]

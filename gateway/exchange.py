@@ -5,7 +5,7 @@ field is read only by stages that come later. Knows no socket: ``client`` is a `
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -41,11 +41,11 @@ class Client(Protocol):
 
     gone: bool
 
-    async def start(self, exchange: "Exchange", status: int, content_type: bytes) -> None:
+    def start(self, exchange: "Exchange", status: int, content_type: bytes) -> None:
         """Send the head. At most once."""
 
-    async def write(self, data: bytes) -> None:
-        """Send bytes of the body; waits while the client does not read."""
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Send bytes of the body; what to wait for while the client does not read."""
 
     def watch(self, task: "asyncio.Task[object] | None") -> None:
         """Cancel ``task`` when the client leaves; None: nobody wants to know any more."""

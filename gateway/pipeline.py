@@ -2,12 +2,13 @@
 
 The first forward stage that answers or raises ends the forward list. The closing list always
 runs, once, and never inside a scope that the client's leaving has cancelled: the cancellation
-ends at the border between the two lists.
+ends at the border between the two lists. A request that waits for nothing needs no task.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 from gateway.errors import ClientClosed, GatewayError, InternalError, Overloaded
 from gateway.exchange import Exchange
@@ -26,6 +27,7 @@ from gateway.stages.settle import settle
 from gateway.stages.store import store
 
 Stage = Callable[[Exchange, Services], Awaitable[None] | None]
+Release = Callable[[Exchange], None]
 
 FORWARD: tuple[Stage, ...] = (
     authenticate,
@@ -43,28 +45,118 @@ CLOSING: tuple[Stage, ...] = (settle, store, record)
 _log = logging.getLogger("tollhouse.pipeline")
 
 
-async def run(
+def run(
     exchange: Exchange,
     services: Services,
-    release: Callable[[Exchange], Awaitable[None]],
+    release: Release,
     forward: Sequence[Stage] = FORWARD,
-) -> None:
-    """Take one request through every stage. Never raises; ``exchange.error`` tells.
+) -> Coroutine[Any, Any, None] | None:
+    """Take one request through every stage, as far as it goes without waiting.
 
-    release: sends what is left of the answer; called once, between settling and storing.
+    Returns None when all is done, else the coroutine of the rest. Neither raises;
+    ``exchange.error`` tells. release: sends what is left of the answer; called once, between
+    settling and storing.
     """
-    await _forward(exchange, services, forward)
+    waiting = _advance(exchange, services, forward, 0)
+    if waiting is not None:
+        return _go_on(exchange, services, release, forward, waiting)
+    durable = _settle(exchange, services)
+    if durable is not None:
+        return _finish(exchange, services, release, durable)
+    _close(exchange, services, release)
+    return None
+
+
+async def _go_on(
+    exchange: Exchange,
+    services: Services,
+    release: Release,
+    forward: Sequence[Stage],
+    waiting: tuple[int, Awaitable[None]] | None,
+) -> None:
+    """The rest of a request from the first stage on that waits."""
+    exchange.client.watch(asyncio.current_task())
+    while waiting is not None:
+        position, pause = waiting
+        try:
+            await pause
+        except GatewayError as error:
+            exchange.error = error
+            break
+        except asyncio.CancelledError:
+            exchange.error = _cancelled(exchange)
+            break
+        except Exception as error:
+            exchange.error = _unexpected(error, exchange, forward[position].__name__)
+            break
+        exchange.marks.append((forward[position].__name__, services.monotonic()))
+        if exchange.answered:
+            break
+        waiting = _advance(exchange, services, forward, position + 1)
+    exchange.client.watch(None)
+    durable = _settle(exchange, services)
+    if durable is not None:
+        await _finish(exchange, services, release, durable)
+    else:
+        _close(exchange, services, release)
+
+
+def _advance(
+    exchange: Exchange, services: Services, forward: Sequence[Stage], position: int
+) -> tuple[int, Awaitable[None]] | None:
+    """Run stages until one answers, raises or waits; the one that waits, and what it waits for."""
+    monotonic, mark = services.monotonic, exchange.marks.append
+    for index in range(position, len(forward)):
+        stage = forward[index]
+        try:
+            waiting = stage(exchange, services)
+        except GatewayError as error:
+            exchange.error = error
+            return None
+        except Exception as error:
+            exchange.error = _unexpected(error, exchange, stage.__name__)
+            return None
+        if waiting is not None:
+            return index, waiting
+        mark((stage.__name__, monotonic()))
+        if exchange.answered:
+            return None
+    exchange.error = _unexpected(
+        AssertionError("the last stage must answer"), exchange, forward[-1].__name__
+    )
+    return None
+
+
+def _settle(exchange: Exchange, services: Services) -> Awaitable[None] | None:
+    """Book; what to wait for where the settings ask for power-safe books."""
     try:
         settle(exchange, services)
-        await services.ledger.durable()  # at once, unless the settings ask for power-safe books
+        return services.ledger.durable()
     except GatewayError as error:
         exchange.error = error
     except Exception as error:
         exchange.error = _unexpected(error, exchange, "settle")
+    return None
+
+
+async def _finish(
+    exchange: Exchange, services: Services, release: Release, durable: Awaitable[None]
+) -> None:
     try:
-        await release(exchange)
+        await durable
+    except GatewayError as error:
+        exchange.error = error
     except asyncio.CancelledError:
-        _uncancel()  # the drain deadline has passed: the answer stays unsent, the rest is done
+        _uncancel()  # the drain deadline has passed: nothing is released that is not safe
+        exchange.error = Overloaded("The gateway is stopping.", retry_after_seconds=1.0)
+    except Exception as error:
+        exchange.error = _unexpected(error, exchange, "settle")
+    _close(exchange, services, release)
+
+
+def _close(exchange: Exchange, services: Services, release: Release) -> None:
+    try:
+        release(exchange)
     except Exception as error:
         _unexpected(error, exchange, "release")
     for stage in CLOSING[1:]:
@@ -72,29 +164,6 @@ async def run(
             stage(exchange, services)
         except Exception as error:
             _unexpected(error, exchange, stage.__name__)
-
-
-async def _forward(exchange: Exchange, services: Services, forward: Sequence[Stage]) -> None:
-    monotonic, marks = services.monotonic, exchange.marks
-    stage = forward[0]
-    exchange.client.watch(asyncio.current_task())
-    try:
-        for stage in forward:
-            waiting = stage(exchange, services)
-            if waiting is not None:
-                await waiting
-            marks.append((stage.__name__, monotonic()))
-            if exchange.answered:
-                return
-        raise AssertionError("the last stage must answer")
-    except GatewayError as error:
-        exchange.error = error
-    except asyncio.CancelledError:
-        exchange.error = _cancelled(exchange)
-    except Exception as error:
-        exchange.error = _unexpected(error, exchange, stage.__name__)
-    finally:
-        exchange.client.watch(None)
 
 
 def _cancelled(exchange: Exchange) -> GatewayError:

@@ -1,184 +1,185 @@
-"""The ASGI responder: owns the send loop and the watch for a client that leaves.
+"""The responder: owns an answer's way to its client, and the watch for a client that leaves.
 
 Knows headers and how an exchange becomes bytes. Does not know how an answer is found.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from gateway import pipeline
 from gateway.errors import ClientClosed, GatewayError
 from gateway.exchange import Exchange
 from gateway.money import format_usd
-from gateway.services import Services
+from gateway.stores.limits import Allowance
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-RawHeaders = list[tuple[bytes, bytes]]
+_NOTABLE_SECONDS = 50e-6  # a stage that took less is not worth its bytes
 
 
-class Connection(Protocol):
-    """What ``server.py`` lets a responder know of its connection."""
+class Call(Protocol):
+    """What ``server.py`` lets a responder know of a request and its connection."""
 
     on_lost: Callable[[], None] | None  # called once, when the client has left
+
+    def answer(self, status: int, lines: bytes, body: bytes) -> None:
+        """Send a whole answer. lines: header lines, each with its CRLF, without the length."""
+
+    def start(self, status: int, lines: bytes) -> None:
+        """Send the head of an answer whose length is not known yet."""
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Send a part of the body; what to wait for while the client does not read."""
+
+    def end(self, data: bytes) -> None:
+        """Send the body's last part."""
 
 
 class Responder:
     """One answer on its way to one client. Implements ``exchange.Client``."""
 
-    def __init__(self, connection: Connection, send: Send) -> None:
+    __slots__ = ("_call", "_forget", "_stopped", "_task", "gone", "started")
+
+    def __init__(self, call: Call, forget: "Callable[[Responder], None]") -> None:
+        """forget: called once the answer is released, or the client has left before it asked."""
         self.gone = False
         self.started = False
-        self._send = send
+        self._stopped = False
         self._task: asyncio.Task[object] | None = None
-        self._connection = connection
-        connection.on_lost = self._left
+        self._call = call
+        self._forget = forget
+        call.on_lost = self._left
 
     def watch(self, task: "asyncio.Task[object] | None") -> None:
         """Cancel ``task`` when the client leaves; None: nobody wants to know any more."""
         self._task = task
-        if task is not None and self.gone:
+        if task is not None and (self.gone or self._stopped):
             task.cancel()
+
+    def stop(self) -> None:
+        """The drain deadline has passed: end what the client waits for, and tell it so."""
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel()
 
     def _left(self) -> None:
         self.gone = True
         if self._task is not None:
             self._task.cancel()
+        else:
+            self._forget(self)
 
-    async def start(self, exchange: Exchange, status: int, content_type: bytes) -> None:
+    def start(self, exchange: Exchange, status: int, content_type: bytes) -> None:
         """Send the head of a stream."""
         self.started = True
-        headers = [(b"content-type", content_type), (b"cache-control", b"no-cache")]
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": headers + answer_headers(exchange),
-            }
-        )
+        lines = b"content-type: %b\r\ncache-control: no-cache\r\n%b"
+        self._call.start(status, lines % (content_type, answer_lines(exchange)))
 
-    async def write(self, data: bytes) -> None:
-        """Send bytes of the body; waits while the client does not read."""
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Send bytes of the body; what to wait for while the client does not read."""
         if self.gone:
             raise ClientClosed("The client closed the connection.")
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        return self._call.write(data)
 
-    async def release(self, exchange: Exchange) -> None:
+    def release(self, exchange: Exchange) -> None:
         """Send what is left: the whole answer, a stream's end, or the error."""
-        error = exchange.error
+        self._forget(self)
         if self.gone:
             return
+        error = exchange.error
         if self.started:
             # A broken stream ends with an error event and without [DONE].
-            await self._end(exchange.tail if error is None else error.event())
+            self._call.end(exchange.tail if error is None else error.event())
             return
         self.started = True
         if error is None:
-            status, body = exchange.tail_status, exchange.tail
-            headers = [(b"content-type", exchange.tail_content_type)]
+            head = b"content-type: %b\r\n%b"
+            lines = head % (exchange.tail_content_type, answer_lines(exchange))
+            self._call.answer(exchange.tail_status, lines, exchange.tail)
         else:
-            status, body = error.status, error.body()
-            headers = [(b"content-type", b"application/json"), *error.headers()]
-        headers.append((b"content-length", b"%d" % len(body)))
-        headers += answer_headers(exchange)
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._end(body)
-
-    async def _end(self, body: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
-
-    def close(self) -> None:
-        """Stop watching the connection, unless the next request does already."""
-        if self._connection.on_lost == self._left:
-            self._connection.on_lost = None
+            self._call.answer(error.status, _error_lines(error, exchange), error.body())
 
 
-async def respond(exchange: Exchange, services: Services, responder: Responder) -> None:
-    """Run the pipeline for one exchange and send its answer."""
-    try:
-        await pipeline.run(exchange, services, responder.release)
-    finally:
-        responder.close()
+def refuse(call: Call, error: GatewayError, request_id: str) -> None:
+    """Answer with an error before there is an exchange.
+
+    The connection stays open, so that the rest of a refused body is read and thrown away: closing
+    with bytes unread would reset it, and the client might never see this answer.
+    """
+    lines = b"%bx-request-id: %b\r\n" % (_advice(error), request_id.encode())
+    call.answer(error.status, lines, error.body())
 
 
-async def refuse(send: Send, error: GatewayError, request_id: str) -> None:
-    """Answer with an error before there is an exchange."""
-    body = error.body()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(body)),
-        (b"x-request-id", request_id.encode()),
-        *error.headers(),
-    ]
-    # The connection stays open, so that the rest of a refused body is read and thrown away:
-    # closing with bytes unread would reset it, and the client might never see this answer.
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+def _error_lines(error: GatewayError, exchange: Exchange) -> bytes:
+    return _advice(error) + answer_lines(exchange)
 
 
-def answer_headers(exchange: Exchange) -> RawHeaders:
-    """What the gateway says about an answer; names as in ``gateway/README.md``."""
-    elapsed_ms = round((exchange.marks[-1][1] - exchange.started) * 1e3) if exchange.marks else 0
-    headers: RawHeaders = [
-        (b"x-request-id", exchange.request_id.encode()),
-        (b"openai-processing-ms", b"%d" % elapsed_ms),
-        (b"x-tollhouse-policy", exchange.policy.version.encode()),
-        (b"x-tollhouse-cache", exchange.cache_status.encode()),
-        (b"server-timing", _server_timing(exchange)),
-    ]
+def _advice(error: GatewayError) -> bytes:
+    lines = [b"content-type: application/json\r\n"]
+    lines += [b"%b: %b\r\n" % header for header in error.headers()]
+    return b"".join(lines)
+
+
+def answer_lines(exchange: Exchange) -> bytes:
+    """The header lines of every answer of ``/v1``, as ``gateway/README.md`` lists them."""
+    ended = exchange.marks[-1][1] if exchange.marks else exchange.started
+    lines = (
+        f"x-request-id: {exchange.request_id}\r\n"
+        f"openai-processing-ms: {(ended - exchange.started) * 1e3:.0f}\r\n"
+        f"x-tollhouse-policy: {exchange.policy.version}\r\n"
+        f"x-tollhouse-cache: {exchange.cache_status}\r\n"
+    )
     if hasattr(exchange, "route"):
-        headers.append((b"x-tollhouse-route", exchange.route.name.encode()))
-    served = _served(exchange)
-    if served is not None:
-        headers.append((b"x-tollhouse-model", served.encode()))
+        lines += f"x-tollhouse-route: {exchange.route.name}\r\n"
+    timing = _server_timing(exchange)
+    if timing:
+        lines += f"server-timing: {timing}\r\n"
+    hit = exchange.hit
+    if hit is not None:
+        age_seconds = max(0, (exchange.started_us - hit.stored_us) // 1_000_000)
+        lines += f"x-tollhouse-model: {hit.served_model}\r\nage: {age_seconds}\r\n"
+    elif exchange.attempts:
+        lines += f"x-tollhouse-model: {exchange.attempts[-1].target.name}\r\n"
     if exchange.cache_id is not None:
-        headers.append((b"x-tollhouse-cache-id", exchange.cache_id.encode()))
-    if exchange.hit is not None:
-        age = (exchange.started_us - exchange.hit.stored_us) // 1_000_000
-        headers.append((b"age", b"%d" % max(0, age)))
+        lines += f"x-tollhouse-cache-id: {exchange.cache_id}\r\n"
     if exchange.decision is not None:
-        headers.append((b"x-tollhouse-difficulty", b"%.3f" % exchange.decision.difficulty))
+        lines += f"x-tollhouse-difficulty: {exchange.decision.difficulty:.3f}\r\n"
     if exchange.cost_pico is not None:
-        headers.append((b"x-tollhouse-cost-usd", format_usd(exchange.cost_pico).encode()))
+        lines += f"x-tollhouse-cost-usd: {format_usd(exchange.cost_pico)}\r\n"
     if exchange.rate is not None:
-        _rate_headers(exchange, headers)
-    return headers
+        lines += _rate_lines(exchange.rate.allowance)
+    return lines.encode()
 
 
-def _served(exchange: Exchange) -> str | None:
-    if exchange.hit is not None:
-        return exchange.hit.served_model
-    return exchange.attempts[-1].target.name if exchange.attempts else None
-
-
-def _server_timing(exchange: Exchange) -> bytes:
-    """Milliseconds per stage (W3C Server Timing)."""
+def _server_timing(exchange: Exchange) -> str:
+    """Milliseconds of each stage that took notable time (W3C Server Timing)."""
     previous = exchange.started
-    parts: list[str] = []
+    notable = ""
     for name, at in exchange.marks:
-        parts.append(f"{name};dur={(at - previous) * 1e3:.2f}")
+        if at - previous >= _NOTABLE_SECONDS:
+            notable += f"{', ' if notable else ''}{name};dur={(at - previous) * 1e3:.2f}"
         previous = at
-    return ", ".join(parts).encode()
+    return notable
 
 
-def _rate_headers(exchange: Exchange, headers: RawHeaders) -> None:
-    assert exchange.rate is not None, "only an admitted request has an allowance"
-    left = exchange.rate.allowance
-    for name, limit, remaining, reset in (
-        (b"requests", left.requests_limit, left.requests_remaining, left.requests_reset_seconds),
-        (b"tokens", left.tokens_limit, left.tokens_remaining, left.tokens_reset_seconds),
-    ):
-        if limit is not None:
-            headers.append((b"x-ratelimit-limit-" + name, b"%d" % limit))
-            headers.append((b"x-ratelimit-remaining-" + name, b"%d" % remaining))
-            headers.append((b"x-ratelimit-reset-" + name, format_reset(reset)))
+def _rate_lines(left: Allowance) -> str:
+    lines = ""
+    if left.requests_limit is not None:
+        lines += (
+            f"x-ratelimit-limit-requests: {left.requests_limit}\r\n"
+            f"x-ratelimit-remaining-requests: {left.requests_remaining}\r\n"
+            f"x-ratelimit-reset-requests: {format_reset(left.requests_reset_seconds)}\r\n"
+        )
+    if left.tokens_limit is not None:
+        lines += (
+            f"x-ratelimit-limit-tokens: {left.tokens_limit}\r\n"
+            f"x-ratelimit-remaining-tokens: {left.tokens_remaining}\r\n"
+            f"x-ratelimit-reset-tokens: {format_reset(left.tokens_reset_seconds)}\r\n"
+        )
+    return lines
 
 
-def format_reset(seconds: float) -> bytes:
+def format_reset(seconds: float) -> str:
     """A duration as OpenAI writes it: ``20ms``, ``1s``, ``6m0s``."""
     if seconds < 1:
-        return b"%dms" % round(seconds * 1e3)
+        return f"{seconds * 1e3:.0f}ms"
     whole = round(seconds)
-    return b"%dm%ds" % divmod(whole, 60) if whole >= 60 else b"%ds" % whole
+    return f"{whole // 60}m{whole % 60}s" if whole >= 60 else f"{whole}s"

@@ -7,7 +7,7 @@ client's last byte; a thread carries both into the books. Knows no HTTP and no p
 import asyncio
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -111,9 +111,9 @@ class Ledger:
             self._failed = time.monotonic()
             raise
 
-    async def durable(self) -> None:
-        """Wait until all of the above survives a power cut, where the settings ask for that."""
-        await self._wal.durable()
+    def durable(self) -> Awaitable[None] | None:
+        """Until all of the above survives a power cut; None where the settings do not ask that."""
+        return self._wal.durable() if self._wal.power_safe else None
 
     @property
     def healthy(self) -> bool:

@@ -43,7 +43,7 @@ class WriteAheadLog:
             raise ValueError(f"boot_id {boot_id!r} must be letters and digits")
         self.owner = f"{boot_id}-{os.getpid()}"
         self._directory = directory
-        self._durability = durability
+        self.power_safe = durability == "power"
         self._segment_bytes = segment_bytes
         self._lock = threading.Lock()
         self._encoder = msgspec.msgpack.Encoder()
@@ -85,7 +85,7 @@ class WriteAheadLog:
 
         All waiters share one fsync. Raises MeteringUnavailable where the disk refuses.
         """
-        if self._durability != "power":
+        if not self.power_safe:
             return
         goal = self._appended
         while self._synced < goal:
@@ -148,7 +148,7 @@ class WriteAheadLog:
         if self._file != _CLOSED and self._size == 0:
             return  # one record larger than a segment
         previous = self._file
-        if previous != _CLOSED and self._durability == "power":
+        if previous != _CLOSED and self.power_safe:
             os.fdatasync(previous)
         try:
             self._open_segment()
@@ -164,12 +164,12 @@ class WriteAheadLog:
         self._file = os.open(path, _FILE_FLAGS, 0o600)
         self._number += 1
         self._size = 0
-        if self._durability == "power":
+        if self.power_safe:
             _sync_directory(self._directory)
 
     def _close_segment(self) -> None:
         if self._file != _CLOSED:
-            if self._durability == "power":
+            if self.power_safe:
                 os.fdatasync(self._file)
             os.close(self._file)
             self._file = _CLOSED

@@ -47,7 +47,9 @@ async def generate(exchange: Exchange, services: Services) -> None:
     deadline = exchange.started + max(
         target.provider.timeouts.total_seconds for target in plan.candidates
     )
-    await services.ledger.durable()  # the intent, where the settings ask for power-safe books
+    durable = services.ledger.durable()
+    if durable is not None:
+        await durable  # the intent, where the settings ask for power-safe books
     while True:
         attempt = exchange.attempts[-1]
         try:
@@ -173,8 +175,10 @@ async def _relay_stream(
                 started = True
                 exchange.first_byte = services.monotonic()
                 checkpoint_at = exchange.first_byte + _CHECKPOINT_SECONDS
-                await client.start(exchange, 200, EVENT_STREAM)
-            await client.write(frames)
+                client.start(exchange, 200, EVENT_STREAM)
+            unread = client.write(frames)
+            if unread is not None:
+                await unread
             if relay.content_events >= checkpoint_events or (
                 relay.content_events & 7 == 0 and services.monotonic() >= checkpoint_at
             ):

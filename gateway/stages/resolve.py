@@ -23,6 +23,8 @@ def resolve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
 
     Raises InvalidRequest, ModelNotFound or MissingTags.
     """
+    if not exchange.raw:
+        raise InvalidRequest("The body is empty; it must be a JSON object.")
     if len(exchange.raw) > _PARSED_ASIDE_BYTES:
         return _parse_aside(exchange)
     exchange.request = parse_request(exchange.endpoint, exchange.raw)

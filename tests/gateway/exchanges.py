@@ -19,10 +19,10 @@ class NobodyThere:
 
     gone = False
 
-    async def start(self, exchange: Exchange, status: int, content_type: bytes) -> None:
+    def start(self, exchange: Exchange, status: int, content_type: bytes) -> None:
         raise AssertionError("nothing is sent here")
 
-    async def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         raise AssertionError("nothing is sent here")
 
     def watch(self, task: object) -> None:

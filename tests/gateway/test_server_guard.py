@@ -1,6 +1,6 @@
 """The protocol guard against raw sockets: what it refuses, how, and how soon.
 
-A real uvicorn server on uvloop, as in production; short deadlines; answers are read by the
+A real server on uvloop, as in production; short deadlines; answers are read by the
 standard library's own HTTP parser.
 """
 
@@ -17,14 +17,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-import uvicorn
 import uvloop
-from uvicorn.server import ServerState
 
 from gateway.config import Limits
 from gateway.errors import BodyTooLarge
-from gateway.respond import Message, Receive, Send, refuse
-from gateway.server import PIPELINE_MAX, guarded, sweep
+from gateway.server import PIPELINE_MAX, Call, Server, error_lines
 
 LIMITS = Limits(
     body_bytes_max=1 << 20,
@@ -47,61 +44,57 @@ class Application:
         self.asked: list[tuple[str, dict[bytes, bytes], int]] = []
         self.left = 0
         self.go_on = asyncio.Event()
+        self.tasks: set[asyncio.Task[None]] = set()
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        path = scope["path"]
-        if path == "/early":
-            return await refuse(send, BodyTooLarge("too large"), "01REQUEST")
-        size = await self._read(receive)
-        if size is None:
-            self.left += 1
-            return None
-        self.asked.append((path, dict(scope["headers"]), size))
-        if path == "/slow":
-            await self.go_on.wait()
-        if path == "/stream":
-            return await self._stream(scope, send)
-        body = BIG if path == "/big" else json.dumps({"path": path, "size": size}).encode()
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(b"content-length", b"%d" % len(body))],
-            }
-        )
-        return await send({"type": "http.response.body", "body": body})
+    def head(self, call: Call) -> bool:
+        call.on_lost = self._leave
+        if call.target == b"/early":
+            error = BodyTooLarge("too large")
+            call.answer(error.status, error_lines(error), error.body())
+            return False
+        return True
 
-    async def _read(self, receive: Receive) -> int | None:
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            size += len(message["body"])
-            if not message["more_body"]:
-                return size
+    def body(self, call: Call) -> None:
+        path = call.target.decode("latin-1")
+        self.asked.append((path, call.headers, len(call.body)))
+        if path in ("/slow", "/stream"):
+            task = asyncio.create_task(self._slow(call) if path == "/slow" else self._stream(call))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        else:
+            self._echo(call, path)
 
-    async def _stream(self, scope: Message, send: Send) -> None:
-        gone = asyncio.Event()
-        scope["extensions"]["tollhouse"].on_lost = gone.set
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        while not gone.is_set():
-            await send({"type": "http.response.body", "body": b"y" * 65_536, "more_body": True})
-            await asyncio.sleep(0)
+    def _leave(self) -> None:
         self.left += 1
+
+    def _echo(self, call: Call, path: str) -> None:
+        text = json.dumps({"path": path, "size": len(call.body)}).encode()
+        call.answer(200, b"", BIG if path == "/big" else text)
+
+    async def _slow(self, call: Call) -> None:
+        await self.go_on.wait()
+        self._echo(call, "/slow")
+
+    async def _stream(self, call: Call) -> None:
+        call.start(200, b"")
+        while not call.gone:
+            waiting = call.write(b"y" * 65_536)
+            if waiting is not None:
+                await waiting
+            await asyncio.sleep(0)
 
 
 class Guarded:
     """A running server and the ways to talk to it."""
 
-    def __init__(self, application: Application, state: ServerState, port: int) -> None:
+    def __init__(self, application: Application, server: Server, port: int) -> None:
         self.application = application
-        self.state = state
+        self.server = server
         self.port = port
 
     @property
     def connections(self) -> int:
-        return len(self.state.connections)
+        return len(self.server.connections)
 
     async def connect(self, **options: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port, **options)
@@ -184,29 +177,19 @@ def check_error(answer: tuple[int, dict[str, str], bytes]) -> str:
 
 @contextlib.asynccontextmanager
 async def serving(limits: Limits = LIMITS) -> AsyncIterator[Guarded]:
-    """uvicorn's part without its main loop, whose ticks of 0.1 s would be most of the time."""
-    application, state = Application(), ServerState()
-    config = uvicorn.Config(
-        application, http=guarded(limits), ws="none", lifespan="off", interface="asgi3",
-        access_log=False, log_config=None, timeout_keep_alive=60, server_header=False,
-    )  # fmt: skip
-    config.load()
-
-    def protocol() -> asyncio.Protocol:
-        return guarded(limits)(config=config, server_state=state, app_state={})
-
-    server = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
-    watching = asyncio.create_task(sweep(state.connections, 0.02))
+    application = Application()
+    server = Server(application, limits, sweep_seconds=0.02)
+    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    watching = asyncio.create_task(server.sweep())
     try:
-        yield Guarded(application, state, server.sockets[0].getsockname()[1])
+        yield Guarded(application, server, listening.sockets[0].getsockname()[1])
     finally:
         application.go_on.set()
-        server.close()
+        listening.close()
         watching.cancel()
-        for connection in list(state.connections):
-            connection.transport.abort()
-        await asyncio.gather(watching, *state.tasks, return_exceptions=True)
-        await server.wait_closed()
+        server.abort()
+        await asyncio.gather(watching, *application.tasks, return_exceptions=True)
+        await listening.wait_closed()
 
 
 async def until(condition: Callable[[], bool], seconds: float = GRACE_SECONDS) -> None:

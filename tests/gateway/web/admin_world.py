@@ -1,5 +1,6 @@
 """A whole admin port for tests: real keys, real server, a small month of traffic."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -10,14 +11,16 @@ from typing import Any
 
 import httpx
 import msgspec
-import uvicorn
 from litestar import Litestar
 
+from gateway.asgi import AsgiHandler
+from gateway.config import Limits
 from gateway.ledger import Ledger
 from gateway.ledger.event import UsageEvent
 from gateway.policy.holder import PolicyHolder
 from gateway.policy.switches import Switches
 from gateway.prices import from_contract
+from gateway.server import Server
 from gateway.stores.keys import KeyRecord, KeyStore, Role
 from gateway.telemetry import Metrics
 from gateway.web.app import create_admin_app
@@ -198,20 +201,30 @@ def served(folder: Path) -> Iterator[World]:
         ),
         attempt(5, tenant_id="evil", model_served=EVIL, route=EVIL, reason=EVIL, **UNPRICED),
     )
-    server = uvicorn.Server(
-        uvicorn.Config(made.app, host="127.0.0.1", port=0, log_level="error", lifespan="on")
-    )
-    thread = threading.Thread(target=server.run)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
     thread.start()
+    handler = AsgiHandler(made.app)
+    server = Server(handler, Limits())
+
+    async def start() -> asyncio.Server:
+        await handler.startup()
+        return await loop.create_server(server, "127.0.0.1", 0)
+
+    async def stop(listening: asyncio.Server) -> None:
+        listening.close()
+        server.abort()
+        await handler.shutdown()
+
     try:
-        while not server.started:
-            assert thread.is_alive(), "the server did not start"
-            thread.join(0.005)
-        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        listening = asyncio.run_coroutine_threadsafe(start(), loop).result(20)
+        host, port = listening.sockets[0].getsockname()[:2]
         made.address = f"http://{host}:{port}"
         yield made
     finally:
-        server.should_exit = True
+        asyncio.run_coroutine_threadsafe(stop(listening), loop).result(20)
+        loop.call_soon_threadsafe(loop.stop)
         thread.join()
+        loop.close()
         made.ledger.close()
         made.keys.close()
