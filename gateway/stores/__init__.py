@@ -1,1 +1,1 @@
-"""The only key-value I/O: keys, limits and small states. In-process and SQLite; Redis later."""
+"""The only key-value I/O: keys, limits and small states. In-process, SQLite and Redis."""
