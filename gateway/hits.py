@@ -20,7 +20,8 @@ def serve_hit(
 
     Raises BudgetExhausted where the tariff for hits does not fit. What is free always fits.
     """
-    charge = hit_charge_pico(exchange, entry)
+    tariff = exchange.tenant.charging.cache_hits_ppm
+    charge = hit_charge_pico(exchange, entry) if tariff else 0
     if charge:
         budgets, now_us = services.ledger.budgets, exchange.started_us
         lacking = budgets.exceeded(exchange.tenant, exchange.tags, charge, now_us)

@@ -79,6 +79,7 @@ class KeyStore:
         self._database.executescript(_SCHEMA)
         self._by_digest: dict[str, KeyRecord] = {}
         self._static: dict[str, KeyRecord] = {}
+        self._tenant_secrets: dict[str, bytes] = {}  # of tenants that the policy has named
         self._load()
 
     def create_api(
@@ -137,9 +138,7 @@ class KeyStore:
 
     def digest(self, token: str) -> str:
         """Hex HMAC-SHA-256 of a key under the pepper: what YAML and the database hold."""
-        return hmac.digest(
-            self._pepper, token.encode("utf-8", "surrogatepass"), hashlib.sha256
-        ).hex()
+        return hmac.digest(self._pepper, token.encode("utf-8", "surrogatepass"), "sha256").hex()
 
     def replace_static(self, records: dict[str, KeyRecord]) -> None:
         """The read-only keys of the policy now in force, by digest."""
@@ -147,7 +146,11 @@ class KeyStore:
 
     def tenant_secret(self, tenant_id: str) -> bytes:
         """A secret of this tenant alone, for keyed hashes of its cache entries; 32 bytes."""
-        return hmac.digest(self._pepper, b"tenant\0" + tenant_id.encode(), hashlib.sha256)
+        secret = self._tenant_secrets.get(tenant_id)
+        if secret is None:
+            secret = hmac.digest(self._pepper, b"tenant\0" + tenant_id.encode(), hashlib.sha256)
+            self._tenant_secrets[tenant_id] = secret
+        return secret
 
     def derive(self, purpose: str) -> bytes:
         """A secret for one named purpose, such as signing cookies; 32 bytes."""

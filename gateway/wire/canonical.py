@@ -66,6 +66,11 @@ _NULL_IS_ABSENT: Final = frozenset(DEFAULTS) | {
     "encoding_format",
 }
 
+# Fields with more than one spelling of the same wish.
+_ALIASED: Final = frozenset(
+    ("max_tokens", "stop", "tools", "functions", "tool_choice", "logit_bias")
+)  # fmt: skip
+
 _EXACT_FLOAT_MAX: Final = 2**53
 _TEXT_PART: Final = {"type", "text"}
 
@@ -85,9 +90,20 @@ def canonical_body(parsed: "ParsedRequest") -> bytes:
         return json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode()
 
 
+# The fields that can keep an answer out of the caches.
+_TELLING: Final = frozenset(
+    (
+        "store", "background", "previous_response_id", "conversation", "prompt_id",
+        "web_search_options", "tools", "modalities", "n",
+    )
+)  # fmt: skip
+
+
 def cacheable(parsed: "ParsedRequest") -> str | None:
     """None when a stored answer may serve this request; else why both caches are bypassed."""
     body = parsed.body
+    if _TELLING.isdisjoint(body) and "-search-" not in parsed.model:
+        return None  # nearly every request
     if body.get("store"):
         return "store: the provider keeps the answer under its own id"
     if body.get("background"):
@@ -122,10 +138,11 @@ def _counted_fields(body: dict[str, Any]) -> dict[str, Any]:
         fields[key] = value
     if "messages" in fields:
         fields["messages"] = _messages(fields["messages"])
-    for key in ("tools", "functions"):
-        if key in fields:
-            fields[key] = _tools(fields[key])
-    _merge_aliases(fields)
+    if not _ALIASED.isdisjoint(fields):
+        for key in ("tools", "functions"):
+            if key in fields:
+                fields[key] = _tools(fields[key])
+        _merge_aliases(fields)
     return fields
 
 
@@ -154,8 +171,10 @@ def _message(message: Any, call_ids: dict[str, int]) -> Any:
     """Keys sorted, nulls gone, a lone text part as its text, tool-call ids by first occurrence."""
     if not isinstance(message, dict):
         return message
+    content = message.get("content")
+    if type(content) is str and len(message) == 2 and message.get("role") is not None:
+        return {"content": content, "role": message["role"]}
     plain = {key: message[key] for key in sorted(message) if message[key] is not None}
-    content = plain.get("content")
     if isinstance(content, list):
         plain["content"] = _content(content)
     calls = plain.get("tool_calls")

@@ -75,12 +75,12 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> ParsedRequest:
         body=body,
         model=model,
         stream=stream and endpoint != "embeddings",
-        include_usage=_include_usage(body) if stream else False,
+        include_usage=stream and _include_usage(body),
         prompt_bytes=0,
         max_output_tokens=_output_tokens(body),
         choices=_positive(body, "n") or 1,
-        has_json_format=_has_json_format(body),
-        user=_user(body),
+        has_json_format="response_format" in body and _has_json_format(body),
+        user=_user(body) if "user" in body else None,
         temperature=_number(body, "temperature"),
     )
     if endpoint == "chat":
@@ -182,20 +182,14 @@ def _read_messages(request: ParsedRequest) -> None:
         )
     size = 0
     for index, message in enumerate(messages):
-        if not isinstance(message, dict):
-            raise InvalidRequest(
-                f"'messages[{index}]' must be an object.", param=f"messages[{index}]"
-            )
-        if not isinstance(message.get("role"), str):
-            raise InvalidRequest(
-                f"'messages[{index}].role' must be a string.", param=f"messages[{index}].role"
-            )
+        if type(message) is not dict or type(message.get("role")) is not str:
+            raise _no_message(message, index)
         content = message.get("content")
-        if isinstance(content, str):
-            size += _bytes(content)
+        if type(content) is str:
+            size += len(content) if content.isascii() else len(content.encode())
             if len(message) > 2:
                 size += _size_of_others(message)
-        elif content is None or isinstance(content, list):
+        elif content is None or type(content) is list:
             size += _size_of_others(message)
             for part in content or ():
                 if _is_media(part):
@@ -206,14 +200,21 @@ def _read_messages(request: ParsedRequest) -> None:
                 f"'messages[{index}].content' must be a string or a list of parts.",
                 param=f"messages[{index}].content",
             )
-        size += _MESSAGE_OVERHEAD_BYTES
+    size += _MESSAGE_OVERHEAD_BYTES * len(messages)
     request.has_tools = bool(body.get("tools") or body.get("functions"))
-    for name in ("tools", "functions", "response_format", "prediction"):
-        if body.get(name):
+    for name in _PROMPTING.intersection(body):
+        if body[name]:
             size += len(orjson.dumps(body[name]))
     request.prompt_bytes = size
     request.messages_count = len(messages)
     request.last_user_text = _user_text(messages[-1])
+
+
+def _no_message(message: Any, index: int) -> InvalidRequest:
+    where, what = f"messages[{index}]", "an object"
+    if isinstance(message, dict):
+        where, what = f"{where}.role", "a string"
+    return InvalidRequest(f"'{where}' must be {what}.", param=where)
 
 
 def _read_prompt(request: ParsedRequest) -> None:
@@ -243,6 +244,8 @@ def _read_input(request: ParsedRequest) -> None:
         raise InvalidRequest("'input' must be a string or a non-empty list.", param="input")
 
 
+# Besides messages, what of a body a model reads.
+_PROMPTING = frozenset(("tools", "functions", "response_format", "prediction"))
 _MESSAGE_OVERHEAD_BYTES = 8  # a chat template's marks around one message, in tokens at most
 # An image's bytes say nothing of its tokens. The dearest known rule is that of gpt-4o-mini: 2,833
 # and 5,667 for each of at most 8 tiles; "low" detail has no tiles.
@@ -320,8 +323,10 @@ def _include_usage(body: dict[str, Any]) -> bool:
 
 
 def _output_tokens(body: dict[str, Any]) -> int | None:
-    given = [_positive(body, name) for name in _LIMIT_FIELDS]
-    return max((limit for limit in given if limit is not None), default=None)
+    newer, older = _positive(body, "max_completion_tokens"), _positive(body, "max_tokens")
+    if newer is None or older is None:
+        return older if newer is None else newer
+    return max(newer, older)
 
 
 def _positive(body: dict[str, Any], name: str) -> int | None:

@@ -59,8 +59,11 @@ def parse_usage(document: Any) -> Usage | None:
     completion = _count(document.get("completion_tokens", document.get("output_tokens", 0)))
     if prompt is None or completion is None:
         return None
-    prompt_parts = document.get("prompt_tokens_details") or {}
-    completion_parts = document.get("completion_tokens_details") or {}
+    prompt_parts = document.get("prompt_tokens_details")
+    completion_parts = document.get("completion_tokens_details")
+    ours = document.get("tollhouse")
+    if not (prompt_parts or completion_parts or ours):
+        return Usage(prompt_tokens=prompt, completion_tokens=completion)
     cached = min(_part(prompt_parts, "cached_tokens"), prompt)
     reasoning = min(_part(completion_parts, "reasoning_tokens"), completion)
     return Usage(
@@ -74,18 +77,19 @@ def parse_usage(document: Any) -> Usage | None:
         completion_audio_tokens=min(
             _part(completion_parts, "audio_tokens"), completion - reasoning
         ),
-        compute_us=_part(document.get("tollhouse"), "compute_us"),
+        compute_us=_part(ours, "compute_us"),
     )
+
+
+_COUNT_MAX = 2**53
 
 
 def _count(value: Any) -> int | None:
     """A token count is a non-negative integer below 2**53; anything else is no count."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
-        return None
-    return value
+    return value if type(value) is int and 0 <= value < _COUNT_MAX else None
 
 
 def _part(parts: Any, key: str) -> int:
-    if not isinstance(parts, dict):
+    if type(parts) is not dict or key not in parts:
         return 0
-    return _count(parts.get(key)) or 0
+    return _count(parts[key]) or 0
