@@ -34,6 +34,7 @@ POST_PATHS: dict[bytes, Endpoint] = {
     b"/v1/completions": "completions",
     b"/v1/embeddings": "embeddings",
 }
+_KNOWN = pipeline.FORWARD.index(authenticate) + 1  # the stage after it
 _MODELS = "/v1/models"
 _CLIENT_ID_LENGTH_MAX = 128
 _PRINTABLE = re.compile(rb"[\x21-\x7e]+")
@@ -85,7 +86,7 @@ class V1:
         exchange = call.context
         assert isinstance(exchange, Exchange), "head keeps it there"
         exchange.raw = bytes(call.body)
-        self._answer(exchange)
+        self._answer(exchange, _KNOWN)
 
     def stop(self) -> None:
         """The drain deadline has passed: answer what waits with 503."""
@@ -110,16 +111,16 @@ class V1:
             authenticate(exchange, services)
         except GatewayError:
             self._responders.add(responder)
-            self._answer(exchange)  # the stage refuses again, and the request is recorded
+            self._answer(exchange, 0)  # the stage refuses again, and the request is recorded
             return False
         _check_body(call.headers, limits.body_bytes_max)
         self._responders.add(responder)
         return True
 
-    def _answer(self, exchange: Exchange) -> None:
+    def _answer(self, exchange: Exchange, start: int) -> None:
         responder = exchange.client
         assert isinstance(responder, Responder), "made in _begin"
-        rest = pipeline.run(exchange, self._services, responder.release)
+        rest = pipeline.run(exchange, self._services, responder.release, start=start)
         if rest is not None:
             # The responder keeps the task from being collected, and we the responder.
             asyncio.get_running_loop().create_task(rest)

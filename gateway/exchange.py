@@ -78,7 +78,7 @@ class Exchange:
     """One request on its way through the stages."""
 
     __slots__ = (
-        "answer", "attempts", "bypass", "cache_id", "cache_key", "cache_status", "client",
+        "answer", "answered", "attempts", "bypass", "cache_id", "cache_key", "cache_status", "client",
         "client_request_id", "cost_pico", "decision", "embedding_us", "endpoint", "error",
         "facts", "first_byte", "flight", "forced", "headers", "hit", "hit_similarity", "hold",
         "key", "marks", "partition", "pinned", "plan", "policy", "rate", "raw", "request",
@@ -154,6 +154,7 @@ class Exchange:
         self.answer: dict[str, Any] | None = None  # the complete answer, where it may be stored
 
         # exact, semantic, generate: what is released after settling
+        self.answered = False  # there is an answer; what follows is closing
         self.tail = b""
         self.tail_status = 200
         self.tail_content_type = JSON
@@ -173,7 +174,7 @@ class Exchange:
         """Make a stored answer the answer to this request, as JSON or as a stream."""
         self._render(entry)
         # Last: an entry that cannot be rendered is no hit, and is not booked as one.
-        self.hit, self.hit_similarity = entry, similarity
+        self.answered, self.hit, self.hit_similarity = True, entry, similarity
         self.cache_status, self.cache_id = status, entry.cache_id
 
     def _render(self, entry: StoredAnswer) -> None:
@@ -198,11 +199,6 @@ class Exchange:
             if "id" in document:
                 document |= {"id": answer_id, "created": created}
             self.tail = orjson.dumps(document)
-
-    @property
-    def answered(self) -> bool:
-        """A stage has answered; what follows is closing."""
-        return self.hit is not None or bool(self.attempts and self.attempts[-1].ended_monotonic)
 
     @property
     def status(self) -> int:

@@ -50,14 +50,15 @@ def run(
     services: Services,
     release: Release,
     forward: Sequence[Stage] = FORWARD,
+    start: int = 0,
 ) -> Coroutine[Any, Any, None] | None:
     """Take one request through every stage, as far as it goes without waiting.
 
     Returns None when all is done, else the coroutine of the rest. Neither raises;
     ``exchange.error`` tells. release: sends what is left of the answer; called once, between
-    settling and storing.
+    settling and storing. start: the position of the first stage that is still to be run.
     """
-    waiting = _advance(exchange, services, forward, 0)
+    waiting = _advance(exchange, services, forward, start)
     if waiting is not None:
         return _go_on(exchange, services, release, forward, waiting)
     durable = _settle(exchange, services)
@@ -106,21 +107,22 @@ def _advance(
 ) -> tuple[int, Awaitable[None]] | None:
     """Run stages until one answers, raises or waits; the one that waits, and what it waits for."""
     monotonic, mark = services.monotonic, exchange.marks.append
-    for index in range(position, len(forward)):
-        stage = forward[index]
-        try:
+    stage = forward[position - 1]
+    try:
+        for stage in forward[position:]:
             waiting = stage(exchange, services)
-        except GatewayError as error:
-            exchange.error = error
-            return None
-        except Exception as error:
-            exchange.error = _unexpected(error, exchange, stage.__name__)
-            return None
-        if waiting is not None:
-            return index, waiting
-        mark((stage.__name__, monotonic()))
-        if exchange.answered:
-            return None
+            if waiting is not None:
+                return position, waiting
+            mark((stage.__name__, monotonic()))
+            if exchange.answered:
+                return None
+            position += 1
+    except GatewayError as error:
+        exchange.error = error
+        return None
+    except Exception as error:
+        exchange.error = _unexpected(error, exchange, stage.__name__)
+        return None
     exchange.error = _unexpected(
         AssertionError("the last stage must answer"), exchange, forward[-1].__name__
     )

@@ -16,7 +16,7 @@ def authenticate(exchange: Exchange, services: Services) -> None:
     authorization = headers.get(b"authorization")
     if authorization is not None:
         scheme, _, token = authorization.partition(b" ")
-        if scheme.lower() != b"bearer":
+        if scheme != b"Bearer" and scheme.lower() != b"bearer":
             raise AuthenticationFailed("The authorization header must be 'Bearer' and an API key.")
     else:
         token = headers.get(b"api-key") or headers.get(b"x-api-key") or b""

@@ -13,6 +13,7 @@ from gateway.policy.snapshot import ExactRule
 from gateway.services import Services
 from gateway.wire.canonical import cacheable, canonical_body
 
+_NO_CONTROL: dict[str, str] = {}
 _JOINS_MAX = 2
 _AGE_DIGITS_MAX = 10
 FOLLOW_SECONDS = 60.0  # how long a request waits for its twin's answer before it asks itself
@@ -23,7 +24,8 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
 
     Sets ``bypass`` where no cache may be asked nor taught. Raises NotCached or InvalidRequest.
     """
-    control = _cache_control(exchange)
+    header = exchange.headers.get(b"cache-control")
+    control = _NO_CONTROL if header is None else _cache_control(header)
     exchange.bypass = _bypass(exchange, control)
     if exchange.bypass is not None:
         if "only-if-cached" in control:
@@ -71,7 +73,8 @@ def _bypass(exchange: Exchange, control: dict[str, str]) -> str | None:
         return "the route has no cache"
     if "no-store" in control:
         return "cache-control: no-store"
-    if exchange.headers.get(b"x-tollhouse-cache", b"").lower() == b"bypass":
+    asked = exchange.headers.get(b"x-tollhouse-cache")
+    if asked is not None and asked.lower() == b"bypass":
         return "x-tollhouse-cache: bypass"
     rule = exchange.route.exact
     if rule is not None and rule.scope == "user" and exchange.request.user is None:
@@ -90,11 +93,8 @@ def _scope(exchange: Exchange, rule: ExactRule) -> str:
     return f"{exchange.tenant.id}\0{exchange.key.id}\0{exchange.request.user}"
 
 
-def _cache_control(exchange: Exchange) -> dict[str, str]:
+def _cache_control(header: bytes) -> dict[str, str]:
     """Directives of the request's ``cache-control`` (RFC 9111 §5.2.1), names in lower case."""
-    header = exchange.headers.get(b"cache-control")
-    if header is None:
-        return {}
     directives: dict[str, str] = {}
     for part in header.decode("latin-1").split(","):
         name, _, value = part.strip().partition("=")

@@ -54,6 +54,7 @@ async def generate(exchange: Exchange, services: Services) -> None:
         attempt = exchange.attempts[-1]
         try:
             await _try(exchange, services, attempt, deadline)
+            exchange.answered = True
             return
         except UpstreamError as error:
             attempt.error = error

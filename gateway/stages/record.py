@@ -24,9 +24,9 @@ def _count(exchange: Exchange, services: Services, now: float) -> None:
     metrics.requests_total.inc((route, target, _outcome(exchange)))
     total = now - exchange.started
     metrics.request_duration_seconds.observe(total, (route, target))
-    waited = sum(
-        attempt.ended_monotonic - attempt.started_monotonic for attempt in exchange.attempts
-    )
+    waited = 0.0
+    for attempt in exchange.attempts:
+        waited += attempt.ended_monotonic - attempt.started_monotonic
     metrics.overhead_seconds.observe(max(0.0, total - waited), (route,))
     if exchange.first_byte is not None and exchange.request.stream:
         metrics.ttft_seconds.observe(exchange.first_byte - exchange.started, (route, target))

@@ -9,8 +9,11 @@ from gateway.services import Services
 def semantic(exchange: Exchange, services: Services) -> None:
     """Set ``hit`` where a stored answer serves this request. Raises NotCached."""
     rule, vector = exchange.route.semantic, exchange.vector
+    control = exchange.headers.get(b"cache-control")
+    if rule is None and control is None:
+        return
     text, partition = exchange.request.last_user_text, exchange.partition
-    control = exchange.headers.get(b"cache-control", b"").lower()
+    control = (control or b"").lower()
     if rule is None or vector is None or partition is None or text is None:
         if rule is not None and exchange.bypass is None:
             services.metrics.cache_lookups_total.inc(("semantic", "skip"))

@@ -52,6 +52,8 @@ def _entry(exchange: Exchange) -> StoredAnswer | None:
     if exchange.error is not None or answer is None or usage is None or not exchange.attempts:
         return None
     target = exchange.attempts[-1].target
+    rule = exchange.route.exact
+    ttl_seconds = rule.ttl_seconds if rule is not None else 0.0
     return StoredAnswer(
         answer=orjson.dumps(answer) if exchange.request.stream else exchange.tail,
         endpoint=exchange.endpoint,
@@ -59,7 +61,7 @@ def _entry(exchange: Exchange) -> StoredAnswer | None:
         provider=target.provider.name,
         usage=usage,
         stored_us=exchange.started_us,
-        expires_us=exchange.started_us,  # each cache sets its own
+        expires_us=exchange.started_us + round(ttl_seconds * 1e6),
         cache_id=exchange.request_id,
         route_identity=exchange.route.identity,
         tenant_id=exchange.tenant.id,
@@ -70,13 +72,11 @@ def _entry(exchange: Exchange) -> StoredAnswer | None:
 def _write(exchange: Exchange, services: Services, entry: StoredAnswer) -> None:
     exact, semantic = exchange.route.exact, exchange.route.semantic
     if exact is not None and exchange.cache_key is not None:
-        services.exact.put(exchange.cache_key, _until(entry, exact.ttl_seconds))
+        services.exact.put(exchange.cache_key, entry)
         exchange.cache_id = entry.cache_id
     text = exchange.request.last_user_text
     vector, partition = exchange.vector, exchange.partition
     if semantic is not None and partition is not None and vector is not None and text is not None:
-        services.semantic.store(partition, text, vector, _until(entry, semantic.ttl_seconds))
-
-
-def _until(entry: StoredAnswer, ttl_seconds: float) -> StoredAnswer:
-    return msgspec.structs.replace(entry, expires_us=entry.stored_us + round(ttl_seconds * 1e6))
+        until_us = entry.stored_us + round(semantic.ttl_seconds * 1e6)
+        kept = msgspec.structs.replace(entry, expires_us=until_us)
+        services.semantic.store(partition, text, vector, kept)

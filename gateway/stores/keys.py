@@ -26,6 +26,7 @@ ROLES: tuple[Role, ...] = ("viewer", "finance", "operator", "admin")
 _PREFIX: dict[Kind, str] = {"api": "th_", "admin": "tha_"}
 _SECRET_LENGTH = 43  # 256 bits in URL-safe base 64
 _PEPPER_BYTES = 32
+_RECENT_MAX = 10_000
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS access_key (
@@ -67,7 +68,8 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
 class KeyStore:
     """Keys made at run time, in SQLite, with every live digest in memory.
 
-    Looking one up is a dictionary access by its HMAC: no comparison depends on the secret.
+    Looking one up is a dictionary access by its HMAC: no comparison depends on the secret. Of keys
+    that were used since the last change the HMAC is remembered: whoever has one knows it already.
     """
 
     def __init__(self, path: Path, pepper: bytes) -> None:
@@ -79,6 +81,7 @@ class KeyStore:
         self._database.executescript(_SCHEMA)
         self._by_digest: dict[str, KeyRecord] = {}
         self._static: dict[str, KeyRecord] = {}
+        self._recent: dict[str, KeyRecord] = {}  # by the keys themselves; anew with every change
         self._tenant_secrets: dict[str, bytes] = {}  # of tenants that the policy has named
         self._load()
 
@@ -127,14 +130,18 @@ class KeyStore:
 
     def authenticate(self, token: str, kind: Kind, now_us: int) -> KeyRecord | None:
         """The record of a live key of this kind, or None. Never raises, whatever the text."""
-        prefix = _PREFIX[kind]
-        if len(token) != len(prefix) + _SECRET_LENGTH or not token.startswith(prefix):
-            return None
-        digest = self.digest(token)
-        record = self._by_digest.get(digest) or self._static.get(digest)
-        if record is None or record.kind != kind or not record.usable(now_us):
-            return None
-        return record
+        record = self._recent.get(token)
+        if record is None:
+            prefix = _PREFIX[kind]
+            if len(token) != len(prefix) + _SECRET_LENGTH or not token.startswith(prefix):
+                return None
+            recent, digest = self._recent, self.digest(token)
+            record = self._by_digest.get(digest) or self._static.get(digest)
+            if record is None:
+                return None
+            if len(recent) < _RECENT_MAX:
+                recent[token] = record  # into the dictionary that was there before we looked
+        return record if record.kind == kind and record.usable(now_us) else None
 
     def digest(self, token: str) -> str:
         """Hex HMAC-SHA-256 of a key under the pepper: what YAML and the database hold."""
@@ -143,6 +150,7 @@ class KeyStore:
     def replace_static(self, records: dict[str, KeyRecord]) -> None:
         """The read-only keys of the policy now in force, by digest."""
         self._static = records
+        self._recent = {}
 
     def tenant_secret(self, tenant_id: str) -> bytes:
         """A secret of this tenant alone, for keyed hashes of its cache entries; 32 bytes."""
@@ -195,6 +203,7 @@ class KeyStore:
         with self._lock:
             rows = self._database.execute(_SELECT + " WHERE revoked_us IS NULL").fetchall()
             self._by_digest = {row[-1]: _record(row) for row in rows}
+            self._recent = {}
 
 
 _SELECT = (
