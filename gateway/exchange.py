@@ -78,8 +78,8 @@ class Exchange:
     """One request on its way through the stages."""
 
     __slots__ = (
-        "answer", "answered", "attempts", "bypass", "cache_id", "cache_key", "cache_status", "client",
-        "client_request_id", "cost_pico", "decision", "embedding_us", "endpoint", "error",
+        "answer", "answered", "attempts", "bypass", "cache_id", "cache_key", "cache_status",
+        "client", "client_request_id", "cost_pico", "decision", "embedding_us", "endpoint", "error",
         "facts", "first_byte", "flight", "forced", "headers", "hit", "hit_similarity", "hold",
         "key", "marks", "partition", "pinned", "plan", "policy", "rate", "raw", "request",
         "request_id", "route", "saved_pico", "semantic_reason", "started", "started_us", "tags",
