@@ -19,6 +19,7 @@ import uvloop
 from gateway.admin import admin_services
 from gateway.asgi import AsgiHandler
 from gateway.caches.exact import ExactCache, SingleFlight
+from gateway.caches.repeats import Repeats
 from gateway.caches.semantic import SemanticCache
 from gateway.config import Settings
 from gateway.endpoints import V1
@@ -140,6 +141,7 @@ class Gateway:
             keys=self.keys,
             limiter=Limiter(),
             ledger=ledger,
+            repeats=Repeats(),
             exact=ExactCache(bytes_max=settings.limits.exact_cache_bytes),
             flights=SingleFlight(),
             semantic=SemanticCache(

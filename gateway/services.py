@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.caches.exact import ExactCache, SingleFlight
+from gateway.caches.repeats import Repeats
 from gateway.caches.semantic import SemanticCache
 from gateway.config import Settings
 from gateway.ids import UlidFactory
@@ -43,6 +44,7 @@ class Services(msgspec.Struct, kw_only=True):
     keys: KeyStore
     limiter: Limiter
     ledger: Ledger
+    repeats: Repeats
     exact: ExactCache
     flights: SingleFlight
     semantic: SemanticCache

@@ -35,11 +35,14 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     rule = exchange.route.exact
     if rule is None or services.switches.thrown("exact", exchange.started_us):
         return None
+    request = exchange.request
+    if request.canonical is None:
+        request.canonical = canonical_body(request)
     key = exchange.cache_key = exact_key(
         tenant_secret=services.keys.tenant_secret(exchange.tenant.id),
         scope=_scope(exchange, rule),
         route_identity=exchange.route.identity,
-        canonical=canonical_body(exchange.request),
+        canonical=request.canonical,
     )
     if "no-cache" in control:
         return None
@@ -47,6 +50,7 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     if entry is not None and _fresh_enough(exchange.started_us - entry.stored_us, control):
         services.metrics.cache_lookups_total.inc(("exact", "hit"))
         serve_hit(exchange, services, entry, "hit-exact")  # else a cheaper model answers
+        services.repeats.learn(exchange.tenant.id, exchange.raw, exchange.request)
         return None
     services.metrics.cache_lookups_total.inc(("exact", "miss"))
     if exchange.request.stream:

@@ -27,7 +27,8 @@ def resolve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
         raise InvalidRequest("The body is empty; it must be a JSON object.")
     if len(exchange.raw) > _PARSED_ASIDE_BYTES:
         return _parse_aside(exchange)
-    exchange.request = parse_request(exchange.endpoint, exchange.raw)
+    known = services.repeats.get(exchange.tenant.id, exchange.endpoint, exchange.raw)
+    exchange.request = known or parse_request(exchange.endpoint, exchange.raw)
     _resolve(exchange)
     return None
 

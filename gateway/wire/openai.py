@@ -28,7 +28,10 @@ _REDACTED_LENGTH_MAX = 65_536  # read of a message before it is cut: no half of 
 
 
 class ParsedRequest(msgspec.Struct, kw_only=True):
-    """A request body and what the gateway must know of it. Not changed after parsing."""
+    """A request body and what the gateway must know of it.
+
+    Not changed after parsing, but for ``canonical``, which is filled in when it is first needed.
+    """
 
     endpoint: Endpoint
     body: dict[str, Any]
@@ -45,6 +48,7 @@ class ParsedRequest(msgspec.Struct, kw_only=True):
     messages_count: int = 0
     user: str | None = None
     temperature: float | None = None
+    canonical: bytes | None = None  # as ``canonical_body`` spells it
 
 
 def parse_request(endpoint: Endpoint, raw: bytes) -> ParsedRequest:
