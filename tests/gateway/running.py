@@ -258,6 +258,13 @@ def free_port() -> int:
         return port
 
 
+def answers_tcp(port: int) -> bool:
+    """Whether something listens on 127.0.0.1:``port``."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
 def wait_for(
     condition: Callable[[], bool], seconds: float, describe: Callable[[], str] = str
 ) -> None:

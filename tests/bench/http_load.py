@@ -1,0 +1,160 @@
+"""Closed-loop load over raw connections: each asks again as soon as it has its answer.
+
+Costs about as much CPU per request as the mock provider behind it, and knows nothing of who answers.
+Every answer must be a complete 200; the first that is not ends the run with an error.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import cast
+
+import uvloop
+from msgspec import Struct
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+
+
+class Sample(Struct):
+    """What one run of load saw. Latencies in seconds, from the write to the last byte."""
+
+    requests: int
+    events: int  # of streams
+    seconds: float
+    latencies: list[float]
+    first_bytes: list[float]  # to the first byte of the body
+    cpu_seconds: float  # what ``meter`` counted meanwhile
+
+
+class Load:
+    """One run: counts between warm-up and deadline only."""
+
+    def __init__(self, make: Callable[[], bytes], mark: bytes) -> None:
+        self.make = make
+        self.mark = mark  # what each head contains after warm-up, in lower case
+        self.counting = self.ending = False
+        self.events = 0
+        self.latencies: list[float] = []
+        self.first_bytes: list[float] = []
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fail(self, why: str) -> None:
+        """End the run with an error."""
+        if not self.failure.done() and not self.ending:
+            self.failure.set_exception(RuntimeError(why))
+
+
+class Asker(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports do not inherit from asyncio's.
+        self._transport = cast(asyncio.WriteTransport, transport)
+        self._ask()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._load.fail("a connection was closed before its answer was complete")
+
+    def _ask(self) -> None:
+        if self._load.ending:
+            self._transport.abort()
+            return
+        self._head = b""
+        self._missing = -1  # bytes of the body yet to come; -1: chunked
+        self._tail = b""
+        self._in_body = False
+        self._began = time.perf_counter()
+        self._transport.write(self._load.make())
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_body:
+            self._head += data
+            end = self._head.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            data = self._head[end + 4 :]
+            if not self._read_head(self._head[: end + 2]):
+                return
+        if not data:
+            return
+        if not self._tail:
+            self._first = time.perf_counter()
+        if self._missing >= 0:
+            self._missing -= len(data)
+            self._tail = b"."
+            if self._missing <= 0:
+                self._complete()
+        else:
+            if self._load.counting:
+                self._load.events += data.count(b"data: {")
+            self._tail = (self._tail + data)[-32:]
+            if self._tail.endswith(b"\r\n0\r\n\r\n"):
+                if b"[DONE]" not in self._tail:
+                    self._load.fail(f"a stream ended with {self._tail!r}")
+                self._complete()
+
+    def _read_head(self, head: bytes) -> bool:
+        load = self._load
+        expected = not load.counting or load.mark in head.lower()
+        if not (head.startswith(b"HTTP/1.1 200") and expected):
+            load.fail(f"not the answer that was expected: {self._head[:2000]!r}")
+            return False
+        self._in_body = True
+        length = _LENGTH.search(head)
+        if length is not None:
+            self._missing = int(length[1])
+        return True
+
+    def _complete(self) -> None:
+        load = self._load
+        if load.counting:
+            load.latencies.append(time.perf_counter() - self._began)
+            load.first_bytes.append(self._first - self._began)
+        self._ask()
+
+
+def drive(
+    port: int, make: Callable[[], bytes], *, connections: int, seconds: float,
+    warm_seconds: float = 0.3, mark: bytes = b"", meter: Callable[[], float] = float,
+) -> Sample:  # fmt: skip
+    """Load 127.0.0.1:``port`` and count. Raises RuntimeError at the first wrong answer.
+
+    ``meter`` tells CPU seconds used so far by whatever is measured.
+    """
+
+    async def run() -> Sample:
+        load = Load(make, mark)
+        loop = asyncio.get_running_loop()
+        transports = [
+            (await loop.create_connection(lambda: Asker(load), "127.0.0.1", port))[0]
+            for _ in range(connections)
+        ]
+        await _until(load, warm_seconds)
+        cpu, began, load.counting = meter(), time.perf_counter(), True
+        await _until(load, seconds)
+        cpu, ended, load.counting = meter() - cpu, time.perf_counter(), False
+        load.ending = True
+        for transport in transports:
+            transport.abort()
+        return Sample(
+            requests=len(load.latencies), events=load.events, seconds=ended - began, cpu_seconds=cpu,
+            latencies=sorted(load.latencies), first_bytes=sorted(load.first_bytes),
+        )  # fmt: skip
+
+    return uvloop.run(run())
+
+
+async def _until(load: Load, seconds: float) -> None:
+    """Let the load run so long, or until it fails."""
+    await asyncio.wait({load.failure}, timeout=seconds)
+    if load.failure.done():
+        load.failure.result()
+
+
+def percentile(ascending: list[float], share: float) -> float:
+    """The value below which ``share`` of them lie; 0 of none."""
+    return ascending[min(len(ascending) - 1, int(len(ascending) * share))] if ascending else 0.0
