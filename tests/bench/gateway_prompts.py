@@ -11,10 +11,17 @@ _NUMBERS = itertools.count(1)  # no request of this process is like another
 
 PATH = "/v1/chat/completions"
 _SYSTEM = "You are a helpful assistant of a company. " * 4
-_WORDS = ["garden", "river", "engine", "window", "market", "teacher", "winter", "summer", "music", "paper", "bridge", "forest", "kitchen", "doctor", "island", "letter", "mountain", "station", "village", "ocean", "camera", "bottle", "horse", "student", "animal", "picture", "machine", "railway", "castle", "harbor", "pencil", "ticket", "basket", "carpet", "dinner", "family", "farmer", "finger", "flower", "guitar", "hammer", "hotel", "jacket", "kettle", "ladder", "lemon", "mirror", "needle", "office", "orange", "parent", "planet", "pocket", "prison", "rabbit", "rocket", "saddle", "salad", "school", "shadow", "silver", "spider", "tunnel"]
+_TEXT = """
+garden river engine window market teacher winter summer music paper bridge forest kitchen doctor
+island letter mountain station village ocean camera bottle horse student animal picture machine
+railway castle harbor pencil ticket basket carpet dinner family farmer finger flower guitar hammer
+hotel jacket kettle ladder lemon mirror needle office orange parent planet pocket prison rabbit
+rocket saddle salad school shadow silver spider tunnel
+"""
+_WORDS = tuple(_TEXT.split())
 _LONG = (
-    "We have been asked to compare two ways of heating a small old house in the country, one with wood"
-    " and one with electricity. The house has four rooms, an old roof and thin walls, and it is"
+    "We have been asked to compare two ways of heating a small old house in the country, one with"
+    " wood and one with electricity. The house has four rooms, an old roof and thin walls. It is"
     " used on most weekends between October and April. Please explain step by step which of the two"
     " costs less over ten years, what has to be bought at the start, which repairs are likely, and"
     " what could change the result of it all. At the end, please say in one sentence what you would"

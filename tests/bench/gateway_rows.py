@@ -5,6 +5,7 @@ all rows that name it. How load is made and counted is not known here.
 """
 
 import contextlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,10 +26,10 @@ EVERYTHING = "key, rates, concurrency, budget, exact look-up, write-ahead meteri
 
 
 class Target(Struct):
-    """Something that answers on 127.0.0.1. ``pid``: the root of its processes, None: not counted."""
+    """Something that answers on 127.0.0.1."""
 
     port: int
-    pid: int | None
+    pid: int | None  # the root of its processes; None: not counted
     headers: dict[str, str]
 
 
@@ -45,10 +46,16 @@ class Row(Struct, frozen=True):
     goals: dict[str, float] = {}
 
 
-def _stream(model: str, path: str = prompts.PATH) -> Callable[[dict[str, str], int], prompts.Make]:
+def streamed(model: str, path: str = prompts.PATH) -> Callable[[dict[str, str], int], prompts.Make]:
+    """Requests for streams of so many tokens."""
     return lambda headers, tokens: prompts.short(
         headers, model, path, stream=True, max_tokens=tokens
     )
+
+
+def available(row: Row) -> bool:
+    """Whether what the row measures can run on this machine."""
+    return row.target != "nginx" or shutil.which("nginx") is not None
 
 
 _MISS = b"x-tollhouse-cache: miss"
@@ -60,7 +67,7 @@ ROWS = (
         switched_on="nothing: the floor of the load generator and the mock provider",
         target="provider",
         make=lambda headers: prompts.short(headers, "mock"),
-        stream=_stream("mock"),
+        stream=streamed("mock"),
         goals={"requests_per_second": 30_000},
     ),
     Row(
@@ -69,7 +76,7 @@ ROWS = (
         switched_on="keep-alive on both sides; one worker; no log, no key, no metering",
         target="nginx",
         make=lambda headers: prompts.short(headers, "mock"),
-        stream=_stream("mock"),
+        stream=streamed("mock"),
     ),
     Row(
         name="pinned",
@@ -84,7 +91,7 @@ ROWS = (
             "added_p50_us": 220,
             "added_p99_us": 320,
             "memory_mb": 90,
-        },  # fmt: skip
+        },
     ),
     Row(
         name="hit",
@@ -101,7 +108,7 @@ ROWS = (
         switched_on=EVERYTHING + "; every event looked at for usage and end",
         target="tollhouse",
         make=None,
-        stream=_stream("large"),
+        stream=streamed("large"),
         mark=_MISS,
         goals={"cpu_us_per_chunk": 25, "added_first_byte_us": 280},
     ),

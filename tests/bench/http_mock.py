@@ -51,7 +51,11 @@ def _event(choices: bytes, usage: bytes = b"null") -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-_DELTA = _event(b'{"index":0,"delta":{"content":" word"},"logprobs":null,"finish_reason":null}')
+# Different words: some gateways take the same one over and over for a broken model.
+_DELTAS = tuple(
+    _event(b'{"index":0,"delta":{"content":" %b"},"logprobs":null,"finish_reason":null}' % word)
+    for word in (b"one", b"two", b"three", b"four")
+)
 _STOP = _event(b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}')
 _DONE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
@@ -105,11 +109,12 @@ class Provider(asyncio.Protocol):
     def _next(self, before: bytes = b"") -> None:
         """Write one event, and plan the next."""
         self._left -= 1
+        delta = _DELTAS[self._left & 3]
         if self._left > 0:
-            self._transport.write(before + _DELTA)
+            self._transport.write(before + delta)
             self._timer = self._loop.call_later(self.pace_seconds, self._next)
             return
-        end = before + _DELTA + _STOP
+        end = before + delta + _STOP
         if self._usage:
             usage = b'{"prompt_tokens":40,"completion_tokens":%d,"total_tokens":%d}'
             end += _event(b"", usage % (self._tokens, 40 + self._tokens))
