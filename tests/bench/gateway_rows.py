@@ -15,6 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from gateway.config import Settings
 from tests.bench import gateway_prompts as prompts
 from tests.bench.process_tree import end, on_core
 from tests.gateway.running import RunningGateway, answers_tcp, free_port, wait_for
@@ -55,7 +56,11 @@ def streamed(model: str, path: str = prompts.PATH) -> Callable[[dict[str, str], 
 
 def available(row: Row) -> bool:
     """Whether what the row measures can run on this machine."""
-    return row.target != "nginx" or shutil.which("nginx") is not None
+    if row.target == "nginx":
+        return shutil.which("nginx") is not None
+    if row.target == "tollhouse-redis":
+        return "redis" in Settings.model_fields and shutil.which("redis-server") is not None
+    return True
 
 
 _MISS = b"x-tollhouse-cache: miss"
@@ -131,6 +136,15 @@ ROWS = (
         mark=_MISS,
         goals={"cpu_us_per_request": 3_500},
     ),
+    Row(
+        name="redis",
+        title="Tollhouse with Redis",
+        switched_on=EVERYTHING + "; limits and exact cache in Redis, which is not counted",
+        target="tollhouse-redis",
+        make=lambda headers: prompts.short(headers, "large"),
+        mark=_MISS,
+        goals={"cpu_us_per_request": 80},
+    ),
 )
 
 
@@ -187,12 +201,34 @@ def nginx(upstream: Target) -> Iterator[Target]:
 
 
 @contextlib.contextmanager
-def tollhouse(upstream: Target, *, local: bool = False) -> Iterator[Target]:
+def redis() -> Iterator[str]:
+    """A Redis on the load's core, as on a machine of its own; its URL."""
+    port = free_port()
+    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    with on_core(LOAD_CORE):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: answers_tcp(port), 20)
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        end(process)
+
+
+@contextlib.contextmanager
+def with_redis(upstream: Target) -> Iterator[Target]:
+    """The gateway with limits and exact cache in Redis."""
+    with redis() as url, tollhouse(upstream, TOLLHOUSE_REDIS_URL=url) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def tollhouse(upstream: Target, *, local: bool = False, **environment: str) -> Iterator[Target]:
     """The whole gateway on one core, the model process too where there is one."""
+    environment["UPSTREAM_BASE_URL"] = f"http://127.0.0.1:{upstream.port}/v1"
     with tempfile.TemporaryDirectory() as folder:
         gateway = RunningGateway(
             Path(folder), "", local=local, policy=POLICY.read_text(),
-            environment={"UPSTREAM_BASE_URL": f"http://127.0.0.1:{upstream.port}/v1"},
+            environment=environment,
         )  # fmt: skip
         try:
             with on_core(GATEWAY_CORE):
@@ -207,5 +243,6 @@ def tollhouse(upstream: Target, *, local: bool = False) -> Iterator[Target]:
 TARGETS: dict[str, Callable[[Target], AbstractContextManager[Target]]] = {
     "nginx": nginx,
     "tollhouse": tollhouse,
+    "tollhouse-redis": with_redis,
     "tollhouse-local": lambda upstream: tollhouse(upstream, local=True),
 }
