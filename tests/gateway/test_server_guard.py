@@ -708,3 +708,50 @@ async def test_a_hundred_thousand_damaged_requests_leave_nothing_behind(guard: G
     finally:
         tracemalloc.stop()
     assert after - before < 512 << 10
+
+
+@guarded_server
+async def test_draining_answers_what_is_asked_and_closes_the_rest(guard: Guarded) -> None:
+    idle_reader, idle_writer = await guard.connect()
+    reader, writer = await guard.connect()
+    writer.write(request(line="GET /slow HTTP/1.1"))
+    await until(lambda: len(guard.application.asked) == 1)
+    assert not await guard.server.drain(0.05), "one is still being answered"
+    assert await asyncio.wait_for(idle_reader.read(), GRACE_SECONDS) == b""
+    guard.application.go_on.set()
+    assert await guard.server.drain(GRACE_SECONDS)
+    (answer,) = parse(await asyncio.wait_for(reader.read(), GRACE_SECONDS))
+    assert answer[0] == 200
+    assert answer[1]["connection"] == "close"
+    for open_writer in (writer, idle_writer):
+        open_writer.close()
+
+
+@guarded_server
+async def test_an_expected_100_continue_is_sent_only_where_the_body_is_wanted(
+    guard: Guarded,
+) -> None:
+    head = "Expect: 100-continue\r\nContent-Length: 2\r\n"
+    reader, writer = await guard.connect()
+    writer.write(request(head))
+    line = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), GRACE_SECONDS)
+    assert line == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"{}")
+    assert (await asyncio.wait_for(reader.read(12), GRACE_SECONDS)) == b"HTTP/1.1 200"
+    writer.close()
+    reader, writer = await guard.connect()
+    writer.write(request(head, line="POST /early HTTP/1.1"))
+    assert (await asyncio.wait_for(reader.read(12), GRACE_SECONDS)) == b"HTTP/1.1 413"
+    writer.close()
+
+
+@guarded_server
+async def test_a_body_beyond_its_limit_is_answered_and_its_connection_goes_on(
+    guard: Guarded,
+) -> None:
+    size = LIMITS.body_bytes_max + 1
+    chunked = b"%x\r\n" % size + b"a" * size + b"\r\n0\r\n\r\n"
+    first, second = await guard.answers(request("Transfer-Encoding: chunked\r\n", chunked), GET)
+    assert (first[0], second[0]) == (413, 200)
+    check_error(first)
+    assert guard.application.left == 1
