@@ -36,8 +36,12 @@ from gateway.stores.keys import KeyRecord, KeyStore, load_pepper
 from gateway.stores.limits import Limiter
 from gateway.telemetry import Metrics
 from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
+from gateway.upstreams.bulkhead import Bulkhead
+from gateway.upstreams.health import Outcome
 from gateway.upstreams.local import LocalUpstream, ModelProcessClient
+from gateway.upstreams.local_client import PENDING_MAX
 from gateway.upstreams.openai import OpenAIUpstream
+from gateway.upstreams.retry_budget import RetryBudget
 
 _POLICY_POLL_SECONDS = 0.25
 _SAMPLE_SECONDS = 1.0
@@ -92,7 +96,13 @@ class UpstreamPool:
         if provider.api == "local":
             if self._model_process is None:
                 return AbsentModel(provider.name)
-            return LocalUpstream(provider.name, self._model_process, provider.runtime.model)
+            return LocalUpstream(
+                provider.name,
+                self._model_process,
+                provider.runtime.model,
+                concurrent_max=provider.concurrent_max,
+                tenant_share=provider.tenant_share,
+            )
         timeouts, health, limits = provider.timeouts, provider.health, self._settings.limits
         secret = provider.authorization
         return OpenAIUpstream(
@@ -101,6 +111,7 @@ class UpstreamPool:
             authorization=secret.reveal() if secret is not None else None,
             connect_seconds=timeouts.connect_seconds,
             concurrent_max=provider.concurrent_max,
+            tenant_share=provider.tenant_share,
             window_seconds=health.window_seconds,
             min_requests=health.min_requests,
             error_rate=health.error_rate,
@@ -236,6 +247,8 @@ class AbsentModel:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.slots = Bulkhead(name, slots_max=PENDING_MAX)
+        self.retries = RetryBudget()
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """Refuse: there is nobody to ask."""
@@ -243,7 +256,7 @@ class AbsentModel:
         error.unsent = True
         raise error
 
-    def report(self, *, failed: bool) -> None:
+    def report(self, outcome: Outcome) -> None:
         """Nothing to learn."""
 
     async def close(self) -> None:

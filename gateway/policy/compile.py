@@ -133,6 +133,7 @@ class _Compiler:
                     eject_seconds=section.health.eject,
                 ),
                 concurrent_max=section.limits.concurrent,
+                tenant_share=section.limits.per_tenant,
                 runtime=LocalRuntime(model=section.runtime.model)
                 if section.runtime is not None
                 else LocalRuntime(),

@@ -64,6 +64,7 @@ class ProviderLimits(Section):
     """What one provider is asked at once."""
 
     concurrent: Size = Field(256, description="Requests in progress; one more is refused.")
+    per_tenant: Share = Field(0.8, description="Of them, one tenant's at most.")
 
 
 class Runtime(Section):

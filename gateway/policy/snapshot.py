@@ -71,6 +71,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
     health: Health = Health()
     concurrent_max: int = 256
+    tenant_share: float = 0.8  # of concurrent_max, for one tenant
     runtime: LocalRuntime = LocalRuntime()
 
 

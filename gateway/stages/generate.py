@@ -11,13 +11,25 @@ from typing import Any
 import orjson
 
 from gateway.booking import attempt_event, intent, worst_case_pico
-from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamStatus
+from gateway.errors import (
+    UpstreamError,
+    UpstreamOverloaded,
+    UpstreamProtocolError,
+    UpstreamStatus,
+    UpstreamTimeout,
+)
 from gateway.exchange import EVENT_STREAM, Attempt, Exchange
 from gateway.policy.snapshot import Model
 from gateway.services import Services
-from gateway.upstreams.base import UpstreamRequest, UpstreamResponse
+from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
+from gateway.upstreams.health import Outcome
 from gateway.wire.assemble import answer_text
-from gateway.wire.openai import Endpoint, encode_request, upstream_error
+from gateway.wire.openai import (
+    RETRY_AFTER_SECONDS_MAX,
+    Endpoint,
+    encode_request,
+    upstream_error,
+)
 from gateway.wire.relay import StreamRelay
 from gateway.wire.tokens import count_prompt, count_tokens
 from gateway.wire.usage import Usage, parse_usage
@@ -70,12 +82,28 @@ async def generate(exchange: Exchange, services: Services) -> None:
 
 
 async def _try(exchange: Exchange, services: Services, attempt: Attempt, deadline: float) -> None:
-    """One attempt: send, judge the head, and relay. Leaves ``attempt.usage`` set if it may cost."""
+    """One attempt, in a slot of its upstream's."""
+    upstream = services.upstream(attempt.target.provider)
+    if attempt.number == 1:
+        upstream.retries.request(attempt.started_monotonic)
+    slots, tenant = upstream.slots, exchange.tenant.id
+    if not slots.take(tenant):
+        await slots.wait(tenant)
+    try:
+        await _ask(exchange, services, attempt, upstream, deadline)
+    finally:
+        slots.release(tenant)
+
+
+async def _ask(
+    exchange: Exchange, services: Services, attempt: Attempt, upstream: Upstream, deadline: float
+) -> None:
+    """Send, judge the head, and relay. Leaves ``attempt.usage`` set if it may cost."""
     provider = attempt.target.provider
-    upstream = services.upstream(provider)
     timeouts = provider.timeouts
-    failed = True
+    outcome: Outcome = "failed"
     response: UpstreamResponse | None = None
+    first_byte_deadline = min(deadline, services.monotonic() + timeouts.first_byte_seconds)
     try:
         response = await upstream.send(
             UpstreamRequest(
@@ -88,9 +116,7 @@ async def _try(exchange: Exchange, services: Services, attempt: Attempt, deadlin
                 ),
                 headers=_headers(exchange, attempt),
                 stream=exchange.request.stream,
-                first_byte_deadline=min(
-                    deadline, services.monotonic() + timeouts.first_byte_seconds
-                ),
+                first_byte_deadline=first_byte_deadline,
                 idle_seconds=timeouts.idle_seconds,
                 deadline=deadline,
             )
@@ -98,7 +124,8 @@ async def _try(exchange: Exchange, services: Services, attempt: Attempt, deadlin
         attempt.upstream_request_id = _header(response, b"x-request-id")
         if response.status != 200:
             body = await _read(response)
-            failed = response.status >= 500 or response.status == 429
+            if response.status < 500 and response.status != 429:
+                outcome = "ok"
             secret = provider.authorization
             raise upstream_error(
                 response.status,
@@ -108,23 +135,25 @@ async def _try(exchange: Exchange, services: Services, attempt: Attempt, deadlin
                 services.now_us() / 1e6,
             )
         if exchange.request.stream:
-            await _relay_stream(exchange, services, attempt, response)
+            await _relay_stream(exchange, services, attempt, response, first_byte_deadline)
         else:
             await _relay_document(exchange, services, attempt, response)
-        failed = False
+        outcome = "ok"
     except UpstreamError as error:
+        if isinstance(error, UpstreamOverloaded):
+            outcome = "unknown"  # it was not asked
         if attempt.usage is None and not error.unsent:
             attempt.usage = _estimate(exchange, services, attempt, None)
         raise
     except BaseException:
-        failed = False  # the client left: nobody's fault
+        outcome = "unknown"  # the client left: nobody's fault, and no proof of health
         if attempt.usage is None:
             attempt.usage = _estimate(exchange, services, attempt, None)
         raise
     finally:
         if response is not None:
             response.close()
-        upstream.report(failed=failed)
+        upstream.report(outcome)
         status = str(response.status) if response is not None else "none"
         services.metrics.upstream_requests_total.inc((provider.name, attempt.target.name, status))
 
@@ -153,7 +182,11 @@ async def _relay_document(
 
 
 async def _relay_stream(
-    exchange: Exchange, services: Services, attempt: Attempt, response: UpstreamResponse
+    exchange: Exchange,
+    services: Services,
+    attempt: Attempt,
+    response: UpstreamResponse,
+    first_frame_deadline: float,
 ) -> None:
     relay = StreamRelay(
         endpoint=exchange.endpoint,
@@ -163,8 +196,15 @@ async def _relay_stream(
     )
     client = exchange.client
     checkpoint_events, checkpoint_at = _CHECKPOINT_EVENTS, 0.0
-    started = False
     try:
+        frames = await _first_frames(relay, response, first_frame_deadline - services.monotonic())
+        if frames:
+            exchange.first_byte = services.monotonic()
+            checkpoint_at = exchange.first_byte + _CHECKPOINT_SECONDS
+            client.start(exchange, 200, EVENT_STREAM)
+            unread = client.write(frames)
+            if unread is not None:
+                await unread
         while not relay.finished:
             data = await response.receive()
             if not data:
@@ -172,11 +212,6 @@ async def _relay_stream(
             frames = relay.feed(data)
             if not frames:
                 continue
-            if not started:
-                started = True
-                exchange.first_byte = services.monotonic()
-                checkpoint_at = exchange.first_byte + _CHECKPOINT_SECONDS
-                client.start(exchange, 200, EVENT_STREAM)
             unread = client.write(frames)
             if unread is not None:
                 await unread
@@ -192,6 +227,27 @@ async def _relay_stream(
         exchange.answer = relay.answer()
     finally:
         attempt.usage = relay.usage or _estimate(exchange, services, attempt, relay)
+
+
+async def _first_frames(relay: StreamRelay, response: UpstreamResponse, seconds: float) -> bytes:
+    """What is to be passed on first: up to a frame with data, or all that there is.
+
+    A head is no answer yet, nor is a comment: as long as nothing else has come, another target can
+    still be asked. Raises UpstreamTimeout after ``seconds``.
+    """
+    frames = b""
+    try:
+        async with asyncio.timeout(seconds):
+            while not relay.finished:
+                data = await response.receive()
+                if not data:
+                    break
+                frames += relay.feed(data)
+                if b"data:" in frames:
+                    break
+    except TimeoutError:
+        raise UpstreamTimeout("The provider did not begin to answer in time.") from None
+    return frames
 
 
 def _is_answer(exchange: Exchange, document: Any) -> bool:
@@ -238,16 +294,25 @@ def _successor(
         return None
     tried = {past.target.name for past in exchange.attempts}
     untried = [model for model in plan.candidates if model.name not in tried]
+    retries, now = services.upstream(attempt.target.provider).retries, services.monotonic()
+    answered = isinstance(error, UpstreamStatus)
     if untried and _falls_back(exchange, attempt, error):
-        return 0.0, untried[0]
-    if not error.unsent and not isinstance(error, UpstreamStatus):
+        # Where nobody was reached, the other target's call is no additional one.
+        if (error.unsent and not answered) or retries.take(now):
+            return 0.0, untried[0]
+        return None
+    if isinstance(error, UpstreamOverloaded):
+        return None  # it sheds load: whoever comes back at once is that load
+    if not error.unsent and not answered:
         return None  # a paid provider may have worked on it: asking again would pay twice
+    asked = error.retry_after_seconds or 0.0
+    if asked >= RETRY_AFTER_SECONDS_MAX:
+        return None  # it may have asked for more, and is never asked earlier than it wants
     # Full jitter, from the delay the provider asked for where it did.
-    wait = max(
-        error.retry_after_seconds or 0.0,
-        random.uniform(0, _BACKOFF_SECONDS * 2**attempt.number),  # noqa: S311 - no secret
-    )
-    return (wait, attempt.target) if services.monotonic() + wait < deadline else None
+    wait = asked + random.uniform(0, _BACKOFF_SECONDS * 2**attempt.number)  # noqa: S311 - no secret
+    if now + wait >= deadline or not retries.take(now):
+        return None
+    return wait, attempt.target
 
 
 def _falls_back(exchange: Exchange, attempt: Attempt, error: UpstreamError) -> bool:

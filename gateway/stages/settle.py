@@ -4,7 +4,7 @@ The final record is in the log before the answer's last bytes leave. Never raise
 that is already answered: what cannot be booked is told to the client as an error.
 """
 
-from gateway.booking import attempt_event, cache_event, charge_pico, costs_pico
+from gateway.booking import attempt_event, cache_event, charge_pico
 from gateway.exchange import Exchange
 from gateway.ledger.event import IMPLAUSIBLE, UsageEvent, plausible
 from gateway.services import Services
@@ -38,20 +38,26 @@ def _release(exchange: Exchange, services: Services, event: UsageEvent | None) -
         exchange.rate.settle(usage.prompt_tokens + usage.completion_tokens if usage else 0)
     if exchange.hold is not None:
         charge = 0
-        if event is not None:
+        if event is not None and event.error_type == IMPLAUSIBLE:
             # A count that nobody can believe spends what was held for it, no more and no less.
-            absurd = event.error_type == IMPLAUSIBLE
-            charge = exchange.hold.amount_pico if absurd else event.charge_pico or 0
-        services.ledger.budgets.settle(
-            exchange.hold, charge + _failed_pico(exchange), exchange.started_us
-        )
+            charge = exchange.hold.amount_pico
+        elif event is not None:
+            charge = event.charge_pico or 0
+            if len(exchange.attempts) > 1:
+                charge += _failed_pico(exchange, event.recorded_us)
+        services.ledger.budgets.settle(exchange.hold, charge, exchange.started_us)
 
 
-def _failed_pico(exchange: Exchange) -> int:
-    """What the attempts before the last were charged."""
+def _failed_pico(exchange: Exchange, recorded_us: int) -> int:
+    """What the attempts before the last were charged; of an absurd one, what was held for it."""
     total = 0
     for attempt in exchange.attempts[:-1]:
-        if attempt.usage is not None:
-            cost, _ = costs_pico(exchange, attempt.target, attempt.usage)
-            total += charge_pico(exchange, cost) or 0
+        if attempt.usage is None:
+            continue
+        event = plausible(
+            attempt_event(exchange, attempt, recorded_us=recorded_us, superseded=True)
+        )
+        absurd = event.error_type == IMPLAUSIBLE
+        charge = charge_pico(exchange, attempt.held_pico) if absurd else event.charge_pico
+        total += charge or 0
     return total

@@ -8,6 +8,10 @@ from typing import Protocol
 
 import msgspec
 
+from gateway.upstreams.bulkhead import Bulkhead
+from gateway.upstreams.health import Outcome
+from gateway.upstreams.retry_budget import RetryBudget
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
@@ -65,7 +69,15 @@ class Upstream(Protocol):
         Cancelling the awaiting task closes the connection before ``CancelledError`` leaves.
         """
 
-    def report(self, *, failed: bool) -> None:
+    @property
+    def slots(self) -> Bulkhead:
+        """One is taken for each attempt, until its answer has ended."""
+
+    @property
+    def retries(self) -> RetryBudget:
+        """How many of its requests may be tried again."""
+
+    def report(self, outcome: Outcome) -> None:
         """Feed the circuit breaker when the answer has ended, well or not."""
 
     async def close(self) -> None:

@@ -2,13 +2,18 @@
 
 from collections import deque
 from collections.abc import Callable
+from typing import Literal
+
+Outcome = Literal["ok", "failed", "unknown"]
+"""How a request went for its provider. unknown: the client left, or nobody was asked."""
 
 
 class CircuitBreaker:
     """Opens when too large a share of recent requests failed; later lets a probe through.
 
     Fed when a request begins and when its answer ends, streams included. A probe that has not
-    ended after ``eject_seconds`` is followed by another. The clock is monotonic, in seconds.
+    ended after ``eject_seconds``, or whose client left, is followed by another. What ends with an
+    unknown outcome proves nothing either way. The clock is monotonic, in seconds.
     """
 
     def __init__(
@@ -41,8 +46,12 @@ class CircuitBreaker:
         if self._open_until is not None:
             self._probe_until = self._clock() + self._eject_seconds
 
-    def report(self, *, failed: bool) -> None:
+    def report(self, outcome: Outcome) -> None:
         """One request has ended."""
+        if outcome == "unknown":
+            self._probe_until = 0.0
+            return
+        failed = outcome == "failed"
         now = self._clock()
         if self._open_until is not None:
             if now < self._open_until:

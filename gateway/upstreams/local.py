@@ -11,7 +11,15 @@ import numpy as np
 from gateway.errors import UpstreamTimeout, UpstreamUnavailable
 from gateway.upstreams import local_openai
 from gateway.upstreams.base import Headers, UpstreamRequest, UpstreamResponse
-from gateway.upstreams.local_client import GenerationStream, ModelProcessClient, not_sent
+from gateway.upstreams.bulkhead import Bulkhead
+from gateway.upstreams.health import Outcome
+from gateway.upstreams.local_client import (
+    PENDING_MAX,
+    GenerationStream,
+    ModelProcessClient,
+    not_sent,
+)
+from gateway.upstreams.retry_budget import RetryBudget
 from local_models.messages import Delta, Finished, TokenLogprob
 
 __all__ = ["GenerationStream", "LocalUpstream", "ModelProcessClient"]
@@ -26,8 +34,18 @@ _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 class LocalUpstream:
     """One model of the process. Implements ``Upstream``."""
 
-    def __init__(self, name: str, client: ModelProcessClient, upstream_model: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        client: ModelProcessClient,
+        upstream_model: str,
+        *,
+        concurrent_max: int = PENDING_MAX,
+        tenant_share: float = 1.0,
+    ) -> None:
         self._name = name
+        self.slots = Bulkhead(name, slots_max=concurrent_max, tenant_share=tenant_share)
+        self.retries = RetryBudget()
         self._client = client
         self._model = upstream_model
 
@@ -58,7 +76,7 @@ class LocalUpstream:
                 return await self._embed(request, body)
         raise local_openai.refuse("path", f"{request.path} is not served here")
 
-    def report(self, *, failed: bool) -> None:
+    def report(self, outcome: Outcome) -> None:
         """Nothing to learn: the connection says at once when the process is gone."""
 
     async def close(self) -> None:

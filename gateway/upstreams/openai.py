@@ -5,11 +5,12 @@ import time
 from urllib.parse import urlsplit
 
 from gateway import __version__
-from gateway.errors import UpstreamOverloaded
 from gateway.upstreams.base import UpstreamRequest, UpstreamResponse
+from gateway.upstreams.bulkhead import Bulkhead
 from gateway.upstreams.egress import Egress
-from gateway.upstreams.health import CircuitBreaker
+from gateway.upstreams.health import CircuitBreaker, Outcome
 from gateway.upstreams.http1 import Http1Pool
+from gateway.upstreams.retry_budget import RetryBudget
 
 
 class OpenAIUpstream:
@@ -28,6 +29,7 @@ class OpenAIUpstream:
         error_rate: float,
         eject_seconds: float,
         answer_bytes_max: int,
+        tenant_share: float = 1.0,
     ) -> None:
         """base_url: "https://host[:port]/v1"; authorization: the header's whole value."""
         url = urlsplit(base_url)
@@ -48,7 +50,8 @@ class OpenAIUpstream:
             connections_max=concurrent_max,
             answer_bytes_max=answer_bytes_max,
         )
-        self._refused = 0  # requests that never left, not yet reported
+        self.slots = Bulkhead(name, slots_max=concurrent_max, tenant_share=tenant_share)
+        self.retries = RetryBudget()
         self._breaker = CircuitBreaker(
             window_seconds=window_seconds,
             min_requests=min_requests,
@@ -78,24 +81,17 @@ class OpenAIUpstream:
             parts += (name, b": ", value, b"\r\n")
         parts.append(b"content-length: %d\r\n\r\n" % len(request.body))
         self._breaker.begin()
-        try:
-            return await self._pool.send(
-                b"".join(parts),
-                request.body,
-                first_byte_deadline=request.first_byte_deadline,
-                idle_seconds=request.idle_seconds,
-                deadline=request.deadline,
-            )
-        except UpstreamOverloaded:
-            self._refused += 1
-            raise
+        return await self._pool.send(
+            b"".join(parts),
+            request.body,
+            first_byte_deadline=request.first_byte_deadline,
+            idle_seconds=request.idle_seconds,
+            deadline=request.deadline,
+        )
 
-    def report(self, *, failed: bool) -> None:
-        """Feed the circuit breaker. Our own limit on connections is no failure of the provider."""
-        if failed and self._refused:
-            self._refused -= 1
-        else:
-            self._breaker.report(failed=failed)
+    def report(self, outcome: Outcome) -> None:
+        """Feed the circuit breaker."""
+        self._breaker.report(outcome)
 
     async def close(self) -> None:
         """Close every connection."""

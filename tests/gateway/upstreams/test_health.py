@@ -34,7 +34,7 @@ def report(breaker: CircuitBreaker, outcomes: str) -> None:
     """One letter per request: f for failed."""
     for outcome in outcomes:
         breaker.begin()
-        breaker.report(failed=outcome == "f")
+        breaker.report("failed" if outcome == "f" else "ok")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_after_a_while_one_request_probes_and_the_others_wait(
     assert healthy(breaker)
     breaker.begin()
     assert not healthy(breaker), "the probe is under way"
-    breaker.report(failed=False)
+    breaker.report("ok")
     assert healthy(breaker)
     report(breaker, "fff")
     assert healthy(breaker), "what was counted before the probe is forgotten"
@@ -120,7 +120,33 @@ def test_answers_to_requests_from_before_it_opened_change_nothing(
     breaker.begin()
     report(breaker, "ffff")
     clock.now += 1
-    breaker.report(failed=False)
+    breaker.report("ok")
     assert not healthy(breaker)
     clock.now += 3.9
+    assert not healthy(breaker)
+
+
+def test_a_client_that_leaves_is_neither_a_success_nor_a_failure(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    """A hundred that left neither dilute the failures nor add to them."""
+    for _ in range(100):
+        breaker.begin()
+        breaker.report("unknown")
+    report(breaker, "fff")
+    assert healthy(breaker), "three of four that count"
+    report(breaker, "f")
+    assert not healthy(breaker)
+
+
+def test_a_probe_whose_client_leaves_is_followed_by_another_at_once(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    report(breaker, "ffff")
+    clock.now += 5
+    breaker.begin()
+    assert not healthy(breaker)
+    breaker.report("unknown")
+    assert healthy(breaker), "nothing is known of the provider, so the next request may probe"
+    report(breaker, "f")
     assert not healthy(breaker)
