@@ -16,9 +16,9 @@ def admin_services(services: Services, v1: V1) -> AdminServices:
         checks = {
             "policy": services.policies.current.version,
             "ledger": "ok" if healthy else "failing",
-            "traffic": "draining" if v1.draining else "ok",
+            "traffic": "draining" if v1.stopping else "ok",
         }
-        return Probe(ok=healthy and not v1.draining, checks=checks)
+        return Probe(ok=healthy and not v1.stopping, checks=checks)
 
     def started() -> Probe:
         wanted = services.settings.local.enabled != "off"

@@ -263,6 +263,26 @@ class AbsentModel:
         """Nothing to close."""
 
 
+class _Stop:
+    """Being told to stop: once, and a second time or by Ctrl-C to hurry."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def tell(self, hurry: bool = False) -> None:
+        """A signal has come."""
+        if hurry or self.told.is_set():
+            self._hurry.set()
+        self.told.set()
+
+    async def noticed(self, seconds: float) -> None:
+        """Give whoever sends us requests time to see that we are not ready."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+
+
 def run_worker(settings: Settings, public_fd: int, admin_fd: int, model_socket: Path) -> int:
     """Serve on two inherited sockets until SIGTERM; the exit status."""
     try:
@@ -280,10 +300,10 @@ async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket
     admin_pages = _admin_pages(gateway)
     await admin_pages.startup()
     public, admin = (Server(handler, settings.limits) for handler in (gateway.v1, admin_pages))
-    stop = asyncio.Event()
+    stop = _Stop()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGTERM, stop.tell)
+    loop.add_signal_handler(signal.SIGINT, stop.tell, True)
     loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway.policies))
     background = [
         loop.create_task(public.sweep()),
@@ -297,8 +317,10 @@ async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket
     ]
     _announce(settings, gateway)
     _settle_garbage_collector()
-    await stop.wait()
-    # Not ready first, then no new connections, then what runs may end within drain_seconds.
+    await stop.told.wait()
+    # Not ready first, then nothing new, then what runs may end within drain_seconds.
+    gateway.v1.stopping = True
+    await stop.noticed(settings.unready_seconds)
     gateway.v1.draining = True
     listening[0].close()
     if not await public.drain(settings.drain_seconds):

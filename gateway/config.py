@@ -83,6 +83,7 @@ class Local(_Section):
     slots: Count = Field(4, description="Generations that run at once.")
     context_tokens: Count = Field(2048, description="Tokens of prompt and answer together.")
     nice: Annotated[int, Field(ge=0, le=19)] = Field(10, description="Scheduling niceness.")
+    hedge: bool = Field(False, description="A second try of a local answer that is late.")
 
 
 class Limits(_Section):
@@ -121,7 +122,10 @@ class Settings(_Section):
     durability: Literal["process", "power"] = Field(
         "process", description="What a booked event survives: kill -9, or a power cut (fsync)."
     )
-    drain_seconds: Seconds = Field(600.0, description="For running requests, after SIGTERM.")
+    unready_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
+        5.0, description="After SIGTERM, not ready but serving: a balancer needs to notice."
+    )
+    drain_seconds: Seconds = Field(600.0, description="For running requests, after that.")
     access_log: bool = Field(False, description="One line of JSON per request.")
     environment: str = Field("", description="Shown on every page, such as 'staging'.")
     local: Local = Local()

@@ -57,7 +57,8 @@ class V1:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._responders: set[Responder] = set()
-        self.draining = False
+        self.stopping = False  # not ready any more, and still serving
+        self.draining = False  # serving what has begun, and nothing new
 
     @property
     def in_flight(self) -> int:

@@ -116,7 +116,8 @@ def supervise(settings: Settings, config_path: Path | None) -> int:
     if settings.local.enabled != "off":
         children.insert(0, _model_process(settings, model_socket))
     try:
-        return _watch(children, settings.drain_seconds, (public, admin))
+        grace_seconds = settings.unready_seconds + settings.drain_seconds
+        return _watch(children, grace_seconds, (public, admin))
     finally:
         public.close()
         admin.close()
@@ -172,7 +173,7 @@ def _model_process(settings: Settings, model_socket: Path) -> Child:
 
 
 def _watch(
-    children: list[Child], drain_seconds: float, listeners: tuple[socket.socket, ...]
+    children: list[Child], grace_seconds: float, listeners: tuple[socket.socket, ...]
 ) -> int:
     """Start the children, restart the dead, end all on SIGTERM or SIGINT."""
     with _signals() as arrived:
@@ -182,13 +183,13 @@ def _watch(
                     # Ours too, or the kernel would go on queueing connections nobody accepts.
                     for listener in listeners:
                         listener.close()
-                    return _end(children, drain_seconds, arrived)
+                    return _end(children, grace_seconds, arrived, number)
                 if number == signal.SIGHUP:
                     children[-1].signal(signal.SIGHUP)
             for child in children:
                 status = child.reap()
                 if status == os.EX_CONFIG:
-                    _end(children, drain_seconds, arrived)  # it said why; a restart changes nothing
+                    _end(children, grace_seconds, arrived)  # it said why; a restart changes nothing
                     return 1
                 if status is not None:
                     _log.warning("%s ended with status %d; starting it again", child.name, status)
@@ -201,16 +202,23 @@ def _next_wait(children: list[Child]) -> float:
     return max(0.0, min(waits, default=60.0))
 
 
-def _end(children: list[Child], drain_seconds: float, arrived: Arrived) -> int:
-    """The worker first: it may still be answering from the model process."""
+def _end(
+    children: list[Child], grace_seconds: float, arrived: Arrived, number: int = signal.SIGTERM
+) -> int:
+    """The worker first: it may still be answering from the model process. It gets the signal that
+    came, because after Ctrl-C nobody need notice that it is not ready.
+    """
     status = 0
     for child in reversed(children):
-        child.signal(signal.SIGTERM)
-        grace = drain_seconds + _KILL_AFTER_SECONDS if child.name == "worker" else 5.0
-        deadline = time.monotonic() + grace
+        worker = child.name == "worker"
+        child.signal(number if worker else signal.SIGTERM)
+        deadline = time.monotonic() + (grace_seconds + _KILL_AFTER_SECONDS if worker else 5.0)
         while child.running() and (left := deadline - time.monotonic()) > 0:
-            if signal.SIGINT in arrived(left):
+            again = arrived(left)
+            if signal.SIGINT in again:
                 break  # a second Ctrl-C: whoever sits there does not want to wait
+            if signal.SIGTERM in again:
+                child.signal(signal.SIGTERM)  # it need not wait to be noticed
         status = child.end() or status
     return 0 if status == 0 else 1
 

@@ -148,7 +148,7 @@ def _process(
     try:
         yield process
     finally:
-        process.terminate()
+        process.send_signal(signal.SIGINT)  # nobody need notice first
         try:
             process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -133,7 +133,7 @@ class RunningGateway:
 
     def __init__(
         self, folder: Path, provider_url: str, *, local: bool = False, policy: str = POLICY,
-        environment: dict[str, str] | None = None,
+        environment: dict[str, str] | None = None, unready_seconds: float = 0.0,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.state_dir = folder / "state"
@@ -144,7 +144,8 @@ class RunningGateway:
         self.config = folder / "tollhouse.yaml"
         self.config.write_text(
             f"listen: {{port: {self.port}}}\nadmin: {{port: {self.admin_port}}}\n"
-            f"state_dir: {self.state_dir}\npolicies: [policy.yaml]\ndrain_seconds: 10.0\n"
+            f"state_dir: {self.state_dir}\npolicies: [policy.yaml]\n"
+            f"drain_seconds: 10.0\nunready_seconds: {unready_seconds}\n"
             f"local: {{enabled: {'on' if local else 'off'}}}\n"
         )
         self._local = local
