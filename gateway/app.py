@@ -18,9 +18,10 @@ import uvloop
 
 from gateway.admin import admin_services
 from gateway.asgi import AsgiHandler
-from gateway.caches.exact import ExactCache, SingleFlight
+from gateway.caches.exact import ExactCache
 from gateway.caches.repeats import Repeats
 from gateway.caches.semantic import SemanticCache
+from gateway.caches.single_flight import SingleFlight
 from gateway.config import Settings
 from gateway.endpoints import V1
 from gateway.errors import PolicyError, UpstreamError, UpstreamUnavailable

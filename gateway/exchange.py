@@ -4,8 +4,7 @@ The one thing that changes while a request runs. Each field has one writer, name
 field is read only by stages that come later. Knows no socket: ``client`` is a ``Client``.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import orjson
 
 from gateway.caches.entry import StoredAnswer
+from gateway.caches.single_flight import Flight
 from gateway.errors import GatewayError
 from gateway.ledger.budgets import Hold
 from gateway.policy.snapshot import Model, Policy, RequestFacts, Route, Tenant
@@ -36,6 +36,13 @@ _ANSWER_PREFIX: dict[Endpoint, str] = {
 CacheStatus = Literal["miss", "hit-exact", "hit-semantic", "bypass"]
 
 
+class Cancellable(Protocol):
+    """A task, or what decides when one is cancelled."""
+
+    def cancel(self) -> object:
+        """Nobody waits for its result."""
+
+
 class Client(Protocol):
     """The other end of the connection, as the stages see it."""
 
@@ -47,7 +54,7 @@ class Client(Protocol):
     def write(self, data: bytes) -> Awaitable[None] | None:
         """Send bytes of the body; what to wait for while the client does not read."""
 
-    def watch(self, task: "asyncio.Task[object] | None") -> None:
+    def watch(self, task: Cancellable | None) -> None:
         """Cancel ``task`` when the client leaves; None: nobody wants to know any more."""
 
 
@@ -126,7 +133,7 @@ class Exchange:
         # exact
         self.bypass: str | None = None  # why no cache may answer or learn from this
         self.cache_key: bytes | None = None
-        self.flight: Callable[[StoredAnswer | None], None] | None = None  # tells the followers
+        self.flight: Flight | None = None  # others follow this request
 
         # assess
         self.forced: str | None = None  # why the small model is not even considered
@@ -148,7 +155,7 @@ class Exchange:
         # reserve
         self.hold: Hold | None = None
 
-        # generate (attempts: the first by reserve)
+        # generate (attempts: the first by reserve; first_byte of a shared stream by exact)
         self.attempts: list[Attempt] = []
         self.first_byte: float | None = None  # monotonic, of the answer's first byte
         self.answer: dict[str, Any] | None = None  # the complete answer, where it may be stored

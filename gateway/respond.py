@@ -3,12 +3,11 @@
 Knows headers and how an exchange becomes bytes. Does not know how an answer is found.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from gateway.errors import ClientClosed, GatewayError
-from gateway.exchange import Exchange
+from gateway.exchange import Cancellable, Exchange
 from gateway.money import format_usd
 from gateway.stores.limits import Allowance
 
@@ -43,12 +42,12 @@ class Responder:
         self.gone = False
         self.started = False
         self._stopped = False
-        self._task: asyncio.Task[object] | None = None
+        self._task: Cancellable | None = None
         self._call = call
         self._forget = forget
         call.on_lost = self._left
 
-    def watch(self, task: "asyncio.Task[object] | None") -> None:
+    def watch(self, task: Cancellable | None) -> None:
         """Cancel ``task`` when the client leaves; None: nobody wants to know any more."""
         self._task = task
         if task is not None and (self.gone or self._stopped):

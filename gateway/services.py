@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.caches.exact import ExactCache, SingleFlight
+from gateway.caches.exact import ExactCache
 from gateway.caches.repeats import Repeats
 from gateway.caches.semantic import SemanticCache
+from gateway.caches.single_flight import SingleFlight
 from gateway.config import Settings
 from gateway.ids import UlidFactory
 from gateway.ledger import Ledger

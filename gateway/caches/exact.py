@@ -1,9 +1,8 @@
-"""Exact cache: an identical request gets the stored answer, and identical misses share one call.
+"""Exact cache: an identical request gets the stored answer.
 
-Knows keys, bytes and the event loop. Does not know HTTP, policies or money.
+Knows keys and bytes. Does not know HTTP, policies or money.
 """
 
-import asyncio
 import hmac
 import threading
 from collections import OrderedDict
@@ -139,77 +138,3 @@ class ExactCache:
 def entry_size_bytes(entry: StoredAnswer) -> int:
     """What one entry costs in memory, as the budget counts it."""
     return len(entry.answer) + ENTRY_OVERHEAD_BYTES
-
-
-class Flight:
-    """One request's part in a shared miss: the leader asks, the followers wait for its answer."""
-
-    def __init__(self, owner: "SingleFlight", key: bytes, shared: "_Shared | None", leads: bool):
-        self._owner = owner
-        self._key = key
-        self._shared = shared
-        self.leads = leads
-
-    def finish(self, entry: StoredAnswer | None) -> None:
-        """The leader's last word: an entry to share, or None. Only the first call counts."""
-        if not self.leads or self._shared is None:
-            return
-        self._owner._land(self._key, self._shared)
-        if not self._shared.landed.done():
-            self._shared.landed.set_result(entry)
-
-    async def wait(self, timeout_seconds: float) -> StoredAnswer | None:
-        """The leader's entry; None when it had none to share or did not finish in time.
-
-        A follower that gets None goes on by itself.
-        """
-        if self.leads or self._shared is None:
-            return None
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                # Shielded: a follower that is cancelled must not cancel what others wait for.
-                return await asyncio.shield(self._shared.landed)
-        except TimeoutError:
-            return None
-
-
-class _Shared:
-    __slots__ = ("landed", "started_seconds")
-
-    def __init__(self, landed: "asyncio.Future[StoredAnswer | None]", started_seconds: float):
-        self.landed = landed
-        self.started_seconds = started_seconds
-
-
-class SingleFlight:
-    """Concurrent identical misses make one upstream call. Belongs to one event loop.
-
-    A leader that has not finished after ``lead_seconds_max`` counts as lost: the next request
-    leads anew, so nobody waits twice for the dead. Beyond ``keys_max`` distinct keys in flight
-    requests go on alone.
-    """
-
-    def __init__(self, *, keys_max: int = 4096, lead_seconds_max: float = 60.0) -> None:
-        self._keys_max = keys_max
-        self._lead_seconds_max = lead_seconds_max
-        self._flights: dict[bytes, _Shared] = {}
-
-    def __len__(self) -> int:
-        return len(self._flights)
-
-    def join(self, key: bytes) -> Flight:
-        """Take part in the miss of ``key``; the first to come leads and must call ``finish``."""
-        loop = asyncio.get_running_loop()
-        shared = self._flights.get(key)
-        now_seconds = loop.time()
-        if shared is not None and now_seconds - shared.started_seconds < self._lead_seconds_max:
-            return Flight(self, key, shared, leads=False)
-        if shared is None and len(self._flights) >= self._keys_max:
-            return Flight(self, key, None, leads=True)
-        shared = _Shared(loop.create_future(), now_seconds)
-        self._flights[key] = shared
-        return Flight(self, key, shared, leads=True)
-
-    def _land(self, key: bytes, shared: _Shared) -> None:
-        if self._flights.get(key) is shared:
-            del self._flights[key]

@@ -1,20 +1,22 @@
-"""exact: the same request before? One hash, no model. Concurrent twins wait for the first.
+"""exact: the same request before? One hash, no model. Concurrent twins follow the first.
 
 Refuses to merge what it does not understand: an unknown field is part of the key.
 """
 
+import asyncio
 from collections.abc import Awaitable
 
 from gateway.caches.exact import exact_key
-from gateway.errors import InvalidRequest, NotCached
-from gateway.exchange import Exchange
+from gateway.caches.single_flight import Flight
+from gateway.errors import InvalidRequest, NotCached, UpstreamUnavailable
+from gateway.exchange import EVENT_STREAM, Exchange
 from gateway.hits import serve_hit
 from gateway.policy.snapshot import ExactRule
 from gateway.services import Services
 from gateway.wire.canonical import cacheable, canonical_body
+from gateway.wire.relay import DONE
 
 _NO_CONTROL: dict[str, str] = {}
-_JOINS_MAX = 2
 _AGE_DIGITS_MAX = 10
 FOLLOW_SECONDS = 60.0  # how long a request waits for its twin's answer before it asks itself
 
@@ -53,23 +55,68 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
         services.repeats.learn(exchange.tenant.id, exchange.raw, exchange.request)
         return None
     services.metrics.cache_lookups_total.inc(("exact", "miss"))
-    if exchange.request.stream:
-        return None  # a stream does not wait for another's end to begin
-    return _join(exchange, services, key)
+    stream = exchange.request.stream
+    if stream and exchange.tenant.charging.cache_hits_ppm:
+        return None  # its charge must be held before it begins, and is known when it has ended
+    flight = services.flights.join(key, stream=stream, cache_id=exchange.request_id)
+    if flight is None or flight.leads:
+        exchange.flight = flight
+        return None
+    return _follow(exchange, services, key, flight)
 
 
-async def _join(exchange: Exchange, services: Services, key: bytes) -> None:
-    """Lead, or wait for the leader's answer; of those it fails, one leads the others anew."""
+async def _follow(exchange: Exchange, services: Services, key: bytes, flight: Flight) -> None:
+    """Get what the leader gets; of those whom it fails, one leads the others anew."""
     until = services.monotonic() + FOLLOW_SECONDS
-    for _ in range(_JOINS_MAX):
-        flight = services.flights.join(key)
-        if flight.leads:
-            exchange.flight = flight.finish
+    stream = exchange.request.stream
+    for last in (False, True):
+        try:
+            seconds = max(0.0, until - services.monotonic())
+            if stream and await _follow_stream(exchange, services, flight, seconds):
+                return
+            entry = await flight.wait(seconds if not stream else 0.0)
+            if entry is not None and entry.answer:
+                serve_hit(exchange, services, entry, "hit-exact")
+                return
+        finally:
+            flight.leave()
+        if last:
             return
-        entry = await flight.wait(max(0.0, until - services.monotonic()))
-        if entry is not None:
-            serve_hit(exchange, services, entry, "hit-exact")
+        following = services.flights.join(key, stream=stream, cache_id=exchange.request_id)
+        if following is None or following.leads:
+            exchange.flight = following
             return
+        flight = following
+
+
+async def _follow_stream(
+    exchange: Exchange, services: Services, flight: Flight, seconds: float
+) -> bool:
+    """Pass the leader's frames on, from the first one; False if none came.
+
+    The end is left in ``tail``. Raises UpstreamUnavailable where the leader's stream broke.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            frames = await flight.next()
+    except TimeoutError:
+        return False
+    if not frames:
+        return False
+    exchange.cache_status, exchange.cache_id = "hit-exact", flight.cache_id
+    exchange.first_byte = services.monotonic()
+    exchange.client.start(exchange, 200, EVENT_STREAM)
+    while frames:
+        unread = exchange.client.write(frames)
+        if unread is not None:
+            await unread
+        frames = await flight.next()
+    if flight.entry is None:
+        raise UpstreamUnavailable(flight.failure or "The shared stream was cut before its end.")
+    exchange.tail = (flight.usage_event if exchange.request.include_usage else b"") + DONE
+    exchange.tail_content_type = EVENT_STREAM
+    exchange.answered, exchange.hit = True, flight.entry
+    return True
 
 
 def _bypass(exchange: Exchange, control: dict[str, str]) -> str | None:

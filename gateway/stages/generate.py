@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from gateway.booking import attempt_event, intent, worst_case_pico
+from gateway.caches.single_flight import LeadersClient
 from gateway.errors import (
     UpstreamError,
     UpstreamOverloaded,
@@ -62,6 +63,19 @@ async def generate(exchange: Exchange, services: Services) -> None:
     durable = services.ledger.durable()
     if durable is not None:
         await durable  # the intent, where the settings ask for power-safe books
+    if exchange.flight is None:
+        await _try_all(exchange, services, deadline)
+        return
+    if plan.decision == "downgraded":
+        exchange.flight.finish(None)  # who follows may have money left
+    exchange.client.watch(exchange.flight.outliving(asyncio.current_task()))
+    try:
+        await _try_all(exchange, services, deadline)
+    finally:
+        exchange.flight.outliving(None)
+
+
+async def _try_all(exchange: Exchange, services: Services, deadline: float) -> None:
     while True:
         attempt = exchange.attempts[-1]
         try:
@@ -188,13 +202,16 @@ async def _relay_stream(
     response: UpstreamResponse,
     first_frame_deadline: float,
 ) -> None:
+    flight = exchange.flight
     relay = StreamRelay(
         endpoint=exchange.endpoint,
-        include_usage=exchange.request.include_usage,
+        # Of a shared stream it comes with the end: not everyone who follows asked for it.
+        include_usage=exchange.request.include_usage and flight is None,
         keep=exchange.cache_key is not None or exchange.partition is not None,
         choices=exchange.request.choices,
     )
     client = exchange.client
+    write = client.write if flight is None else LeadersClient(flight, client.write).write
     checkpoint_events, checkpoint_at = _CHECKPOINT_EVENTS, 0.0
     try:
         frames = await _first_frames(relay, response, first_frame_deadline - services.monotonic())
@@ -202,7 +219,7 @@ async def _relay_stream(
             exchange.first_byte = services.monotonic()
             checkpoint_at = exchange.first_byte + _CHECKPOINT_SECONDS
             client.start(exchange, 200, EVENT_STREAM)
-            unread = client.write(frames)
+            unread = write(frames)
             if unread is not None:
                 await unread
         while not relay.finished:
@@ -212,7 +229,7 @@ async def _relay_stream(
             frames = relay.feed(data)
             if not frames:
                 continue
-            unread = client.write(frames)
+            unread = write(frames)
             if unread is not None:
                 await unread
             if relay.content_events >= checkpoint_events or (
@@ -222,6 +239,10 @@ async def _relay_stream(
                 checkpoint_at = services.monotonic() + _CHECKPOINT_SECONDS
                 services.ledger.checkpoint(_event_id(exchange, attempt), _tokens_so_far(relay))
         exchange.tail = relay.end()
+        if flight is not None:
+            flight.publish_usage(relay.usage_event)
+            if exchange.request.include_usage:
+                exchange.tail = relay.usage_event + exchange.tail
         exchange.tail_content_type = EVENT_STREAM
         await _drain(response)
         exchange.answer = relay.answer()

@@ -27,7 +27,8 @@ def store(exchange: Exchange, services: Services) -> None:
             _write(exchange, services, entry)
     finally:
         if exchange.flight is not None:
-            exchange.flight(entry if entry is not None else exchange.hit)
+            failure = exchange.error.message if exchange.error is not None else ""
+            exchange.flight.finish(entry if entry is not None else exchange.hit, failure)
 
 
 def _worth_keeping(exchange: Exchange) -> bool:
@@ -49,13 +50,17 @@ def _downgraded(exchange: Exchange) -> bool:
 
 def _entry(exchange: Exchange) -> StoredAnswer | None:
     answer, usage = exchange.answer, exchange.usage
-    if exchange.error is not None or answer is None or usage is None or not exchange.attempts:
+    if exchange.error is not None or usage is None or not exchange.attempts:
         return None
+    if not exchange.request.stream:
+        kept = exchange.tail
+    else:  # of a stream too long to be kept the followers have the frames: they book, no more
+        kept = orjson.dumps(answer) if answer is not None else b""
     target = exchange.attempts[-1].target
     rule = exchange.route.exact
     ttl_seconds = rule.ttl_seconds if rule is not None else 0.0
     return StoredAnswer(
-        answer=orjson.dumps(answer) if exchange.request.stream else exchange.tail,
+        answer=kept,
         endpoint=exchange.endpoint,
         served_model=target.name,
         provider=target.provider.name,

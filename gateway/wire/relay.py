@@ -34,6 +34,7 @@ class StreamRelay:
         "content_events",
         "text_bytes",
         "usage",
+        "usage_event",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +53,7 @@ class StreamRelay:
         self._done = False
         self._error: UpstreamProtocolError | None = None
         self.usage: Usage | None = None
+        self.usage_event = b""  # the event of usage alone, passed on or not
         self.content_events = 0  # events that carried something generated: about a token each
         self.text_bytes = 0  # UTF-8 bytes of generated text, tool arguments included
 
@@ -137,7 +139,10 @@ class StreamRelay:
             if usage is not None:
                 self.usage = usage
                 # An event of usage alone exists only because we asked for it.
-                return self._include_usage or bool(choices)
+                if choices:
+                    return True
+                self.usage_event = event
+                return self._include_usage
         return True
 
     def _study(self, choices: Any) -> None:
