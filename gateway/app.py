@@ -39,6 +39,7 @@ from gateway.telemetry import Metrics
 from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import Bulkhead
 from gateway.upstreams.health import Outcome
+from gateway.upstreams.hedging import Hedged
 from gateway.upstreams.local import LocalUpstream, ModelProcessClient
 from gateway.upstreams.local_client import PENDING_MAX
 from gateway.upstreams.openai import OpenAIUpstream
@@ -97,13 +98,15 @@ class UpstreamPool:
         if provider.api == "local":
             if self._model_process is None:
                 return AbsentModel(provider.name)
-            return LocalUpstream(
+            local = LocalUpstream(
                 provider.name,
                 self._model_process,
                 provider.runtime.model,
                 concurrent_max=provider.concurrent_max,
                 tenant_share=provider.tenant_share,
+                parallel=self._settings.local.slots,
             )
+            return Hedged(local) if self._settings.local.hedge else local
         timeouts, health, limits = provider.timeouts, provider.health, self._settings.limits
         secret = provider.authorization
         return OpenAIUpstream(

@@ -5,10 +5,12 @@ The only door of the gateway to ``local_models``, together with its two parts: `
 """
 
 import time
+from collections.abc import Awaitable
+from typing import TypeVar
 
 import numpy as np
 
-from gateway.errors import UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import UpstreamOverloaded, UpstreamTimeout, UpstreamUnavailable
 from gateway.upstreams import local_openai
 from gateway.upstreams.base import Headers, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import Bulkhead
@@ -19,6 +21,7 @@ from gateway.upstreams.local_client import (
     ModelProcessClient,
     not_sent,
 )
+from gateway.upstreams.local_limit import AdaptiveLimit
 from gateway.upstreams.retry_budget import RetryBudget
 from local_models.messages import Delta, Finished, TokenLogprob
 
@@ -26,6 +29,8 @@ __all__ = ["GenerationStream", "LocalUpstream", "ModelProcessClient"]
 
 EMBEDDINGS_MAX_TOKENS = 512
 """Longest input of /embeddings; a longer one is refused, never cut behind the client's back."""
+
+T = TypeVar("T")
 
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -42,10 +47,13 @@ class LocalUpstream:
         *,
         concurrent_max: int = PENDING_MAX,
         tenant_share: float = 1.0,
+        parallel: int = PENDING_MAX // 2,
     ) -> None:
+        """parallel: requests that the process computes at once."""
         self._name = name
         self.slots = Bulkhead(name, slots_max=concurrent_max, tenant_share=tenant_share)
         self.retries = RetryBudget()
+        self._limit = AdaptiveLimit(self.slots, start=2 * parallel, unloaded=parallel)
         self._client = client
         self._model = upstream_model
 
@@ -102,7 +110,8 @@ class LocalUpstream:
         stream = self._client.generate(call.request)
         try:
             first_byte_deadline = min(request.first_byte_deadline, request.deadline)
-            first = _ended_well(await stream.receive(first_byte_deadline), request.deadline)
+            first = await self._timed(request, stream.receive(first_byte_deadline))
+            first = _ended_well(first, request.deadline)
             if request.stream:
                 return _StreamedAnswer(call, request, stream, first)
             return await _whole_answer(call, request, stream, first)
@@ -110,6 +119,17 @@ class LocalUpstream:
             # A caller that is cancelled must not leave its generation behind.
             stream.close()
             raise
+
+    async def _timed(self, request: UpstreamRequest, answer: Awaitable[T]) -> T:
+        """``answer``, from whose wait the limit learns."""
+        asked, under_way = time.monotonic(), self.slots.in_use
+        try:
+            first = await answer
+        except (UpstreamTimeout, UpstreamOverloaded):
+            self._limit.failed(asked, time.monotonic())
+            raise
+        self._limit.answered(len(request.body), under_way, asked, time.monotonic())
+        return first
 
     async def _embed(self, request: UpstreamRequest, body: local_openai.Body) -> UpstreamResponse:
         state = self._client.state
@@ -120,10 +140,9 @@ class LocalUpstream:
             )
         call = local_openai.read_embeddings(body, model=self._model, width=model.dimensions)
         limit = min(EMBEDDINGS_MAX_TOKENS, model.max_tokens)
-        answer = await self._client.vectors(
-            call.texts,
-            max_tokens=limit,
-            deadline=min(request.first_byte_deadline, request.deadline),
+        deadline = min(request.first_byte_deadline, request.deadline)
+        answer = await self._timed(
+            request, self._client.vectors(call.texts, max_tokens=limit, deadline=deadline)
         )
         if any(answer.truncated):
             place = f"input[{answer.truncated.index(True)}]"
