@@ -66,16 +66,16 @@ class Peer:
 class RawUpstream:
     """Serves ``script`` to each connection, in the running loop, on 127.0.0.1."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, port: int = 0) -> None:
         self.peers: list[Peer] = []
-        self.port = 0
+        self.port = port  # 0: any
         self._script = script
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Condition()
         self._server: asyncio.Server
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
