@@ -193,30 +193,57 @@ def leave_after(
     return served, served.received + served.closed_after_seconds - left
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize(("fault", "written"), [("hang", 0), ("stall-after-5", 5)])
-def test_the_provider_is_left_within_100_ms_of_the_client_and_what_it_wrote_is_billed(
-    gateway: RunningGateway, key: str, troubled: ProviderThread,
-    stream: bool, fault: str, written: int,
-) -> None:  # fmt: skip
-    """Fifty of each of the four kinds; the ninety-ninth percentile is their slowest."""
-    trials: list[tuple[Served, float]] = []
-    for number in range(50):
+LEAVING = pytest.mark.parametrize("stream", [True, False])
+WHEN = pytest.mark.parametrize(("fault", "written"), [("hang", 0), ("stall-after-5", 5)])
+
+
+def leave_and_look(
+    gateway: RunningGateway, provider: ProviderThread, key: str, *,
+    stream: bool, fault: str, written: int, trials: int,
+) -> list[float]:  # fmt: skip
+    """Seconds until the provider was left, of each trial; what some of them cost is looked up."""
+    left: list[tuple[Served, float]] = []
+    for number in range(trials):
         body = {
             "model": "wavering", "stream": stream,
             "messages": message(f"{number} [[fault:{fault}]]"),
         }  # fmt: skip
         # A document's first bytes are not passed on: only a stream's can be waited for.
-        events = written if stream else 0
-        trials.append(leave_after(gateway, troubled, key, body, events=events))
-    assert max(seconds for _, seconds in trials) <= 0.1
-    for served, _ in trials[::10]:
+        left.append(leave_after(gateway, provider, key, body, events=written if stream else 0))
+    for served, _ in left[::10]:
         (event,) = gateway.events(served.id.partition("/")[0])
         assert (event.status, event.state) == (499, "estimated")
         assert event.prompt_tokens > 0
         assert event.completion_tokens <= written
         assert bool(event.completion_tokens) == (stream and written > 0)
+    return sorted(seconds for _, seconds in left)
+
+
+@pytest.mark.slow
+@LEAVING
+@WHEN
+def test_the_provider_is_left_soon_after_the_client_and_what_it_wrote_is_billed(
+    gateway: RunningGateway, key: str, troubled: ProviderThread,
+    stream: bool, fault: str, written: int,
+) -> None:  # fmt: skip
+    seconds = leave_and_look(
+        gateway, troubled, key, stream=stream, fault=fault, written=written, trials=10
+    )
+    assert seconds[8] <= 0.1
+
+
+@pytest.mark.long
+@LEAVING
+@WHEN
+def test_the_provider_is_left_within_100_ms_in_99_of_100_cases(
+    gateway: RunningGateway, key: str, troubled: ProviderThread,
+    stream: bool, fault: str, written: int,
+) -> None:  # fmt: skip
+    """Two hundred trials of each of the four kinds."""
+    seconds = leave_and_look(
+        gateway, troubled, key, stream=stream, fault=fault, written=written, trials=200
+    )
+    assert seconds[197] <= 0.1
 
 
 def ejected(gateway: RunningGateway, provider: str) -> bool:

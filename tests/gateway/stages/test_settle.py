@@ -1,0 +1,47 @@
+"""What an attempt claims to have cost is believed only where it can be true."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from gateway.exchange import Exchange
+from gateway.ledger.budgets import Hold
+from gateway.services import Services
+from gateway.stages.settle import settle
+from gateway.wire.usage import Usage
+from tests.gateway.exchanges import LARGE, NOW_US, SMALL, attempt, exchange
+
+HELD = 9_000_000
+HELD_FOR_THE_FIRST = 700_000
+ANSWER = Usage(prompt_tokens=10, completion_tokens=5, source="provider")
+ABSURD = Usage(prompt_tokens=10**15, completion_tokens=1, source="provider")
+
+
+def charged(first: Usage | None, last: Usage) -> int:
+    """What two attempts post to the budget, and release the rest of what was held."""
+    posted: list[int] = []
+    made: Exchange = exchange()
+    made.hold = Hold("acme", {}, HELD, NOW_US)
+    made.attempts += [
+        attempt(SMALL, first, 1, held_pico=HELD_FOR_THE_FIRST),
+        attempt(LARGE, last, 2, held_pico=HELD - HELD_FOR_THE_FIRST),
+    ]
+    budgets = SimpleNamespace(settle=lambda hold, charge, now_us: posted.append(charge))
+    ledger = SimpleNamespace(settle=lambda event: None, budgets=budgets)
+    clock: Any = {"now_us": lambda: NOW_US, "monotonic": lambda: 101.0}
+    settle(made, cast(Services, SimpleNamespace(ledger=ledger, **clock)))
+    (charge,) = posted
+    return charge
+
+
+def test_a_failed_attempt_costs_what_it_used() -> None:
+    assert charged(None, ANSWER) == 10 * 2_500_000 + 5 * 15_000_000
+    used = Usage(prompt_tokens=10, source="partial_stream")
+    assert charged(used, ANSWER) == charged(None, ANSWER) + 10 * 100_000
+
+
+def test_an_absurd_claim_of_a_failed_attempt_costs_what_was_held_for_it() -> None:
+    assert charged(ABSURD, ANSWER) == charged(None, ANSWER) + HELD_FOR_THE_FIRST
+
+
+def test_an_absurd_claim_of_the_last_one_costs_what_was_held_for_all() -> None:
+    assert charged(ABSURD, ABSURD) == charged(ANSWER, ABSURD) == HELD
