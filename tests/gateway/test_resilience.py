@@ -49,8 +49,9 @@ async def callers(gateway: RunningGateway, key: str) -> AsyncIterator[list[Calle
 
 
 async def load(
-    callers: list[Caller], model: str, seconds: float, requests_max: int = 1_000_000
-) -> list[tuple[int, float]]:
+    callers: list[Caller], model: str, seconds: float, requests_max: int = 1_000_000,
+    *, pause_seconds: float = 0.0,
+) -> list[tuple[int, float]]:  # fmt: skip
     """Closed-loop load: (status, seconds) of each answer."""
     answers: list[tuple[int, float]] = []
     end, numbers = time.monotonic() + seconds, iter(range(requests_max))
@@ -60,6 +61,7 @@ async def load(
             if time.monotonic() > end:
                 return
             answers.append(await caller.ask(model, f"Question {number}"))
+            await asyncio.sleep(pause_seconds)
 
     await asyncio.gather(*map(one, callers))
     return answers
@@ -70,14 +72,17 @@ def p99(seconds: list[float]) -> float:
 
 
 async def thirty_percent_503(
-    provider: ProviderThread, callers: list[Caller], seconds: float, requests_max: int
-) -> None:
+    provider: ProviderThread, callers: list[Caller], seconds: float, requests_max: int,
+    pause_seconds: float = 0.0,
+) -> None:  # fmt: skip
     """Calls stay below 1.1 times the requests, most are saved, and recovery is at once."""
     simulator = provider.simulator
     simulator.fault, simulator.fault_rate = read_fault("status-503"), 0.3
     before = len(simulator.requests)
     try:
-        answers = await load(callers, "wavering", seconds, requests_max)
+        answers = await load(
+            callers, "wavering", seconds, requests_max, pause_seconds=pause_seconds
+        )
     finally:
         simulator.fault = None
     calls = len(simulator.requests) - before
@@ -101,7 +106,8 @@ async def test_retries_add_a_tenth_at_most_while_a_third_of_the_answers_are_503(
 async def test_retries_add_a_tenth_at_most_over_a_minute_of_503(
     troubled: ProviderThread, callers: list[Caller]
 ) -> None:
-    await thirty_percent_503(troubled, callers, 60.0, 1_000_000)
+    # No faster than the provider remembers: it keeps its last 100,000 requests.
+    await thirty_percent_503(troubled, callers, 60.0, 80_000, pause_seconds=0.02)
 
 
 async def hanging(gateway: RunningGateway, key: str, count: int) -> list[asyncio.Task[int]]:
@@ -151,7 +157,8 @@ async def test_a_hanging_provider_holds_its_slots_and_nothing_else(
         task.cancel()
     await asyncio.gather(*flood, *others, return_exceptions=True)
     await until(lambda: hung_now(troubled) == 0)
-    await until(lambda: open_files(gateway) <= before + 2)
+    # The healthy provider's idle connections may have become as many as there are callers.
+    await until(lambda: open_files(gateway) <= before + len(callers))
 
 
 @pytest.mark.long
@@ -214,7 +221,7 @@ def leave_and_look(
         (event,) = gateway.events(served.id.partition("/")[0])
         assert (event.status, event.state) == (499, "estimated")
         assert event.prompt_tokens > 0
-        assert event.completion_tokens <= written
+        assert event.completion_tokens <= written + 8, "estimated from its text"
         assert bool(event.completion_tokens) == (stream and written > 0)
     return sorted(seconds for _, seconds in left)
 
