@@ -113,6 +113,7 @@ class UpstreamPool:
             name=provider.name,
             base_url=provider.base_url,
             authorization=secret.reveal() if secret is not None else None,
+            authorization_header=provider.authorization_header,
             connect_seconds=timeouts.connect_seconds,
             concurrent_max=provider.concurrent_max,
             tenant_share=provider.tenant_share,

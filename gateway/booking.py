@@ -122,7 +122,7 @@ def cache_charge_pico(exchange: Exchange, saved: int | None) -> int | None:
 
 def worst_case_pico(exchange: Exchange, target: Model, output_tokens: int) -> int:
     """What one attempt at ``target`` can cost at most. Unpriced targets hold nothing."""
-    if target.prices is None:
+    if target.prices is None or exchange.endpoint == "count_tokens":
         return 0
     return target.prices.worst_case_pico(
         exchange.started_us,
@@ -198,7 +198,7 @@ def _price_id(model: Model | None, now_us: int, prompt_tokens: int) -> str | Non
 
 def _cost_pico(model: Model | None, now_us: int, usage: Usage) -> int | None:
     price = _price(model, now_us, usage.prompt_tokens)
-    if price is None:
+    if price is None or not price.prices(usage):
         return None
     # What never reached a provider does not even cost the fee of a request.
     return price.cost_pico(usage) if usage.source != "none" else 0

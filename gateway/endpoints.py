@@ -27,13 +27,9 @@ from gateway.policy.snapshot import AUTO, Policy, Tenant
 from gateway.respond import Responder
 from gateway.services import Services
 from gateway.stages.authenticate import authenticate
+from gateway.wire.dialects import POST_PATHS, locate, v1_path
 from gateway.wire.openai import Endpoint
 
-POST_PATHS: dict[bytes, Endpoint] = {
-    b"/v1/chat/completions": "chat",
-    b"/v1/completions": "completions",
-    b"/v1/embeddings": "embeddings",
-}
 _KNOWN = pipeline.FORWARD.index(authenticate) + 1  # the stage after it
 _MODELS = "/v1/models"
 _CLIENT_ID_LENGTH_MAX = 128
@@ -68,18 +64,20 @@ class V1:
     def head(self, call: Call) -> bool:
         """Refuse, or say that the body is wanted."""
         request_id = self._services.new_id()
+        endpoint, deployment = POST_PATHS.get(call.target.partition(b"?")[0]), None
         try:
-            endpoint = POST_PATHS.get(call.target.partition(b"?")[0])
+            if endpoint is None:
+                endpoint, deployment = locate(_path(call))
             if endpoint is None:
                 self._other(call, request_id)
                 return False
             if call.method != b"POST":
                 raise MethodNotAllowed(f"{_path(call)} takes POST only.")
-            return self._begin(endpoint, call, request_id)
+            return self._begin(endpoint, deployment, call, request_id)
         except GatewayError as error:
-            respond.refuse(call, error, request_id)
+            respond.refuse(call, error, request_id, endpoint)
         except Exception as error:
-            self._mistaken(call, error, request_id)
+            self._mistaken(call, error, request_id, endpoint)
         return False
 
     def body(self, call: Call) -> None:
@@ -94,7 +92,9 @@ class V1:
         for responder in tuple(self._responders):
             responder.stop()
 
-    def _begin(self, endpoint: Endpoint, call: Call, request_id: str) -> bool:
+    def _begin(
+        self, endpoint: Endpoint, deployment: str | None, call: Call, request_id: str
+    ) -> bool:
         services = self._services
         limits = services.settings.limits
         if self.draining or len(self._responders) >= limits.requests_in_flight_max:
@@ -106,6 +106,7 @@ class V1:
             )
         responder = Responder(call, self._responders.discard)
         exchange = self._exchange(endpoint, call, responder, request_id)
+        exchange.deployment = deployment
         call.context = exchange
         # Nobody else's body is read, or a few idle connections without a key could fill the house.
         try:
@@ -148,7 +149,7 @@ class V1:
 
     def _other(self, call: Call, request_id: str) -> None:
         """``GET /v1/models`` and ``/v1/models/{id}``; anything else does not exist."""
-        path = _path(call)
+        path = v1_path(_path(call))
         if path != _MODELS and not path.startswith(_MODELS + "/"):
             raise NotFound(f"Unknown request URL: {call.method.decode()} {path[:200]}.")
         if call.method not in (b"GET", b"HEAD"):
@@ -172,11 +173,13 @@ class V1:
         lines = b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id.encode()
         call.answer(200, lines, orjson.dumps(document))
 
-    def _mistaken(self, call: Call, error: Exception, request_id: str) -> None:
-        """The outermost edge: even our mistakes have OpenAI's shape."""
+    def _mistaken(
+        self, call: Call, error: Exception, request_id: str, endpoint: Endpoint | None
+    ) -> None:
+        """The outermost edge: even our mistakes have the shape that the client expects."""
         _log.error("request %s: %s", request_id, type(error).__name__, exc_info=error)
         mistake = "The gateway made a mistake; the request id names it in our log."
-        respond.refuse(call, InternalError(mistake), request_id)
+        respond.refuse(call, InternalError(mistake), request_id, endpoint)
 
 
 def _check_body(headers: dict[bytes, bytes], bytes_max: int) -> None:

@@ -29,7 +29,8 @@
     └── NotCached                 504   ``only-if-cached`` and there is no entry
 
 Each class fixes its status, its OpenAI ``type`` and ``code``, whose fault it is and whether a
-retry may help. Only this module turns an error into bytes.
+retry may help. This module makes an error OpenAI's bytes; for a client of another dialect
+``wire/dialects.py`` does.
 """
 
 import math
@@ -48,6 +49,7 @@ class GatewayError(Exception):
     code: str | None = None
     fault: ClassVar[Fault] = "gateway"
     retryable: bool = False
+    frame: bytes | None = None  # the provider's own event that says so, without secrets
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ _ANSWER_PREFIX: dict[Endpoint, str] = {
     "chat": "chatcmpl-",
     "completions": "cmpl-",
     "embeddings": "",
-}
+}  # no other endpoint's answers are stored
 
 CacheStatus = Literal["miss", "hit-exact", "hit-semantic", "bypass"]
 
@@ -86,11 +86,12 @@ class Exchange:
 
     __slots__ = (
         "answer", "answered", "attempts", "bypass", "cache_id", "cache_key", "cache_status",
-        "client", "client_request_id", "cost_pico", "decision", "embedding_us", "endpoint", "error",
-        "facts", "first_byte", "flight", "forced", "headers", "hit", "hit_similarity", "hold",
-        "key", "marks", "partition", "pinned", "plan", "policy", "rate", "raw", "request",
-        "request_id", "route", "saved_pico", "semantic_reason", "started", "started_us", "tags",
-        "tail", "tail_content_type", "tail_status", "tenant", "usage", "vector",
+        "client", "client_request_id", "cost_pico", "decision", "deployment", "embedding_us",
+        "endpoint", "error", "facts", "first_byte", "flight", "forced", "headers", "hit",
+        "hit_similarity", "hold", "key", "marks", "next_sequence", "partition", "pinned", "plan",
+        "policy", "rate", "raw", "request", "request_id", "route", "saved_pico", "semantic_reason",
+        "started", "started_us", "tags", "tail", "tail_content_type", "tail_status", "tenant",
+        "usage", "vector",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +116,7 @@ class Exchange:
         self.started = started  # seconds, monotonic
         self.started_us = started_us  # microseconds UTC
         self.client_request_id: str | None = None
+        self.deployment: str | None = None  # Azure's name of the model, where the path says it
 
         # authenticate
         self.key: KeyRecord
@@ -159,6 +161,8 @@ class Exchange:
         self.attempts: list[Attempt] = []
         self.first_byte: float | None = None  # monotonic, of the answer's first byte
         self.answer: dict[str, Any] | None = None  # the complete answer, where it may be stored
+
+        self.next_sequence = 0  # of an event after those sent, where the dialect numbers them
 
         # exact, semantic, generate: what is released after settling
         self.answered = False  # there is an answer; what follows is closing

@@ -24,7 +24,10 @@ _PPM = 10**6
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
-    """Pico-dollars per token and bucket; per second of own compute; per request."""
+    """Pico-dollars per token and bucket; per second of own compute; per request and search.
+
+    A rate that is unset leaves no trace in a price's digest: earlier prices keep their names.
+    """
 
     input: int
     cached_input: int
@@ -36,6 +39,8 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     input_image: int
     compute_pico_per_second: int = 0
     request_pico: int = 0
+    cache_write_1h: int | msgspec.UnsetType = msgspec.UNSET  # unset: as cache_write
+    web_search_pico: int | msgspec.UnsetType = msgspec.UNSET  # unset: not known
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +57,12 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     effective_to_us: int | None  # None: until further notice
     min_input_tokens: int  # from this many prompt tokens on, the whole request costs these rates
     daily_window_us: tuple[int, int] | None = None  # microseconds of the UTC day; may wrap midnight
+
+    def prices(self, usage: Usage) -> bool:
+        """Whether every part of ``usage`` has a rate: what has none is unpriced, never zero."""
+        if usage.other_fees:
+            return False
+        return not usage.web_searches or self.rates.web_search_pico is not msgspec.UNSET
 
     def cost_pico(self, usage: Usage) -> int:
         """Price one answer exactly. Every token is billed in one bucket and only once.
@@ -70,6 +81,11 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
             + reasoning * rates.reasoning
             + rates.request_pico
         )
+        if usage.cache_write_1h_tokens and rates.cache_write_1h is not msgspec.UNSET:
+            dearer = rates.cache_write_1h - rates.cache_write
+            cost += usage.cache_write_1h_tokens * dearer
+        if usage.web_searches and rates.web_search_pico is not msgspec.UNSET:
+            cost += usage.web_searches * rates.web_search_pico
         if usage.prompt_audio_tokens or usage.prompt_image_tokens:
             audio = min(usage.prompt_audio_tokens, fresh)
             image = min(usage.prompt_image_tokens, fresh - audio)
@@ -210,16 +226,17 @@ def from_contract(
     """Negotiated prices, in exact decimal dollars per million tokens.
 
     ``per_mtok`` has the buckets of ``Rates``; ``input`` and ``output`` are required, the others
-    default to them. Multiplied rates round half-even to a pico-dollar per token. Raises ValueError
-    with a sentence for an unknown bucket, a bad number, another currency than USD or a bad tier.
+    default to them, and ``cache_write_1h`` to ``cache_write``. Multiplied rates round half-even to
+    a pico-dollar per token. Raises ValueError with a sentence for an unknown bucket, a bad number,
+    another currency than USD or a bad tier.
     """
     if currency != "USD":
         raise ValueError(
             f"currency {currency!r} is not supported; give the contract's price in USD"
         )
-    unknown = sorted(set(per_mtok) - set(_BUCKETS))
+    unknown = sorted(set(per_mtok) - set(_MORE_BUCKETS))
     if unknown:
-        raise ValueError(f"unknown price {unknown[0]!r}; there are {', '.join(_BUCKETS)}")
+        raise ValueError(f"unknown price {unknown[0]!r}; there are {', '.join(_MORE_BUCKETS)}")
     given = {bucket: _rate(bucket, text) for bucket, text in per_mtok.items()}
     if "input" not in given or "output" not in given:
         raise ValueError("a contract's price needs both input and output per million tokens")
@@ -283,11 +300,13 @@ _BUCKETS = (
     "output_audio",
     "input_image",
 )
+_MORE_BUCKETS = (*_BUCKETS, "cache_write_1h")  # with those that not every price has
 _OUTPUT_BUCKETS = frozenset({"output", "reasoning", "output_audio"})
 _PUBLIC_NAMES = {
     "input": "input_mtok",
     "cached_input": "cache_read_mtok",
     "cache_write": "cache_write_mtok",
+    "cache_write_1h": "cache_write_1h_mtok",
     "output": "output_mtok",
     "reasoning": "output_reasoning_mtok",
     "input_audio": "input_audio_mtok",
@@ -324,7 +343,8 @@ def _multiplied(base: Rates, multiply: Mapping[str, str]) -> Rates:
                 * factor_ppm.get("output" if bucket in _OUTPUT_BUCKETS else "input", _PPM),
                 _PPM,
             )
-            for bucket in _BUCKETS
+            for bucket in _MORE_BUCKETS
+            if getattr(base, bucket) is not msgspec.UNSET
         },
     )
 
@@ -353,12 +373,21 @@ def _public_rates(prices: "ModelPrice", prompt_tokens: int) -> Rates | None:
         return None
     # An embedding model has no output price: it writes no tokens.
     given = {"input": 0, "output": 0} | given
-    per_thousand_requests = getattr(prices, "requests_kcount")  # noqa: B009 - a dynamic attribute
-    request_pico = 0
-    if per_thousand_requests is not None:
-        amount = getattr(per_thousand_requests, "base", per_thousand_requests)
-        request_pico = int(round(amount, _MTOK_PLACES).scaleb(12)) // 1000
-    return msgspec.structs.replace(_with_defaults(given), request_pico=request_pico)
+    found: Any = prices  # these two are dynamic attributes
+    request_pico = _per_thousand(found.requests_kcount)
+    search_pico = _per_thousand(found.web_searches_kcount)
+    return msgspec.structs.replace(
+        _with_defaults(given),
+        request_pico=request_pico or 0,
+        web_search_pico=msgspec.UNSET if search_pico is None else search_pico,
+    )
+
+
+def _per_thousand(amount: Any) -> int | None:
+    """Pico-dollars for one of what costs so many dollars per thousand; None where it costs none."""
+    if amount is None:
+        return None
+    return int(round(getattr(amount, "base", amount), _MTOK_PLACES).scaleb(12)) // 1000
 
 
 def _upper_bound_pico(
@@ -367,6 +396,8 @@ def _upper_bound_pico(
     dearest_input = max(
         rates.input, rates.cached_input, rates.cache_write, rates.input_audio, rates.input_image
     )
+    if rates.cache_write_1h is not msgspec.UNSET:
+        dearest_input = max(dearest_input, rates.cache_write_1h)
     dearest_output = max(rates.output, rates.reasoning, rates.output_audio)
     return (
         prompt_tokens * dearest_input

@@ -10,6 +10,8 @@ from gateway.errors import ClientClosed, GatewayError
 from gateway.exchange import Cancellable, Exchange
 from gateway.money import format_usd
 from gateway.stores.limits import Allowance
+from gateway.wire.dialects import DIALECTS, error_body, error_event
+from gateway.wire.openai import Endpoint
 
 _NOTABLE_SECONDS = 50e-6  # a stage that took less is not worth its bytes
 
@@ -86,7 +88,7 @@ class Responder:
         error = exchange.error
         if self.started:
             # A broken stream ends with an error event and without [DONE].
-            self._call.end(exchange.tail if error is None else error.event())
+            self._call.end(exchange.tail if error is None else _last_event(error, exchange))
             return
         self.started = True
         if error is None:
@@ -94,17 +96,24 @@ class Responder:
             lines = head % (exchange.tail_content_type, answer_lines(exchange))
             self._call.answer(exchange.tail_status, lines, exchange.tail)
         else:
-            self._call.answer(error.status, _error_lines(error, exchange), error.body())
+            body = error_body(exchange.endpoint, error, exchange.request_id)
+            self._call.answer(error.status, _error_lines(error, exchange), body)
 
 
-def refuse(call: Call, error: GatewayError, request_id: str) -> None:
+def _last_event(error: GatewayError, exchange: Exchange) -> bytes:
+    return error_event(exchange.endpoint, error, exchange.request_id, exchange.next_sequence)
+
+
+def refuse(
+    call: Call, error: GatewayError, request_id: str, endpoint: Endpoint | None = None
+) -> None:
     """Answer with an error before there is an exchange.
 
     The connection stays open, so that the rest of a refused body is read and thrown away: closing
     with bytes unread would reset it, and the client might never see this answer.
     """
     lines = b"%bx-request-id: %b\r\n" % (_advice(error), request_id.encode())
-    call.answer(error.status, lines, error.body())
+    call.answer(error.status, lines, error_body(endpoint, error, request_id))
 
 
 def _error_lines(error: GatewayError, exchange: Exchange) -> bytes:
@@ -145,6 +154,8 @@ def answer_lines(exchange: Exchange) -> bytes:
         lines += f"x-tollhouse-cost-usd: {format_usd(exchange.cost_pico)}\r\n"
     if exchange.rate is not None:
         lines += _rate_lines(exchange.rate.allowance)
+    if DIALECTS[exchange.endpoint].own_request_id:
+        lines += f"request-id: {exchange.request_id}\r\n"
     return lines.encode()
 
 

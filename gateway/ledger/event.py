@@ -101,7 +101,9 @@ def plausible(event: UsageEvent) -> UsageEvent:
         amount is None or -EVENT_PICO_MAX <= amount <= EVENT_PICO_MAX
         for amount in (*amounts, event.overhead_pico)
     )
-    counts = (usage.prompt_tokens, usage.completion_tokens, usage.compute_us)
+    counts = (
+        usage.prompt_tokens, usage.completion_tokens, usage.compute_us, usage.web_searches
+    )  # fmt: skip
     tokens_fit = all(0 <= count <= EVENT_TOKENS_MAX for count in counts)
     if money_fits and tokens_fit:
         return event

@@ -25,7 +25,7 @@ _EVENT_FIELDS = (
 USAGE_FIELDS = (
     "prompt_tokens", "cached_tokens", "cache_write_tokens", "prompt_audio_tokens",
     "prompt_image_tokens", "completion_tokens", "reasoning_tokens", "completion_audio_tokens",
-    "compute_us",
+    "compute_us", "cache_write_1h_tokens", "web_searches",
 )  # fmt: skip
 _OWN_COLUMNS = ("usage_source", "tags", "billing_period", "gross_saved_pico")
 _COLUMNS = (*_EVENT_FIELDS, *USAGE_FIELDS, *_OWN_COLUMNS)

@@ -159,8 +159,14 @@ _APPEND_ONLY = "".join(
     for event in ("UPDATE", "DELETE")
 )
 
+_FEES = """
+ALTER TABLE usage_event ADD COLUMN cache_write_1h_tokens INTEGER NOT NULL DEFAULT 0
+  CHECK (cache_write_1h_tokens <= cache_write_tokens);
+ALTER TABLE usage_event ADD COLUMN web_searches INTEGER NOT NULL DEFAULT 0;
+"""
+
 # One script per version of the file; a released script is never edited.
-MIGRATIONS = (_FIRST + _APPEND_ONLY,)
+MIGRATIONS = (_FIRST + _APPEND_ONLY, _FEES)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
@@ -20,6 +20,7 @@ from gateway.policy.conditions import compile_condition, compile_match, covers
 from gateway.policy.snapshot import (
     AUTO,
     AlwaysLarge,
+    Api,
     Budget,
     Charging,
     ExactRule,
@@ -44,9 +45,17 @@ from gateway.prices import (
     from_genai_prices,
     from_machine_hour,
 )
+from gateway.wire.dialects import DialectName, provider_paths
 from gateway.yaml_documents import Document, Where, refusal, suggest
 
 _PPM = 1_000_000
+_VENDOR_SPEAKS: dict[Api, tuple[DialectName, ...]] = {
+    "openai": ("chat", "responses"),
+    "azure": ("chat", "responses"),
+    "anthropic": ("messages",),
+    "local": ("chat",),
+}
+_KEY_HEADERS: dict[Api, str] = {"azure": "api-key", "anthropic": "x-api-key"}
 T = TypeVar("T")
 
 
@@ -72,6 +81,7 @@ class _Compiler:
         self._problems: list[str] = []
         self._providers: dict[str, Provider] = {}
         self._models: dict[str, Model] = {}
+        self._api_versions: dict[str, str | None] = {}  # by provider
         self._unmade: set[str] = set()  # models with a problem of their own: naming them is none
         self._digests: dict[str, Any] = {}  # by model: what decides its answers
 
@@ -115,10 +125,12 @@ class _Compiler:
             self._providers[section.name] = Provider(
                 name=section.name,
                 api=section.api,
-                base_url=self._base_url(document, (*where, "base_url"), section.base_url),
-                authorization=Secret(f"Bearer {section.auth.bearer}")
-                if section.auth is not None
-                else None,
+                base_url=self._base_url(document, (*where, "base_url"), section),
+                authorization=_authorization(section.auth),
+                authorization_header=_KEY_HEADERS[section.api]
+                if section.auth is not None and section.auth.key is not None
+                else "authorization",
+                dialects=tuple(section.dialects or _VENDOR_SPEAKS[section.api]),
                 simulated=section.simulated,
                 timeouts=Timeouts(
                     connect_seconds=section.timeouts.connect,
@@ -139,7 +151,10 @@ class _Compiler:
                 else LocalRuntime(),
             )
 
-    def _base_url(self, document: Document, where: Where, url: str | None) -> str:
+            self._api_versions[section.name] = section.api_version
+
+    def _base_url(self, document: Document, where: Where, section: schema.ProviderSection) -> str:
+        url = section.base_url
         if url is None:
             return ""
         try:
@@ -150,7 +165,11 @@ class _Compiler:
         if not sound or parts.scheme not in ("http", "https") or set(url) & set(" @#?\\"):
             self._problem(document, where, "a base_url reads https://host[:port]/v1, without user,"
                           " query or fragment")  # fmt: skip
-        return url.rstrip("/")
+        url = url.rstrip("/")
+        if section.api == "azure":
+            url = url.removesuffix("/v1").removesuffix("/openai")
+            url += "/openai" if section.api_version is not None else "/openai/v1"
+        return url
 
     def _add_models(self, document: Document, sections: Iterable[schema.ModelSection]) -> None:
         for index, section in enumerate(sections):
@@ -171,6 +190,11 @@ class _Compiler:
                 capabilities=frozenset(section.capabilities),
                 context_tokens=section.context,
                 output_tokens_max=section.max_output,
+                paths=provider_paths(
+                    provider.dialects,
+                    deployment=quote(section.upstream_model, safe=""),
+                    api_version=self._api_versions[provider.name],
+                ),
             )
             # Who answers, and as whom: not at which price, nor with which timeouts.
             self._digests[section.name] = [
@@ -468,6 +492,12 @@ class _Compiler:
 
     def _problem(self, document: Document, where: Where, message: str) -> None:
         self._problems.append(document.problem(where, message))
+
+
+def _authorization(auth: schema.Auth | None) -> Secret | None:
+    if auth is None:
+        return None
+    return Secret(f"Bearer {auth.bearer}" if auth.key is None else auth.key)
 
 
 def _written(section: BaseModel) -> Any:

@@ -39,7 +39,18 @@ class Metadata(Section):
 class Auth(Section):
     """How we show a provider who we are; by reference only."""
 
-    bearer: SecretReference = Field(description="A reference: ${env:NAME} or ${file:/path}.")
+    bearer: SecretReference | None = Field(
+        None, description="A reference, ${env:NAME} or ${file:/path}: authorization: Bearer."
+    )
+    key: SecretReference | None = Field(
+        None, description="A reference: the vendor's own header, api-key or x-api-key."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "Auth":
+        if (self.bearer is None) == (self.key is None):
+            raise ValueError("give either bearer or key")
+        return self
 
 
 class TimeoutsSection(Section):
@@ -76,20 +87,22 @@ class Runtime(Section):
     memory: NotYet = None
 
 
-def _supported_api(value: Any) -> Any:
-    if value in ("azure", "anthropic"):
-        raise ValueError("this dialect is not supported yet; there are openai and local")
-    return value
-
-
 class ProviderSection(Section):
     """Somebody who answers."""
 
     name: Name = Field(description="Named by models.")
-    api: Annotated[Literal["openai", "local"], BeforeValidator(_supported_api)] = Field(
-        description="Wire dialect, or this node's model process."
+    api: Literal["openai", "azure", "anthropic", "local"] = Field(
+        description="Whose paths and headers, or this node's model process."
     )
-    base_url: str | None = Field(None, description="https://host/v1; not for api: local.")
+    base_url: str | None = Field(
+        None, description="https://host/v1, for azure https://host; not for api: local."
+    )
+    api_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,32}$")] | None = Field(
+        None, description="Azure's older paths, with deployments; without it /openai/v1."
+    )
+    dialects: list[Literal["chat", "responses", "messages"]] | None = Field(
+        None, min_length=1, description="What it speaks, where that is not what its vendor does."
+    )
     auth: Auth | None = None
     simulated: bool = Field(False, description="Said wherever the provider is shown.")
     timeouts: TimeoutsSection = TimeoutsSection()
@@ -102,10 +115,16 @@ class ProviderSection(Section):
     def _fits_api(self) -> "ProviderSection":
         if self.api == "local" and (self.base_url is not None or self.auth is not None):
             raise ValueError("a local provider has no base_url and no auth")
-        if self.api == "openai" and self.base_url is None:
-            raise ValueError("a provider with api: openai needs a base_url")
-        if self.api == "openai" and self.runtime is not None:
+        if self.api == "local" and self.dialects is not None:
+            raise ValueError("a local provider speaks chat, and has no dialects to set")
+        if self.api != "local" and self.base_url is None:
+            raise ValueError(f"a provider with api: {self.api} needs a base_url")
+        if self.api != "local" and self.runtime is not None:
             raise ValueError("only a local provider has a runtime")
+        if self.api != "azure" and self.api_version is not None:
+            raise ValueError("only a provider with api: azure has an api_version")
+        if self.api == "openai" and self.auth is not None and self.auth.key is not None:
+            raise ValueError("a provider with api: openai takes auth: {bearer: ...}")
         return self
 
 
@@ -129,8 +148,8 @@ class Amortised(Section):
 
 
 Meter = Literal[
-    "input", "cached_input", "cache_write", "output", "reasoning", "input_audio", "output_audio",
-    "input_image",
+    "input", "cached_input", "cache_write", "cache_write_1h", "output", "reasoning",
+    "input_audio", "output_audio", "input_image",
 ]  # fmt: skip
 
 

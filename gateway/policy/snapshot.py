@@ -10,8 +10,10 @@ from typing import Literal
 import msgspec
 
 from gateway.prices import PriceSchedule
+from gateway.wire.dialects import DialectName, provider_paths
+from gateway.wire.openai import Endpoint
 
-Api = Literal["openai", "local"]
+Api = Literal["openai", "azure", "anthropic", "local"]
 OnExceeded = Literal["reject", "downgrade", "allow"]
 
 AUTO = "auto"  # the model's name with which a client asks to be routed
@@ -67,12 +69,17 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     api: Api
     base_url: str = ""  # empty for the local provider
     authorization: Secret | None = None  # the whole value of the header, "Bearer …"
+    authorization_header: str = "authorization"  # or "x-api-key", or "api-key"
+    dialects: tuple[DialectName, ...] = ("chat",)
     simulated: bool = False  # said wherever the provider's name is shown
     timeouts: Timeouts = Timeouts()
     health: Health = Health()
     concurrent_max: int = 256
     tenant_share: float = 0.8  # of concurrent_max, for one tenant
     runtime: LocalRuntime = LocalRuntime()
+
+
+_CHAT_PATHS = provider_paths(("chat",))
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +92,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: frozenset[str] = frozenset({"chat"})
     context_tokens: int | None = None  # None: not known, not checked
     output_tokens_max: int = 4096  # assumed worst case where the request sets no limit
+    # Below the base URL, of each endpoint that the provider speaks.
+    paths: Mapping[Endpoint, str] = msgspec.field(default_factory=lambda: _CHAT_PATHS)
 
 
 class QualityTarget(msgspec.Struct, frozen=True, kw_only=True):

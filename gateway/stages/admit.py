@@ -3,6 +3,7 @@
 from gateway.errors import InvalidRequest
 from gateway.exchange import Exchange
 from gateway.services import Services
+from gateway.wire.openai import WITHOUT_OUTPUT
 
 _ASSUMED_OUTPUT_TOKENS = 1024  # of a request that sets no limit; corrected when it settles
 _BYTES_PER_TOKEN = 4
@@ -11,7 +12,7 @@ _BYTES_PER_TOKEN = 4
 def admit(exchange: Exchange, services: Services) -> None:
     """Set ``rate``. Raises RateLimited, or InvalidRequest for more output than is allowed."""
     request, limits = exchange.request, exchange.tenant.limits
-    if request.endpoint == "embeddings":
+    if request.endpoint in WITHOUT_OUTPUT:
         output = 0
     else:
         allowed, asked = limits.max_output_tokens, request.max_output_tokens

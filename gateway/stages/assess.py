@@ -94,6 +94,8 @@ def _must_be_large(exchange: Exchange, services: Services) -> str | None:
             return "the local model is switched off"
         if not services.local_answers():
             return "the local model is not ready"
+    if exchange.endpoint not in small.paths:
+        return f"the small model's provider does not speak {exchange.endpoint}"
     if request.last_user_text is None:
         return "the request does not end with a user's text"
     return _not_for_small(exchange, rule, small)

@@ -52,7 +52,8 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     if entry is not None and _fresh_enough(exchange.started_us - entry.stored_us, control):
         services.metrics.cache_lookups_total.inc(("exact", "hit"))
         serve_hit(exchange, services, entry, "hit-exact")  # else a cheaper model answers
-        services.repeats.learn(exchange.tenant.id, exchange.raw, exchange.request)
+        if exchange.deployment is None:  # else the body does not say all
+            services.repeats.learn(exchange.tenant.id, exchange.raw, exchange.request)
         return None
     services.metrics.cache_lookups_total.inc(("exact", "miss"))
     stream = exchange.request.stream

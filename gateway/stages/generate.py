@@ -8,6 +8,7 @@ import asyncio
 import random
 from typing import Any
 
+import msgspec
 import orjson
 
 from gateway.booking import attempt_event, intent, worst_case_pico
@@ -24,23 +25,13 @@ from gateway.policy.snapshot import Model
 from gateway.services import Services
 from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.health import Outcome
-from gateway.wire.assemble import answer_text
-from gateway.wire.openai import (
-    RETRY_AFTER_SECONDS_MAX,
-    Endpoint,
-    encode_request,
-    upstream_error,
-)
-from gateway.wire.relay import StreamRelay
+from gateway.wire.dialects import DIALECTS, Relay
+from gateway.wire.openai import RETRY_AFTER_SECONDS_MAX, WITHOUT_OUTPUT
 from gateway.wire.tokens import count_prompt, count_tokens
-from gateway.wire.usage import Usage, parse_usage
+from gateway.wire.usage import Usage
 
-_PATHS: dict[Endpoint, str] = {
-    "chat": "/chat/completions",
-    "completions": "/completions",
-    "embeddings": "/embeddings",
-}
-_PASSED_ON = (b"traceparent", b"tracestate")
+_REQUEST_ID_HEADERS = frozenset((b"x-request-id", b"request-id"))
+_UNSPENT = Usage(source="none")
 _COUNTED_BYTES_MAX = 8192  # above it, tokenizing would hold up the event loop: estimate
 _BYTES_PER_TOKEN_MAX = 6  # of running text, on average: more bytes were more tokens
 _CHECKPOINT_EVENTS = 64
@@ -114,6 +105,7 @@ async def _ask(
 ) -> None:
     """Send, judge the head, and relay. Leaves ``attempt.usage`` set if it may cost."""
     provider = attempt.target.provider
+    dialect = DIALECTS[exchange.endpoint]
     timeouts = provider.timeouts
     outcome: Outcome = "failed"
     response: UpstreamResponse | None = None
@@ -122,8 +114,8 @@ async def _ask(
         response = await upstream.send(
             UpstreamRequest(
                 request_id=f"{exchange.request_id}/{attempt.number}",
-                path=_PATHS[exchange.endpoint],
-                body=encode_request(
+                path=attempt.target.paths[exchange.endpoint],
+                body=dialect.encode(
                     exchange.request,
                     upstream_model=attempt.target.upstream_model,
                     max_output_tokens=_output_cap(exchange, attempt.target),
@@ -135,17 +127,16 @@ async def _ask(
                 deadline=deadline,
             )
         )
-        attempt.upstream_request_id = _header(response, b"x-request-id")
+        attempt.upstream_request_id = _upstream_request_id(response)
         if response.status != 200:
             body = await _read(response)
             if response.status < 500 and response.status != 429:
                 outcome = "ok"
-            secret = provider.authorization
-            raise upstream_error(
+            raise dialect.provider_error(
                 response.status,
                 body,
                 response.headers,
-                [secret.reveal()] if secret is not None else [],
+                _secrets(attempt),
                 services.now_us() / 1e6,
             )
         if exchange.request.stream:
@@ -183,14 +174,13 @@ async def _relay_document(
         raise UpstreamProtocolError(
             f"The provider '{attempt.target.provider.name}' answered with invalid JSON."
         ) from None
-    if not _is_answer(exchange, document):
+    dialect = DIALECTS[exchange.endpoint]
+    if not isinstance(document, dict) or not dialect.is_answer(document):
         raise UpstreamProtocolError(
             f"The provider '{attempt.target.provider.name}' answered with something else than"
-            " a list of choices."
+            f" {exchange.endpoint} promises."
         )
-    attempt.usage = parse_usage(document.get("usage")) or _estimate_document(
-        exchange, attempt, document
-    )
+    attempt.usage = dialect.usage(document) or _estimate_document(exchange, attempt, document)
     exchange.answer = document
     exchange.tail = body
 
@@ -203,12 +193,11 @@ async def _relay_stream(
     first_frame_deadline: float,
 ) -> None:
     flight = exchange.flight
-    relay = StreamRelay(
-        endpoint=exchange.endpoint,
-        # Of a shared stream it comes with the end: not everyone who follows asked for it.
-        include_usage=exchange.request.include_usage and flight is None,
-        keep=exchange.cache_key is not None or exchange.partition is not None,
-        choices=exchange.request.choices,
+    relay = DIALECTS[exchange.endpoint].relay(
+        exchange.request,
+        exchange.cache_key is not None or exchange.partition is not None,
+        flight is not None,
+        _secrets(attempt),
     )
     client = exchange.client
     write = client.write if flight is None else LeadersClient(flight, client.write).write
@@ -247,10 +236,11 @@ async def _relay_stream(
         await _drain(response)
         exchange.answer = relay.answer()
     finally:
+        exchange.next_sequence = relay.next_sequence
         attempt.usage = relay.usage or _estimate(exchange, services, attempt, relay)
 
 
-async def _first_frames(relay: StreamRelay, response: UpstreamResponse, seconds: float) -> bytes:
+async def _first_frames(relay: Relay, response: UpstreamResponse, seconds: float) -> bytes:
     """What is to be passed on first: up to a frame with data, or all that there is.
 
     A head is no answer yet, nor is a comment: as long as nothing else has come, another target can
@@ -269,14 +259,6 @@ async def _first_frames(relay: StreamRelay, response: UpstreamResponse, seconds:
     except TimeoutError:
         raise UpstreamTimeout("The provider did not begin to answer in time.") from None
     return frames
-
-
-def _is_answer(exchange: Exchange, document: Any) -> bool:
-    """Whether a document has the shape that its endpoint promises."""
-    if not isinstance(document, dict):
-        return False
-    answers = document.get("data" if exchange.endpoint == "embeddings" else "choices")
-    return isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers)
 
 
 async def _drain(response: UpstreamResponse) -> None:
@@ -370,7 +352,7 @@ def _begin_next(exchange: Exchange, services: Services, failed: Attempt, target:
 
 def _output_cap(exchange: Exchange, target: Model) -> int | None:
     """A limit for a request that sets none where money is bounded; None leaves it as it came."""
-    if exchange.endpoint == "embeddings" or exchange.request.max_output_tokens is not None:
+    if exchange.endpoint in WITHOUT_OUTPUT or exchange.request.max_output_tokens is not None:
         return None
     tenant_max = exchange.tenant.limits.max_output_tokens
     if tenant_max is not None:
@@ -379,14 +361,24 @@ def _output_cap(exchange: Exchange, target: Model) -> int | None:
 
 
 def _headers(exchange: Exchange, attempt: Attempt) -> tuple[tuple[bytes, bytes], ...]:
+    """Our own request id, and of the client's headers those that the dialect lets through."""
+    dialect, given = DIALECTS[exchange.endpoint], exchange.headers
     own = (b"x-request-id", _event_id(exchange, attempt).encode())
-    passed_on = ((name, exchange.headers[name]) for name in _PASSED_ON if name in exchange.headers)
+    passed_on = [(name, given[name]) for name in dialect.passed_on if name in given]
+    for name, value in dialect.required:
+        if name not in given:
+            passed_on.append((name, value))
     return (own, *passed_on)
 
 
-def _header(response: UpstreamResponse, name: bytes) -> str | None:
+def _secrets(attempt: Attempt) -> tuple[str, ...]:
+    secret = attempt.target.provider.authorization
+    return (secret.reveal(),) if secret is not None else ()
+
+
+def _upstream_request_id(response: UpstreamResponse) -> str | None:
     for key, value in response.headers:
-        if key == name:
+        if key in _REQUEST_ID_HEADERS:
             return value.decode("latin-1")[:200]
     return None
 
@@ -396,9 +388,15 @@ def _event_id(exchange: Exchange, attempt: Attempt) -> str:
 
 
 def _estimate(
-    exchange: Exchange, services: Services, attempt: Attempt, relay: StreamRelay | None
+    exchange: Exchange, services: Services, attempt: Attempt, relay: Relay | None
 ) -> Usage:
     """What an interrupted answer has consumed, as far as we saw it."""
+    if exchange.endpoint == "count_tokens":
+        return _UNSPENT
+    if relay is not None and relay.prompt is not None:
+        return msgspec.structs.replace(
+            relay.prompt, completion_tokens=_tokens_so_far(relay), source="partial_stream"
+        )
     local = attempt.target.provider.api == "local"
     elapsed = services.monotonic() - attempt.started_monotonic
     return Usage(
@@ -409,14 +407,14 @@ def _estimate(
     )
 
 
-def _tokens_so_far(relay: StreamRelay) -> int:
+def _tokens_so_far(relay: Relay) -> int:
     """About a token per event, and never below what so much text must be."""
     return max(relay.content_events, relay.text_bytes // _BYTES_PER_TOKEN_MAX)
 
 
 def _estimate_document(exchange: Exchange, attempt: Attempt, document: dict[str, Any]) -> Usage:
     """Usage of a complete answer that reports none: counted by a tokenizer."""
-    text = answer_text(document)
+    text = DIALECTS[exchange.endpoint].text(document)
     if len(text) <= _COUNTED_BYTES_MAX:
         tokens, _ = count_tokens(text, model=attempt.target.upstream_model)
     else:

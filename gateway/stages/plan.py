@@ -1,14 +1,16 @@
 """plan: which targets, in which order, and why. The last decision before money is held."""
 
 from gateway.booking import worst_charge_pico
-from gateway.errors import ContextTooLong, InvalidRequest
+from gateway.errors import BudgetExhausted, ContextTooLong, InvalidRequest
 from gateway.exchange import Exchange, Plan
-from gateway.policy.snapshot import Model
+from gateway.policy.snapshot import AUTO, Model
 from gateway.services import Services
+from gateway.wire.dialects import DIALECTS
+from gateway.wire.openai import WITHOUT_OUTPUT
 
 
 def plan(exchange: Exchange, services: Services) -> None:
-    """Set ``plan``. Raises ContextTooLong or InvalidRequest."""
+    """Set ``plan``. Raises ContextTooLong, InvalidRequest or BudgetExhausted."""
     route, pinned, decision = exchange.route, exchange.pinned, exchange.decision
     first: Model
     if pinned is not None:
@@ -22,8 +24,10 @@ def plan(exchange: Exchange, services: Services) -> None:
             reason = decision.reason
         else:
             first, others, kind = route.large, route.fallback, "hard"
+            if exchange.endpoint not in first.paths:
+                others = (*others, route.small)  # rather than nobody
             reason = exchange.forced or (decision.reason if decision is not None else "")
-    candidates = _reachable(services, _distinct((first, *others)))
+    candidates = _reachable(services, _speaking(exchange, _distinct((first, *others))))
     cheaper = _downgrade(exchange, services, candidates)
     if cheaper is not None:
         reason = f"budget used up: {cheaper.name} instead of {first.name}"
@@ -51,7 +55,31 @@ def _downgrade(
     )
     if budget is None or budget.on_exceeded != "downgrade":
         return None
-    return budget.downgrade_to
+    cheaper = budget.downgrade_to
+    if cheaper is not None and exchange.endpoint not in cheaper.paths:
+        raise BudgetExhausted(
+            f"tenant {exchange.tenant.id}: the budget '{budget.name}' is used up, and the model"
+            f" '{cheaper.name}' that it leaves does not speak {exchange.endpoint}"
+        )
+    return cheaper
+
+
+def _speaking(exchange: Exchange, models: tuple[Model, ...]) -> tuple[Model, ...]:
+    """Those whose provider speaks the request's dialect. A model that was asked for by name is
+    never replaced by another one that does.
+    """
+    endpoint = exchange.endpoint
+    spoken = tuple([model for model in models if endpoint in model.paths])
+    if spoken and (spoken[0] is models[0] or exchange.request.model == AUTO):
+        return spoken
+    lacking = models[0]
+    dialect = DIALECTS[endpoint]
+    raise InvalidRequest(
+        f"The model '{lacking.name}' cannot be asked at /v1{dialect.path}: its provider"
+        f" '{lacking.provider.name}' speaks {', '.join(lacking.provider.dialects)} and not"
+        f" {dialect.name}, and this gateway does not translate.",
+        param="model",
+    )
 
 
 def _distinct(models: tuple[Model, ...]) -> tuple[Model, ...]:
@@ -81,7 +109,7 @@ def _check(exchange: Exchange, candidates: tuple[Model, ...]) -> None:
 
 
 def _worst_output(exchange: Exchange, candidates: tuple[Model, ...]) -> int:
-    if exchange.endpoint == "embeddings":
+    if exchange.endpoint in WITHOUT_OUTPUT:
         return 0
     asked = exchange.request.max_output_tokens
     if asked is not None:

@@ -4,7 +4,7 @@ From here on the request is in the ledger, whatever dies.
 """
 
 from gateway.booking import intent, worst_case_pico, worst_charge_pico
-from gateway.errors import BudgetUnavailable
+from gateway.errors import BudgetUnavailable, InvalidRequest
 from gateway.exchange import Attempt, Exchange, Plan
 from gateway.ledger.budgets import covers, refuses
 from gateway.services import Services
@@ -13,11 +13,13 @@ from gateway.services import Services
 def reserve(exchange: Exchange, services: Services) -> None:
     """Set ``hold`` and begin the first of ``attempts``.
 
-    Raises BudgetExhausted, BudgetUnavailable or MeteringUnavailable.
+    Raises BudgetExhausted, BudgetUnavailable, InvalidRequest or MeteringUnavailable.
     """
     plan, request = exchange.plan, exchange.request
     assert plan is not None, "plan comes before reserve"
     _refuse_unpriced(exchange, plan)
+    if request.provider_tools is not None:
+        _refuse_unbounded(exchange, request.provider_tools)
     exchange.hold = services.ledger.budgets.reserve(
         exchange.tenant,
         exchange.tags,
@@ -45,4 +47,16 @@ def _refuse_unpriced(exchange: Exchange, plan: Plan) -> None:
             raise BudgetUnavailable(
                 f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard and the model"
                 f" '{unpriced[0]}' has no price: give it one, or make the budget soft"
+            )
+
+
+def _refuse_unbounded(exchange: Exchange, tool: str) -> None:
+    """A tool that runs at the provider reads and bills as much as it likes."""
+    for budget in exchange.tenant.budgets:
+        if refuses(budget) and covers(budget, exchange.tags):
+            raise InvalidRequest(
+                f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard, and '{tool}'"
+                " runs at the provider, at a cost that nobody knows beforehand: leave it out, or"
+                " make the budget soft",
+                param="tools",
             )

@@ -11,7 +11,8 @@ from gateway.exchange import Exchange
 from gateway.policy.evaluate import BYTES_PER_TOKEN, fixed_target
 from gateway.policy.snapshot import RequestFacts
 from gateway.services import Services
-from gateway.wire.openai import parse_request
+from gateway.wire.dialects import DIALECTS
+from gateway.wire.openai import ParsedRequest
 
 TAGS_MAX = 32
 TAG_LENGTH_MAX = 128
@@ -27,15 +28,23 @@ def resolve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
         raise InvalidRequest("The body is empty; it must be a JSON object.")
     if len(exchange.raw) > _PARSED_ASIDE_BYTES:
         return _parse_aside(exchange)
-    known = services.repeats.get(exchange.tenant.id, exchange.endpoint, exchange.raw)
-    exchange.request = known or parse_request(exchange.endpoint, exchange.raw)
+    if exchange.deployment is None:
+        known = services.repeats.get(exchange.tenant.id, exchange.endpoint, exchange.raw)
+        exchange.request = known or _parse(exchange)
+    else:
+        exchange.request = _parse(exchange)
     _resolve(exchange)
     return None
 
 
+def _parse(exchange: Exchange) -> ParsedRequest:
+    endpoint = exchange.endpoint
+    return DIALECTS[endpoint].parse(endpoint, exchange.raw, exchange.deployment)
+
+
 async def _parse_aside(exchange: Exchange) -> None:
     """A large body takes longer to decode than the event loop may be held up."""
-    exchange.request = await asyncio.to_thread(parse_request, exchange.endpoint, exchange.raw)
+    exchange.request = await asyncio.to_thread(_parse, exchange)
     _resolve(exchange)
 
 

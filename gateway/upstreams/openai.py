@@ -1,4 +1,4 @@
-"""A hosted provider that speaks OpenAI's HTTP interface. Implements ``base.Upstream``."""
+"""A hosted provider over HTTP, whatever its dialect. Implements ``base.Upstream``."""
 
 import ssl
 import time
@@ -22,6 +22,7 @@ class OpenAIUpstream:
         name: str,
         base_url: str,
         authorization: str | None,
+        authorization_header: str = "authorization",
         connect_seconds: float,
         concurrent_max: int,
         window_seconds: float,
@@ -40,7 +41,7 @@ class OpenAIUpstream:
         lines = [f"host: {url.netloc.rpartition('@')[2]}", "content-type: application/json"]
         lines += ["accept-encoding: identity", f"user-agent: tollhouse/{__version__}"]
         if authorization is not None:
-            lines.append(f"authorization: {authorization}")
+            lines.append(f"{authorization_header}: {authorization}")
         self._fixed_headers = "\r\n".join(lines).encode("latin-1") + b"\r\n"
         self._heads: dict[str, bytes] = {}
         self._pool = Http1Pool(

@@ -72,6 +72,9 @@ _ALIASED: Final = frozenset(
 )  # fmt: skip
 
 _EXACT_FLOAT_MAX: Final = 2**53
+# What else there is has streams that nobody can replay from a stored answer, and answers that
+# depend on headers (anthropic-beta), which are no part of the canonical form.
+_STORED: Final = frozenset({"chat", "completions", "embeddings"})
 _TEXT_PART: Final = {"type", "text"}
 
 
@@ -102,6 +105,8 @@ _TELLING: Final = frozenset(
 def cacheable(parsed: "ParsedRequest") -> str | None:
     """None when a stored answer may serve this request; else why both caches are bypassed."""
     body = parsed.body
+    if parsed.endpoint not in _STORED:
+        return f"{parsed.endpoint}: only chat's answers are stored and replayed"
     if _TELLING.isdisjoint(body) and "-search-" not in parsed.model:
         return None  # nearly every request
     if body.get("store"):

@@ -15,7 +15,8 @@ import orjson
 
 from gateway.errors import InvalidRequest, UpstreamStatus
 
-Endpoint = Literal["chat", "completions", "embeddings"]
+Endpoint = Literal["chat", "completions", "embeddings", "messages", "count_tokens", "responses"]
+WITHOUT_OUTPUT: frozenset[Endpoint] = frozenset({"embeddings", "count_tokens"})  # no token of it
 
 DEPTH_MAX = 64
 KEYS_MAX = 10_000
@@ -49,12 +50,43 @@ class ParsedRequest(msgspec.Struct, kw_only=True):
     user: str | None = None
     temperature: float | None = None
     canonical: bytes | None = None  # as ``canonical_body`` spells it
+    provider_tools: str | None = None  # names a tool that runs, and bills, at the provider
 
 
-def parse_request(endpoint: Endpoint, raw: bytes) -> ParsedRequest:
+def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None) -> ParsedRequest:
     """Decode a body. Raises InvalidRequest naming the field, in OpenAI's manner.
 
+    deployment: Azure's name of the model, in the path; the body need not name it then.
     Duplicate keys: the last wins, for us and, by ``encode_request``, for the upstream.
+    """
+    body = decode_body(raw, deployment)
+    stream = boolean_of(body, "stream")
+    request = ParsedRequest(
+        endpoint=endpoint,
+        body=body,
+        model=body["model"],
+        stream=stream and endpoint != "embeddings",
+        include_usage=stream and _include_usage(body),
+        prompt_bytes=0,
+        max_output_tokens=_output_tokens(body),
+        choices=positive_of(body, "n") or 1,
+        has_json_format="response_format" in body and _has_json_format(body),
+        user=user_of(body, "user") if "user" in body else None,
+        temperature=number_of(body, "temperature"),
+    )
+    if endpoint == "chat":
+        _read_messages(request)
+    elif endpoint == "completions":
+        _read_prompt(request)
+    else:
+        _read_input(request)
+    return request
+
+
+def decode_body(raw: bytes, model: str | None = None) -> dict[str, Any]:
+    """A body of any endpoint: an object that names its model. Raises InvalidRequest.
+
+    model: takes the place of what the body says, or does not say.
     """
     openings, colons = raw.count(b"{") + raw.count(b"["), raw.count(b":")
     if openings > CONTAINERS_MAX or colons > CONTAINERS_MAX:
@@ -70,30 +102,11 @@ def parse_request(endpoint: Endpoint, raw: bytes) -> ParsedRequest:
     # Only a body with many brackets or colons can be deep or wide: most need no second look.
     if openings > DEPTH_MAX or colons > KEYS_MAX:
         _check_structure(raw)
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
+    if model is not None:
+        body["model"] = model
+    elif not isinstance(body.get("model"), str) or not body["model"]:
         raise InvalidRequest("you must provide a model parameter", param="model")
-    stream = _boolean(body, "stream")
-    request = ParsedRequest(
-        endpoint=endpoint,
-        body=body,
-        model=model,
-        stream=stream and endpoint != "embeddings",
-        include_usage=stream and _include_usage(body),
-        prompt_bytes=0,
-        max_output_tokens=_output_tokens(body),
-        choices=_positive(body, "n") or 1,
-        has_json_format="response_format" in body and _has_json_format(body),
-        user=_user(body) if "user" in body else None,
-        temperature=_number(body, "temperature"),
-    )
-    if endpoint == "chat":
-        _read_messages(request)
-    elif endpoint == "completions":
-        _read_prompt(request)
-    else:
-        _read_input(request)
-    return request
+    return body
 
 
 def encode_request(
@@ -223,7 +236,7 @@ def _no_message(message: Any, index: int) -> InvalidRequest:
 
 def _read_prompt(request: ParsedRequest) -> None:
     prompt = request.body.get("prompt", "<|endoftext|>")
-    best_of = _positive(request.body, "best_of")
+    best_of = positive_of(request.body, "best_of")
     if best_of is not None:
         request.choices = max(request.choices, best_of)
     if isinstance(prompt, str):
@@ -253,7 +266,7 @@ _PROMPTING = frozenset(("tools", "functions", "response_format", "prediction"))
 _MESSAGE_OVERHEAD_BYTES = 8  # a chat template's marks around one message, in tokens at most
 # An image's bytes say nothing of its tokens. The dearest known rule is that of gpt-4o-mini: 2,833
 # and 5,667 for each of at most 8 tiles; "low" detail has no tiles.
-_IMAGE_TOKENS_MAX = 2_833 + 8 * 5_667
+IMAGE_TOKENS_MAX = 2_833 + 8 * 5_667
 _IMAGE_TOKENS_LOW = 2_833
 
 
@@ -276,7 +289,7 @@ def _size_of_part(part: Any) -> int:
     image = part.get("image_url")
     if image is not None:
         low = isinstance(image, dict) and image.get("detail") == "low"
-        return _IMAGE_TOKENS_LOW if low else _IMAGE_TOKENS_MAX
+        return _IMAGE_TOKENS_LOW if low else IMAGE_TOKENS_MAX
     return len(orjson.dumps(part))
 
 
@@ -327,13 +340,15 @@ def _include_usage(body: dict[str, Any]) -> bool:
 
 
 def _output_tokens(body: dict[str, Any]) -> int | None:
-    newer, older = _positive(body, "max_completion_tokens"), _positive(body, "max_tokens")
+    newer = positive_of(body, "max_completion_tokens")
+    older = positive_of(body, "max_tokens")
     if newer is None or older is None:
         return older if newer is None else newer
     return max(newer, older)
 
 
-def _positive(body: dict[str, Any], name: str) -> int | None:
+def positive_of(body: dict[str, Any], name: str) -> int | None:
+    """A field that is a positive integer where it is given. Raises InvalidRequest."""
     value = body.get(name)
     if value is None:
         return None
@@ -342,7 +357,8 @@ def _positive(body: dict[str, Any], name: str) -> int | None:
     return value
 
 
-def _boolean(body: dict[str, Any], name: str) -> bool:
+def boolean_of(body: dict[str, Any], name: str) -> bool:
+    """A field that is true or false; false where it is absent. Raises InvalidRequest."""
     value = body.get(name)
     if value is None:
         return False
@@ -351,7 +367,8 @@ def _boolean(body: dict[str, Any], name: str) -> bool:
     return value
 
 
-def _number(body: dict[str, Any], name: str) -> float | None:
+def number_of(body: dict[str, Any], name: str) -> float | None:
+    """A field that is a number where it is given. Raises InvalidRequest."""
     value = body.get(name)
     if value is None:
         return None
@@ -360,11 +377,11 @@ def _number(body: dict[str, Any], name: str) -> float | None:
     return float(value)
 
 
-def _user(body: dict[str, Any]) -> str | None:
-    """The end user's name, which is booked with each request."""
-    user = _optional_text(body, "user")
+def user_of(body: dict[str, Any], name: str) -> str | None:
+    """The end user's name, which is booked with each request. Raises InvalidRequest."""
+    user = _optional_text(body, name)
     if user is not None and len(user) > USER_LENGTH_MAX:
-        raise InvalidRequest(f"'user' has at most {USER_LENGTH_MAX} characters.", param="user")
+        raise InvalidRequest(f"'{name}' has at most {USER_LENGTH_MAX} characters.", param=name)
     return user
 
 

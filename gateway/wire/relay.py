@@ -36,6 +36,8 @@ class StreamRelay:
         "usage",
         "usage_event",
     )  # fmt: skip
+    prompt: Usage | None = None  # this stream tells everything at its end
+    next_sequence = 0  # and does not number its events
 
     def __init__(
         self, *, endpoint: Endpoint, include_usage: bool, keep: bool, choices: int = 1,

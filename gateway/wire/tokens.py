@@ -90,6 +90,6 @@ def count_prompt(request: ParsedRequest, *, model: str | None = None) -> tuple[i
         tokens = sum(count_tokens(text, model=model)[0] for text in texts)
         others = max(0, request.prompt_bytes - sum(len(text.encode()) + 8 for text in texts))
         return tokens + 4 * request.messages_count + 3 + estimate(others), False
-    if request.last_user_text is not None:
+    if request.endpoint == "completions" and request.last_user_text is not None:
         return count_tokens(request.last_user_text, model=model)[0], False
     return estimate(request.prompt_bytes), False

@@ -68,7 +68,12 @@ MISTAKES = [
     # not yet
     ("  - name: rest\n", "  - name: rest\n    cascade: «{enabled: true}\n", "routes.2.cascade: not supported yet; remove it"),
     ("    large: large", "    large: «{split: {large: 90, small: 10}}", "routes.0.large: a split of the traffic is not supported yet; name one model"),
-    ("    api: local", "    api: «azure", "providers.1.api: this dialect is not supported yet; there are openai and local, not the text 'azure'"),
+    # dialects
+    ("  - name: onbox\n    api: local", "  - «name: onbox\n    api: azure", "providers.1: a provider with api: azure needs a base_url"),
+    ("  - name: onbox\n    api: local", "  - «name: onbox\n    api: local\n    dialects: [messages]", "providers.1: a local provider speaks chat, and has no dialects to set"),
+    ("  - name: big\n    api: openai", "  - «name: big\n    api: openai\n    api_version: 2024-10-21", "providers.0: only a provider with api: azure has an api_version"),
+    ("auth: {bearer: \"${env:KEY}\"}", "auth: «{bearer: \"${env:KEY}\", key: \"${env:KEY}\"}", "providers.0.auth: give either bearer or key"),
+    ("  - name: big\n    api: openai\n    base_url: https://api.example.com/v1\n    auth: {bearer:", "  - «name: big\n    api: openai\n    base_url: https://api.example.com/v1\n    auth: {key:", "providers.0: a provider with api: openai takes auth: {bearer: ...}"),
     # the policy's own tests
     ("expect: {route: support, target: small}", "expect: {route: «rest}", "tests.0.expect.route: the test 'an easy question may go small' expects rest and gets support: small is good enough: 0.97 of 0.98 against a target of 95%"),
     ("{tenant: acme, model: auto", "{tenant: «acne, model: auto", "tests.0.given.tenant: there is no tenant 'acne'; did you mean 'acme'?"),

@@ -1,0 +1,314 @@
+"""Anthropic's messages: what the gateway must know of a body, an answer, a stream and an error.
+
+Nothing is translated: fields and events pass through as they came, known or not. Knows no socket.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from gateway.errors import GatewayError, InvalidRequest, UpstreamStatus
+from gateway.wire.openai import (
+    IMAGE_TOKENS_MAX,
+    Endpoint,
+    ParsedRequest,
+    boolean_of,
+    decode_body,
+    number_of,
+    positive_of,
+    upstream_error,
+    user_of,
+)
+from gateway.wire.typed_events import TypedEventRelay, reported_error
+from gateway.wire.usage import Usage, count_of, part_of
+
+_MESSAGE_OVERHEAD_TOKENS = 8
+_TOOLS_OVERHEAD_TOKENS = 1_024  # of the prompt that the provider adds for tools
+# Tools that the provider defines and the client runs; others with a type run at the provider.
+_CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
+_FREE_TOOLS = frozenset({"web_search_requests", "web_fetch_requests"})  # searches count apart
+_MEDIA = frozenset({"image", "document", "container_upload"})
+_ERROR_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_OVERLOADED = 529
+
+
+def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None) -> ParsedRequest:
+    """Decode the body of ``messages`` or ``count_tokens``. Raises InvalidRequest."""
+    body = decode_body(raw, deployment)
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest("messages: must be a list of at least one message", param="messages")
+    answered = endpoint == "messages"
+    output_tokens = positive_of(body, "max_tokens")
+    if answered and output_tokens is None:
+        raise InvalidRequest("max_tokens: Field required", param="max_tokens")
+    _refuse_containers(body)
+    metadata = body.get("metadata")
+    request = ParsedRequest(
+        endpoint=endpoint,
+        body=body,
+        model=body["model"],
+        stream=answered and boolean_of(body, "stream"),
+        prompt_bytes=_size_of_content(body.get("system")),
+        max_output_tokens=output_tokens if answered else None,
+        has_tools=bool(body.get("tools")),
+        has_json_format=_has_json_format(body),
+        messages_count=len(messages),
+        user=user_of(metadata, "user_id") if isinstance(metadata, dict) else None,
+        temperature=number_of(body, "temperature"),
+        provider_tools=_provider_tools(body),
+    )
+    for index, message in enumerate(messages):
+        _read_message(request, message, index)
+    for name in ("tools", "tool_choice", "mcp_servers", "output_config", "output_format"):
+        if body.get(name):
+            request.prompt_bytes += len(orjson.dumps(body[name])) + _TOOLS_OVERHEAD_TOKENS
+    request.last_user_text = _user_text(messages[-1])
+    return request
+
+
+def encode_request(
+    request: ParsedRequest, *, upstream_model: str, max_output_tokens: int | None = None
+) -> bytes:
+    """The body for the upstream: under another model's name. A message always has its own limit."""
+    return orjson.dumps({**request.body, "model": upstream_model})
+
+
+def is_message(document: dict[str, Any]) -> bool:
+    """Whether an answer has the shape of a message."""
+    content = document.get("content")
+    return isinstance(content, list) and all(isinstance(block, dict) for block in content)
+
+
+def is_count(document: dict[str, Any]) -> bool:
+    """Whether an answer is a count of tokens."""
+    return count_of(document.get("input_tokens")) is not None
+
+
+def usage_of_message(document: dict[str, Any]) -> Usage | None:
+    """The usage of a whole answer; None where it is absent or unusable."""
+    given = document.get("usage")
+    return _usage(given) if isinstance(given, dict) else None
+
+
+def usage_of_count(document: dict[str, Any]) -> Usage:
+    """Counting is free: it consumes nothing."""
+    return Usage(source="none")
+
+
+def answer_text(document: dict[str, Any]) -> str:
+    """All generated text of a message, for counting its tokens."""
+    texts: list[str] = []
+    for block in document.get("content") or ():
+        texts += [block[name] for name in ("text", "thinking") if isinstance(block.get(name), str)]
+        if isinstance(block.get("input"), dict):
+            texts.append(orjson.dumps(block["input"]).decode())
+    return "\n".join(texts)
+
+
+def read_error(
+    status: int,
+    raw: bytes,
+    headers: Iterable[tuple[bytes, bytes]],
+    secrets: Sequence[str],
+    now_seconds: float = 0.0,
+) -> UpstreamStatus:
+    """As ``openai.upstream_error``, with the status that Anthropic's clients know overload by."""
+    error = upstream_error(status, raw, headers, secrets, now_seconds)
+    if status == _OVERLOADED:
+        error.status = _OVERLOADED
+    return error
+
+
+def error_body(error: GatewayError, request_id: str) -> bytes:
+    """Anthropic's error document."""
+    kind = error.type if isinstance(error, UpstreamStatus) else None
+    if kind not in _ERROR_TYPES.values():
+        kind = _ERROR_TYPES.get(error.status, "invalid_request_error")
+        if error.status >= 500 and error.status not in _ERROR_TYPES:
+            kind = "api_error"
+    return orjson.dumps(
+        {
+            "type": "error",
+            "error": {"type": kind, "message": error.message},
+            "request_id": request_id,
+        }
+    )
+
+
+def error_event(error: GatewayError, request_id: str, sequence: int) -> bytes:
+    """The event that ends a broken stream: the provider's own, or ours."""
+    return error.frame or b"event: error\ndata: " + error_body(error, request_id) + b"\n\n"
+
+
+class MessagesRelay(TypedEventRelay):
+    """The stream of one message: counts come with its first event, and grow with its last ones."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        super().__init__(secrets)
+        self._counts: dict[str, Any] = {}
+
+    def _study(self, document: dict[str, Any], event: bytes) -> bool:
+        match document.get("type"):
+            case "content_block_delta":
+                delta = document["delta"]
+                self._generated(
+                    delta.get("text") or delta.get("partial_json") or delta.get("thinking")
+                )
+            case "message_start":
+                self._counts = {"output_tokens": 0, **_given(document["message"].get("usage"))}
+                usage = _usage(self._counts)
+                if usage is not None:
+                    self.prompt = msgspec.structs.replace(
+                        usage, completion_tokens=0, reasoning_tokens=0
+                    )
+            case "message_delta":
+                told = _given(document.get("usage"))
+                if told:
+                    self._counts |= told  # cumulative, not added
+                    self.usage = _usage(self._counts)
+            case "message_stop":
+                return True
+            case "error":
+                reason = document["error"]
+                raise reported_error(
+                    event, reason.get("type"), reason.get("message"), self._secrets
+                )
+        return False
+
+
+def _usage(counts: dict[str, Any]) -> Usage | None:
+    """Anthropic's counts are disjoint: what was read from or written to the cache is no input.
+
+    A part that exceeds its total is cut to it, so that a lying provider cannot break the books.
+    """
+    fresh, output = count_of(counts.get("input_tokens")), count_of(counts.get("output_tokens"))
+    if fresh is None or output is None:
+        return None
+    read = part_of(counts, "cache_read_input_tokens")
+    written = part_of(counts, "cache_creation_input_tokens")
+    tools = _given(counts.get("server_tool_use"))
+    return Usage(
+        prompt_tokens=fresh + read + written,
+        cached_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(
+            part_of(counts.get("cache_creation"), "ephemeral_1h_input_tokens"), written
+        ),
+        completion_tokens=output,
+        reasoning_tokens=min(
+            part_of(counts.get("output_tokens_details"), "thinking_tokens"), output
+        ),
+        web_searches=part_of(tools, "web_search_requests"),
+        other_fees=any(part_of(tools, name) for name in tools if name not in _FREE_TOOLS)
+        or counts.get("speed", "standard") != "standard",
+    )
+
+
+def _given(usage: Any) -> dict[str, Any]:
+    """What an object says at all: null means that nothing new is known."""
+    if not isinstance(usage, dict):
+        return {}
+    return {name: value for name, value in usage.items() if value is not None}
+
+
+def _read_message(request: ParsedRequest, message: Any, index: int) -> None:
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        raise InvalidRequest(
+            f"messages.{index}: must be an object with a role", param=f"messages.{index}"
+        )
+    content = message.get("content")
+    if not isinstance(content, str | list):
+        raise InvalidRequest(
+            f"messages.{index}.content: must be a string or a list of blocks",
+            param=f"messages.{index}.content",
+        )
+    request.prompt_bytes += _size_of_content(content) + _MESSAGE_OVERHEAD_TOKENS
+    if isinstance(content, list) and any(map(_is_media, content)):
+        request.has_media = True
+
+
+def _size_of_content(content: Any) -> int:
+    """Upper bound of the tokens of a text, or of a list of blocks."""
+    if isinstance(content, str):
+        return len(content) if content.isascii() else len(content.encode())
+    if isinstance(content, list):
+        return sum(map(_size_of_block, content))
+    return 0 if content is None else len(orjson.dumps(content))
+
+
+def _size_of_block(block: Any) -> int:
+    if not isinstance(block, dict):
+        return len(orjson.dumps(block))
+    if block.get("type") == "image":
+        return IMAGE_TOKENS_MAX
+    nested = block.get("content")
+    if isinstance(nested, list):
+        others = {name: value for name, value in block.items() if name != "content"}
+        return len(orjson.dumps(others)) + _size_of_content(nested)
+    return len(orjson.dumps(block))
+
+
+def _is_media(block: Any) -> bool:
+    if not isinstance(block, dict):
+        return False
+    nested = block.get("content")
+    return block.get("type") in _MEDIA or (isinstance(nested, list) and any(map(_is_media, nested)))
+
+
+def _user_text(message: dict[str, Any]) -> str | None:
+    """The text of a user's message that is text alone."""
+    content = message["content"]
+    if message["role"] != "user":
+        return None
+    if isinstance(content, str):
+        return content
+    texts = [
+        block["text"]
+        for block in content
+        if isinstance(block, dict) and isinstance(block.get("text"), str)
+    ]
+    return "\n".join(texts) if len(texts) == len(content) else None
+
+
+def _has_json_format(body: dict[str, Any]) -> bool:
+    config = body.get("output_config")
+    return bool(body.get("output_format") or (isinstance(config, dict) and config.get("format")))
+
+
+def _provider_tools(body: dict[str, Any]) -> str | None:
+    if body.get("mcp_servers"):
+        return "mcp_servers"
+    tools = body.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and not kind.startswith(_CLIENT_TOOLS):
+            return kind
+    return None
+
+
+def _refuse_containers(body: dict[str, Any]) -> None:
+    """A container lives in the gateway's account, where tenants are not kept apart."""
+    container = body.get("container")
+    if isinstance(container, str) or (isinstance(container, dict) and container.get("id")):
+        raise InvalidRequest(
+            "container: a container of an earlier request cannot be used again through this"
+            " gateway, because the provider does not keep its tenants apart",
+            param="container",
+        )

@@ -1,0 +1,235 @@
+"""OpenAI's responses: what the gateway must know of a body, an answer and a stream.
+
+Nothing is translated: fields and events pass through as they came, known or not. What would keep
+a conversation at the provider is refused. Knows no socket.
+"""
+
+from typing import Any
+
+import msgspec
+import orjson
+
+from gateway.errors import GatewayError, InvalidRequest
+from gateway.wire.openai import (
+    IMAGE_TOKENS_MAX,
+    Endpoint,
+    ParsedRequest,
+    boolean_of,
+    decode_body,
+    number_of,
+    positive_of,
+    user_of,
+)
+from gateway.wire.typed_events import TypedEventRelay, reported_error
+from gateway.wire.usage import Usage, parse_usage
+
+_ITEM_OVERHEAD_TOKENS = 8
+_CLIENT_TOOLS = frozenset(
+    {"function", "custom", "namespace", "local_shell", "shell", "apply_patch", "computer",
+     "computer_use_preview"}
+)  # fmt: skip
+_BILLED_CALLS = frozenset({"file_search_call", "code_interpreter_call", "image_generation_call"})
+_MEDIA = frozenset({"input_image", "input_file", "input_audio", "computer_screenshot"})
+_IMAGES = frozenset({"input_image", "computer_screenshot"})
+_LAST = frozenset({"response.completed", "response.incomplete"})
+
+
+def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None) -> ParsedRequest:
+    """Decode a body. Raises InvalidRequest."""
+    body = decode_body(raw, deployment)
+    given = body.get("input")
+    if not isinstance(given, str | list) or not given:
+        raise InvalidRequest("'input' must be a text or a list of items.", param="input")
+    _refuse_what_stays(body, given)
+    request = ParsedRequest(
+        endpoint=endpoint,
+        body=body,
+        model=body["model"],
+        stream=boolean_of(body, "stream"),
+        prompt_bytes=_size(given),
+        max_output_tokens=positive_of(body, "max_output_tokens"),
+        has_tools=bool(body.get("tools")),
+        has_media=_has_media(given),
+        has_json_format=_has_json_format(body),
+        messages_count=len(given) if isinstance(given, list) else 1,
+        last_user_text=_user_text(given),
+        user=user_of(body, "user"),
+        temperature=number_of(body, "temperature"),
+        provider_tools=_provider_tools(body),
+    )
+    for name in ("instructions", "tools", "text"):
+        if body.get(name):
+            request.prompt_bytes += len(orjson.dumps(body[name])) + _ITEM_OVERHEAD_TOKENS
+    return request
+
+
+def encode_request(
+    request: ParsedRequest, *, upstream_model: str, max_output_tokens: int | None = None
+) -> bytes:
+    """The body for the upstream: under another model's name, with a limit where one is given."""
+    changes: dict[str, Any] = {"model": upstream_model}
+    if max_output_tokens is not None:
+        changes["max_output_tokens"] = max_output_tokens
+    return orjson.dumps({**request.body, **changes})
+
+
+def is_response(document: dict[str, Any]) -> bool:
+    """Whether an answer has the shape of a response."""
+    output = document.get("output")
+    return isinstance(output, list) and all(isinstance(item, dict) for item in output)
+
+
+def usage_of_response(document: dict[str, Any]) -> Usage | None:
+    """The usage of a whole answer; None where it is absent or unusable.
+
+    What the provider's tools did is not in its usage object: it is counted in the output.
+    """
+    usage = parse_usage(document.get("usage"))
+    if usage is None:
+        return None
+    kinds = [item.get("type") for item in _objects(document.get("output"))]
+    searches = kinds.count("web_search_call")
+    others = any(kind in _BILLED_CALLS for kind in kinds)
+    if not searches and not others:
+        return usage
+    return msgspec.structs.replace(usage, web_searches=searches, other_fees=others)
+
+
+def answer_text(document: dict[str, Any]) -> str:
+    """All generated text of a response, for counting its tokens."""
+    texts: list[str] = []
+    for item in document.get("output") or ():
+        texts += [item[name] for name in ("arguments", "input") if isinstance(item.get(name), str)]
+        for part in _objects(item.get("content")) + _objects(item.get("summary")):
+            texts += [part[n] for n in ("text", "refusal") if isinstance(part.get(n), str)]
+    return "\n".join(texts)
+
+
+def error_event(error: GatewayError, request_id: str, sequence: int) -> bytes:
+    """The event that ends a broken stream: the provider's own, or ours."""
+    if error.frame is not None:
+        return error.frame
+    document = {
+        "type": "error",
+        "code": error.code,
+        "message": error.message,
+        "param": error.param,
+        "sequence_number": sequence,
+    }
+    return b"event: error\ndata: " + orjson.dumps(document) + b"\n\n"
+
+
+class ResponsesRelay(TypedEventRelay):
+    """The stream of one response: usage comes with the whole answer, in the last event."""
+
+    __slots__ = ()
+
+    def _study(self, document: dict[str, Any], event: bytes) -> bool:
+        number = document.get("sequence_number")
+        if type(number) is int:
+            self.next_sequence = number + 1
+        kind: str = document.get("type") or ""
+        if kind.endswith(".delta"):
+            self._generated(document.get("delta"))
+        elif kind in _LAST:
+            self.usage = usage_of_response(document["response"])
+            return True
+        elif kind == "response.failed":
+            response = document["response"]
+            self.usage = usage_of_response(response)
+            reason = response.get("error") or {}
+            raise reported_error(event, reason.get("code"), reason.get("message"), self._secrets)
+        elif kind == "error":
+            raise reported_error(
+                event, document.get("code"), document.get("message"), self._secrets
+            )
+        return False
+
+
+def _refuse_what_stays(body: dict[str, Any], given: str | list[Any]) -> None:
+    """What lives at the provider lives in the gateway's account, where tenants share everything;
+    and what is answered later could not be booked.
+    """
+    if body.get("background"):
+        raise InvalidRequest(
+            "'background' is not supported here: what is answered later could not be booked.",
+            param="background",
+        )
+    found = [n for n in ("previous_response_id", "conversation") if body.get(n) is not None]
+    if isinstance(given, list) and any(map(_is_reference, _objects(given))):
+        found.append("input")
+    if found:
+        raise InvalidRequest(
+            f"'{found[0]}' refers to what the provider keeps, and it does not keep the gateway's"
+            " tenants apart: send the whole conversation in 'input', with 'store': false.",
+            param=found[0],
+        )
+
+
+def _is_reference(item: dict[str, Any]) -> bool:
+    """An item that is its id alone is a reference, too."""
+    kind = item.get("type")
+    return kind == "item_reference" or (kind is None and "role" not in item)
+
+
+def _size(value: Any) -> int:
+    """Upper bound of the tokens of a text, or of a list of items or parts."""
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode())
+    if isinstance(value, list):
+        return sum(_size_of_item(item) + _ITEM_OVERHEAD_TOKENS for item in value)
+    return len(orjson.dumps(value))
+
+
+def _size_of_item(item: Any) -> int:
+    if not isinstance(item, dict):
+        return len(orjson.dumps(item))
+    if item.get("type") in _IMAGES:
+        return IMAGE_TOKENS_MAX
+    nested = {name: item[name] for name in ("content", "output") if name in item}
+    others = {name: value for name, value in item.items() if name not in nested}
+    return len(orjson.dumps(others)) + sum(map(_size, nested.values()))
+
+
+def _has_media(value: Any) -> bool:
+    return any(
+        item.get("type") in _MEDIA or any(_has_media(item.get(n)) for n in ("content", "output"))
+        for item in _objects(value)
+    )
+
+
+def _user_text(given: str | list[Any]) -> str | None:
+    """The last item's text, where it is a user's message that is text alone."""
+    if isinstance(given, str):
+        return given
+    last = given[-1]
+    if not isinstance(last, dict) or last.get("role") != "user":
+        return None
+    content = last.get("content")
+    if isinstance(content, str):
+        return content
+    texts = [part["text"] for part in _objects(content) if isinstance(part.get("text"), str)]
+    return "\n".join(texts) if isinstance(content, list) and len(texts) == len(content) else None
+
+
+def _has_json_format(body: dict[str, Any]) -> bool:
+    text = body.get("text")
+    form = text.get("format") if isinstance(text, dict) else None
+    return isinstance(form, dict) and form.get("type") not in (None, "text")
+
+
+def _provider_tools(body: dict[str, Any]) -> str | None:
+    """The first of what runs, or is kept, at the provider and adds to the prompt there."""
+    if body.get("prompt") is not None:
+        return "prompt"
+    for tool in _objects(body.get("tools")):
+        kind = tool.get("type")
+        environment = tool.get("environment")
+        hosted = isinstance(environment, dict) and environment.get("type") != "local"
+        if isinstance(kind, str) and (kind not in _CLIENT_TOOLS or hosted):
+            return kind
+    return None
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

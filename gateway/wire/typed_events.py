@@ -1,0 +1,136 @@
+"""A stream of events that name their type: looked at, and passed on as the bytes that came.
+
+Anthropic's messages and OpenAI's responses both stream so. The last event is kept back until the
+caller has booked the answer. Knows no event by name: each dialect does. No socket.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamUnavailable
+from gateway.wire.openai import redact
+from gateway.wire.sse import EventSplitter, event_data
+from gateway.wire.usage import Usage
+
+# The last event of OpenAI's responses repeats the whole answer.
+EVENT_BYTES_MAX = 4 << 20
+_KIND_LENGTH_MAX = 64
+_TEXT_LENGTH_MAX = 2_000
+_PASSING = frozenset(
+    {"overloaded_error", "rate_limit_error", "rate_limit_exceeded", "server_error",
+     "server_is_overloaded"}
+)  # fmt: skip
+
+
+class TypedEventRelay:
+    """What the client gets of one stream, and what we learn from it. Base of the dialects'."""
+
+    usage_event = b""  # usage comes within other events
+
+    __slots__ = (
+        "_error", "_last", "_secrets", "_splitter", "content_events", "next_sequence", "prompt",
+        "text_bytes", "usage",
+    )  # fmt: skip
+
+    def __init__(self, secrets: Sequence[str] = ()) -> None:
+        """secrets: what no event of ours, nor a reported error, may repeat."""
+        self._secrets = secrets
+        self._splitter = EventSplitter(EVENT_BYTES_MAX)
+        self._last: bytes | None = None
+        self._error: UpstreamError | None = None
+        self.usage: Usage | None = None  # of the whole answer, once the provider has told
+        self.prompt: Usage | None = None  # of the prompt alone, where the provider tells it first
+        self.content_events = 0  # events that carried something generated: about a token each
+        self.text_bytes = 0  # UTF-8 bytes of generated text, tool arguments included
+        self.next_sequence = 0  # number of an event of ours, where the dialect numbers them
+
+    @property
+    def finished(self) -> bool:
+        """The last event has come, or one that ends all: nothing more need be read."""
+        return self._last is not None or self._error is not None
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes to pass on now, ``b""`` if none. What follows the last event is dropped.
+
+        Raises UpstreamError for an event that is no JSON or that reports an error. Good events
+        before it are passed on first; then ``finished`` is set and ``end`` raises.
+        """
+        if self._error is not None:
+            raise self._error
+        passed_on: list[bytes] = []
+        try:
+            for event in self._splitter.feed(data):
+                if self._last is not None:
+                    break
+                if self._look(event):
+                    self._last = event
+                else:
+                    passed_on.append(event)
+        except UpstreamError as error:
+            if not passed_on:
+                raise
+            self._error = error
+        return passed_on[0] if len(passed_on) == 1 else b"".join(passed_on)
+
+    def end(self) -> bytes:
+        """The upstream has closed its answer: the last event, kept back until now.
+
+        Raises UpstreamUnavailable where it has not come. Raises what ``feed`` had to keep back.
+        """
+        if self._error is not None:
+            raise self._error
+        if self._last is None:
+            raise UpstreamUnavailable("The provider's stream was cut before its end.")
+        return self._last
+
+    def answer(self) -> dict[str, Any] | None:
+        """None: no cache replays these streams, so none needs the whole."""
+        return None
+
+    def _look(self, event: bytes) -> bool:
+        """Whether it is the last event."""
+        data = event_data(event)
+        if data is None:
+            return False  # a comment
+        try:
+            document = orjson.loads(data)
+        except orjson.JSONDecodeError:
+            raise UpstreamProtocolError("The provider sent an event that is no JSON.") from None
+        if type(document) is not dict:
+            raise UpstreamProtocolError("The provider sent an event that is no JSON object.")
+        try:
+            return self._study(document, event)
+        except (AttributeError, TypeError):
+            raise UpstreamProtocolError("The provider sent an event of another shape.") from None
+
+    def _study(self, document: dict[str, Any], event: bytes) -> bool:
+        """Learn from an event; whether it is the last. Raises UpstreamError for a reported error.
+
+        event: the bytes that ``document`` came in.
+
+        May raise AttributeError or TypeError for an event of another shape than the dialect's.
+        """
+        raise NotImplementedError
+
+    def _generated(self, value: Any) -> None:
+        """Count what an event carried."""
+        if isinstance(value, str) and value:
+            self.content_events += 1
+            self.text_bytes += len(value) if value.isascii() else len(value.encode())
+
+
+def reported_error(
+    event: bytes, kind: Any, text: Any, secrets: Sequence[str]
+) -> UpstreamProtocolError:
+    """The error that a provider reports in its stream, its text redacted.
+
+    ``frame`` is the event itself, for a client that has seen a part of the stream already.
+    """
+    named = redact(kind, secrets)[:_KIND_LENGTH_MAX] if isinstance(kind, str) else "no reason"
+    said = f": {redact(text, secrets)[:_TEXT_LENGTH_MAX]}" if isinstance(text, str) else "."
+    error = UpstreamProtocolError(f"The provider's stream reported {named}{said}")
+    error.retryable = kind in _PASSING  # by another target, while nothing was passed on
+    error.frame = redact(event.decode(errors="replace"), secrets).encode()
+    return error
