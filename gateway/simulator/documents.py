@@ -15,10 +15,11 @@ import msgspec
 import orjson
 
 Kind = Literal["chat", "completions", "embeddings"]
+Dialect = Literal["chat", "messages", "responses"]
 UsageHonesty = Literal["true", "none", "lying"]
 
 DIMENSIONS = 64
-_CREATED = 1_700_000_000
+CREATED = 1_700_000_000
 _DONE = b"data: [DONE]\n\n"
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1 << 31)]
 _SENTENCES = tuple(
@@ -38,18 +39,24 @@ _SENTENCES = tuple(
 )
 
 
-class _Message(msgspec.Struct):
+class Message(msgspec.Struct):
+    """One message of a chat."""
+
     role: str
     content: Any = None
 
 
-class _Function(msgspec.Struct):
+class Function(msgspec.Struct):
+    """A function that the model may call."""
+
     name: str
     parameters: dict[str, Any] | None = None
 
 
-class _Tool(msgspec.Struct):
-    function: _Function | None = None
+class Tool(msgspec.Struct):
+    """A tool, which is a function or is ignored."""
+
+    function: Function | None = None
 
 
 class _StreamOptions(msgspec.Struct):
@@ -60,7 +67,7 @@ class Question(msgspec.Struct):
     """A request body, as far as the provider looks at it. Other fields are ignored."""
 
     model: str
-    messages: list[_Message] = []
+    messages: list[Message] = []
     prompt: str | list[Any] | None = None
     input: str | list[Any] | None = None
     stream: bool | None = None
@@ -68,7 +75,7 @@ class Question(msgspec.Struct):
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     max_tokens: _Count | None = None
     max_completion_tokens: _Count | None = None
-    tools: list[_Tool] | None = None
+    tools: list[Tool] | None = None
     tool_choice: Any = None
     response_format: dict[str, Any] | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
@@ -90,6 +97,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     body: bytes = b""
     events: list[Event] | None = None  # None: not a stream
+    dialect: Dialect = "chat"  # in which a fault reports an error
 
 
 _decode = msgspec.json.Decoder(Question).decode
@@ -111,11 +119,11 @@ def reply_to(
     """The whole reply. usage: what to report; long: at least 60 tokens, for faults to cut."""
     if kind == "embeddings":
         return _embeddings(question)
-    return _Generation(kind, question, seed, usage, long).reply()
+    return Generation(kind, question, seed, usage, long).reply()
 
 
-class _Generation:
-    """One chat or text completion."""
+class Generation:
+    """One chat or text completion: its tokens, and its documents in OpenAI's oldest dialect."""
 
     def __init__(
         self, kind: Kind, question: Question, seed: int, usage: UsageHonesty, long: bool
@@ -124,35 +132,36 @@ class _Generation:
         self._question = question
         self._usage = usage
         text = _prompt_text(question)
-        self._prompt_tokens = len(text.split()) + 4 * (len(question.messages) or 1)
+        self.prompt_tokens = len(text.split()) + 4 * (len(question.messages) or 1)
         self._limit = question.max_completion_tokens or question.max_tokens
-        self._digests = [_digest(seed, text, index) for index in range(question.n or 1)]
-        self._tool = _chosen_tool(question) if kind == "chat" else None
+        self.digests = [_digest(seed, text, index) for index in range(question.n or 1)]
+        self.tool = _chosen_tool(question) if kind == "chat" else None
         self._schema = _schema(question)
         self._topic = _topic(text)
         self._words_min = 60 if long else 20 if text.count(" ") < 12 else 30
         self._common = {
-            "id": ("chatcmpl-" if kind == "chat" else "cmpl-") + self._digests[0].hex(),
+            "id": ("chatcmpl-" if kind == "chat" else "cmpl-") + self.digests[0].hex(),
             "object": "",
-            "created": _CREATED,
+            "created": CREATED,
             "model": question.model,
         }
 
     def reply(self) -> Reply:
+        """The whole reply, as chat or as completion."""
         streamed = bool(self._question.stream)
-        choices = [self._tokens(digest) for digest in self._digests]
+        choices = [self.tokens(digest) for digest in self.digests]
         total = sum(len(tokens) for tokens, _ in choices)
         return Reply(
-            prompt_tokens=self._prompt_tokens,
+            prompt_tokens=self.prompt_tokens,
             completion_tokens=total,
             body=b"" if streamed else self._document(choices, total),
             events=list(self._events(choices, total)) if streamed else None,
         )
 
-    def _tokens(self, digest: bytes) -> tuple[list[str], bool]:
+    def tokens(self, digest: bytes) -> tuple[list[str], bool]:
         """(tokens, whole): all that is generated for one choice, cut at the limit."""
-        if self._tool is not None:
-            arguments = orjson.dumps(instance(self._tool.parameters or {})).decode()
+        if self.tool is not None:
+            arguments = orjson.dumps(instance(self.tool.parameters or {})).decode()
             tokens = ["", *_parts(arguments, 8)]  # the first token is the function's name
         elif self._schema is not None:
             tokens = _parts(orjson.dumps(instance(self._schema)).decode(), 4)
@@ -178,7 +187,7 @@ class _Generation:
             text = "".join(tokens)
             if self._kind == "completions":
                 choice["text"] = text
-            elif self._tool is not None:
+            elif self.tool is not None:
                 call = self._call(index, text)
                 choice["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
             else:
@@ -193,7 +202,7 @@ class _Generation:
     def _events(self, choices: list[tuple[list[str], bool]], total: int) -> Iterator[Event]:
         for index, (tokens, whole) in enumerate(choices):
             if self._kind == "chat":
-                content = None if self._tool is not None else ""
+                content = None if self.tool is not None else ""
                 yield self._event(index, {"role": "assistant", "content": content})
             for position, token in enumerate(tokens):
                 yield self._event(index, self._delta(index, position, token), tokens=1)
@@ -205,7 +214,7 @@ class _Generation:
         yield Event(_DONE)
 
     def _delta(self, index: int, position: int, token: str) -> dict[str, Any]:
-        if self._tool is None:
+        if self.tool is None:
             return {"content": token}
         if position == 0:
             return {"tool_calls": [{"index": 0, **self._call(index, "")}]}
@@ -227,17 +236,17 @@ class _Generation:
         return "chat.completion.chunk" if self._kind == "chat" else "text_completion"
 
     def _call(self, index: int, arguments: str) -> dict[str, Any]:
-        assert self._tool is not None, "only a request with tools is answered with a call"
+        assert self.tool is not None, "only a request with tools is answered with a call"
         return {
-            "id": f"call_{self._digests[index].hex()[:12]}",
+            "id": f"call_{self.digests[index].hex()[:12]}",
             "type": "function",
-            "function": {"name": self._tool.name, "arguments": arguments},
+            "function": {"name": self.tool.name, "arguments": arguments},
         }
 
     def _reason(self, whole: bool) -> str:
         if not whole:
             return "length"
-        return "tool_calls" if self._tool is not None else "stop"
+        return "tool_calls" if self.tool is not None else "stop"
 
     def _usage_document(self, total: int) -> dict[str, Any]:
         if self._usage == "lying":
@@ -248,9 +257,9 @@ class _Generation:
                 "prompt_tokens_details": {"cached_tokens": 10**9},
             }
         return {
-            "prompt_tokens": self._prompt_tokens,
+            "prompt_tokens": self.prompt_tokens,
             "completion_tokens": total,
-            "total_tokens": self._prompt_tokens + total,
+            "total_tokens": self.prompt_tokens + total,
         }
 
 
@@ -310,7 +319,7 @@ def _vector(text: str, width: int) -> "array.array[float]":
     return array.array("f", (value / length for value in values))
 
 
-def _chosen_tool(question: Question) -> _Function | None:
+def _chosen_tool(question: Question) -> Function | None:
     """The function to call: the one asked for, else the first; none once a result has come."""
     if question.tool_choice == "none" or question.messages[-1].role == "tool":
         return None

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 import orjson
 
-from gateway.simulator.documents import Event, Reply, UsageHonesty
+from gateway.simulator.documents import Dialect, Event, Reply, UsageHonesty
 
 FAULTS: Final[dict[str, str]] = {
     "status-N": "answers with that status and an OpenAI error document; 429 with retry-after: 1",
@@ -38,7 +38,7 @@ FAULTS: Final[dict[str, str]] = {
     "malformed-event-after-N": "sends an event of broken JSON after N tokens",
     "error-event-after-N": "sends an error document as an event after N tokens",
     "half-utf8": "ends in the middle of a character",
-    "huge-line": "sends one event, or a document, of 2 MiB",
+    "huge-line": "sends one event, or a document, of 8 MiB",
     "pings": "a good stream with a comment before each event",
     "crlf": "a good stream with CRLF line endings",
     "no-done": "a good stream that ends after the finish reason, without [DONE]",
@@ -46,7 +46,8 @@ FAULTS: Final[dict[str, str]] = {
 _IN_PROMPT = re.compile(rb"\[\[fault:([a-z0-9-]{1,64})\]\]")
 _NUMBER = re.compile(r"(.*)-(\d{1,9})")
 _REASONS = {200: b"OK", 302: b"Found", 400: b"Bad Request", 429: b"Too Many Requests"}
-_HUGE_BYTES = 2 << 20
+_ANTHROPIC_TYPES = {429: "rate_limit_error", 529: "overloaded_error"}
+_HUGE_BYTES = 8 << 20
 SETTLE_SECONDS = 0.03  # before a stream breaks: what was written before is to arrive before
 _JSON = b"content-type: application/json\r\n"
 _EVENTS = b"content-type: text/event-stream; charset=utf-8\r\n"
@@ -120,7 +121,7 @@ def script(reply: Reply, fault: Fault | None, caller: Caller) -> Script:
     if fault is not None and fault.name in _INSTEAD:
         return _INSTEAD[fault.name](reply, fault, caller)
     if reply.events is not None:
-        return _stream(reply.events, fault, caller)
+        return _stream(reply.events, fault, caller, reply.dialect)
     return _document(reply, fault, caller)
 
 
@@ -129,9 +130,32 @@ def answer(status: int, body: bytes, caller: Caller, lines: bytes = _JSON) -> by
     return _head(status, caller, lines + b"content-length: %d\r\n" % len(body)) + body
 
 
-def error_body(message: str, kind: str = "api_error", code: str | None = None) -> bytes:
-    """OpenAI's error document."""
+def error_body(
+    message: str,
+    kind: str = "api_error",
+    code: str | None = None,
+    dialect: Dialect = "chat",
+) -> bytes:
+    """OpenAI's error document, or Anthropic's."""
+    if dialect == "messages":
+        return orjson.dumps({"type": "error", "error": {"type": kind, "message": message}})
     return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+
+
+def _failure_event(dialect: Dialect) -> bytes:
+    """The event that says that the model failed."""
+    message = "The simulated model failed."
+    if dialect == "messages":
+        return (
+            b"event: error\ndata: "
+            + error_body(message, "overloaded_error", None, dialect)
+            + (b"\n\n")
+        )
+    if dialect == "responses":
+        reason = {"code": "server_error", "message": message}
+        document = {"type": "response.failed", "response": {"output": [], "error": reason}}
+        return b"event: response.failed\ndata: " + orjson.dumps(document) + b"\n\n"
+    return b"data: " + error_body(message, "server_error") + b"\n\n"
 
 
 def _head(status: int, caller: Caller, lines: bytes) -> bytes:
@@ -171,13 +195,15 @@ def _document(reply: Reply, fault: Fault | None, caller: Caller) -> Script:
             return Script(200, [Step(whole, reply.completion_tokens)])
 
 
-def _stream(events: list[Event], fault: Fault | None, caller: Caller) -> Script:
+def _stream(
+    events: list[Event], fault: Fault | None, caller: Caller, dialect: Dialect = "chat"
+) -> Script:
     name, count = (fault.name, fault.count) if fault is not None else ("", 0)
     end: End = "done"
     if name == "reset-after":
         events, end = _first_bytes(events, count), "reset"
     elif name.endswith("-after"):
-        events, end = _interrupted(events, name, count)
+        events, end = _interrupted(events, name, count, _failure_event(dialect))
     elif name == "huge-line":
         huge = b'data: {"padding":"' + b"x" * _HUGE_BYTES + b'"}\n\n'
         events = [*events[:2], Event(huge), *events[2:]]
@@ -207,7 +233,9 @@ def _first_bytes(events: list[Event], count: int) -> list[Event]:
     return kept
 
 
-def _interrupted(events: list[Event], name: str, count: int) -> tuple[list[Event], End]:
+def _interrupted(
+    events: list[Event], name: str, count: int, failure: bytes
+) -> tuple[list[Event], End]:
     """The events up to ``count`` tokens, what follows them, and the end."""
     position, tokens = 0, 0
     while position < len(events) and tokens < count:
@@ -219,8 +247,7 @@ def _interrupted(events: list[Event], name: str, count: int) -> tuple[list[Event
             broken = Event(b"data: {not json}\n\n", 0, SETTLE_SECONDS)
             return [*before, broken, *after], "done"
         case "error-event-after":
-            failure = error_body("The simulated model failed.", "server_error")
-            return [*before, Event(b"data: " + failure + b"\n\n", 0, SETTLE_SECONDS)], "done"
+            return [*before, Event(failure, 0, SETTLE_SECONDS)], "done"
         case "cut-after":
             return before, "close"
         case "stall-after":
@@ -233,13 +260,17 @@ def _status(reply: Reply, fault: Fault, caller: Caller) -> Script:
     status = fault.count if 300 <= fault.count <= 599 else 500
     lines = b"retry-after: 1\r\n" if status == 429 else b""
     kind = "api_error" if status >= 500 else "invalid_request_error"
-    body = error_body(f"The simulated provider answers {status}.", kind, f"simulated_{status}")
+    if reply.dialect == "messages" and status in _ANTHROPIC_TYPES:
+        kind = _ANTHROPIC_TYPES[status]
+    message = f"The simulated provider answers {status}."
+    body = error_body(message, kind, f"simulated_{status}", reply.dialect)
     return Script(status, [Step(answer(status, body, caller, _JSON + lines))])
 
 
 def _leak(reply: Reply, fault: Fault, caller: Caller) -> Script:
     key = caller.authorization.decode("latin-1")
-    body = error_body(f"Incorrect key provided: {key}.", "invalid_request_error", "invalid_value")
+    message = f"Incorrect key provided: {key}."
+    body = error_body(message, "invalid_request_error", "invalid_value", reply.dialect)
     return Script(400, [Step(answer(400, body, caller))])
 
 

@@ -5,6 +5,7 @@ Knows HTTP/1.1 and time. What is said is ``documents``' matter, how it goes wron
 
 import asyncio
 import random
+import re
 import socket
 import struct
 import time
@@ -15,7 +16,8 @@ import httptools
 import msgspec
 import orjson
 
-from gateway.simulator.documents import Kind, read_question, reply_to
+from gateway.simulator.dialects import messages_reply, responses_reply
+from gateway.simulator.documents import Dialect, Kind, Reply, UsageHonesty, read_question, reply_to
 from gateway.simulator.faults import (
     SETTLE_SECONDS,
     Caller,
@@ -36,6 +38,10 @@ _KINDS: dict[str, Kind] = {
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
 }
+_MESSAGES = frozenset({"/v1/messages", "/v1/messages/count_tokens"})
+_PATHS = frozenset({*_KINDS, *_MESSAGES, "/v1/responses"})
+_AZURE = re.compile(r"/openai(?:/deployments/[^/]+(?=/)|/v1(?=/)|(?=/responses))")
+_KEY_HEADERS = (b"authorization", b"x-api-key", b"api-key")
 _MODELS = orjson.dumps(
     {
         "object": "list",
@@ -60,6 +66,7 @@ class Served(msgspec.Struct):
     status: int = 0
     fault: str | None = None
     closed_after_seconds: float | None = None  # when the caller hung up before the end
+    headers: dict[bytes, bytes] = {}  # names in lower case
 
 
 class Simulator:
@@ -191,12 +198,13 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._keep_alive = self._parser.should_keep_alive()
         path = self._url.decode("latin-1").partition("?")[0]
+        path = _AZURE.sub("/v1", path, count=1)
         raw = b"".join(self._body)
         if path == "/v1/models":
             self._reply(200, _MODELS)
         elif path.startswith("/control/"):
             self._reply(*self._simulator.control(path, raw))
-        elif path in _KINDS:
+        elif path in _PATHS:
             self._ask(path, raw)
         else:
             self._reply(404, error_body(f"There is nothing at {path}.", "invalid_request_error"))
@@ -210,30 +218,26 @@ class _Connection(asyncio.Protocol):
         """Decide what will be written for a request, and begin where nothing is in its way."""
         simulator = self._simulator
         try:
-            question = read_question(_KINDS[path], raw)
-            fault = fault_of(raw, question.model) or simulator.draw_fault()
-        except ValueError as error:  # msgspec's errors are ValueErrors, too
-            self._reply(400, error_body(f"{error}.", "invalid_request_error"))
+            body = orjson.loads(raw)
+            fault = fault_of(raw, str(body["model"])) or simulator.draw_fault()
+            usage = fault.usage if fault is not None else "true"
+            reply = _reply_to(path, raw, body, simulator.seed, usage, long=fault is not None)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            dialect: Dialect = "messages" if path in _MESSAGES else "chat"
+            self._reply(400, error_body(f"{error}.", "invalid_request_error", None, dialect))
             return
-        reply = reply_to(
-            _KINDS[path],
-            question,
-            seed=simulator.seed,
-            usage=fault.usage if fault is not None else "true",
-            long=fault is not None,
-        )
         served = Served(
             id=self._headers.get(b"x-request-id", b"").decode("latin-1"),
             path=path,
-            body=orjson.loads(raw),
+            body=body,
             received=time.monotonic(),
             prompt_tokens=reply.prompt_tokens,
             fault=str(fault) if fault is not None else None,
+            headers=self._headers,
         )
         simulator.remember(served)
-        caller = Caller(
-            b"sim-%d" % len(simulator.requests), self._headers.get(b"authorization", b"")
-        )
+        keys = [self._headers[name] for name in _KEY_HEADERS if name in self._headers]
+        caller = Caller(b"sim-%d" % len(simulator.requests), b"".join(keys[:1]))
         self._waiting.append((script(reply, fault, caller), served))
         if self._task is None:
             self._next()
@@ -291,6 +295,19 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
         elif plan.end == "close" or not (self._keep_alive or self._waiting):
             self._transport.close()
+
+
+def _reply_to(
+    path: str, raw: bytes, body: dict[str, Any], seed: int, usage: UsageHonesty, *, long: bool
+) -> Reply:
+    """An honest reply, in the dialect of the path. Raises ValueError and the like."""
+    if path in _MESSAGES:
+        count_only = path.endswith("count_tokens")
+        return messages_reply(body, seed=seed, usage=usage, long=long, count_only=count_only)
+    if path == "/v1/responses":
+        return responses_reply(body, seed=seed, usage=usage, long=long)
+    kind = _KINDS[path]
+    return reply_to(kind, read_question(kind, raw), seed=seed, usage=usage, long=long)
 
 
 def _record(served: Served) -> dict[str, Any]:
