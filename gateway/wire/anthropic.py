@@ -29,6 +29,7 @@ _TOOLS_OVERHEAD_TOKENS = 1_024  # of the prompt that the provider adds for tools
 # Tools that the provider defines and the client runs; others with a type run at the provider.
 _CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 _FREE_TOOLS = frozenset({"web_search_requests", "web_fetch_requests"})  # searches count apart
+_OWN_ITERATIONS = frozenset({"message", "compaction"})  # others ask a model of another price
 _MEDIA = frozenset({"image", "document", "container_upload"})
 _ERROR_TYPES = {
     400: "invalid_request_error",
@@ -102,7 +103,9 @@ def is_count(document: dict[str, Any]) -> bool:
 def usage_of_message(document: dict[str, Any]) -> Usage | None:
     """The usage of a whole answer; None where it is absent or unusable."""
     given = document.get("usage")
-    return _usage(given) if isinstance(given, dict) else None
+    if not isinstance(given, dict):
+        return None
+    return _usage({**given, "container": document.get("container")})
 
 
 def usage_of_count(document: dict[str, Any]) -> Usage:
@@ -182,7 +185,8 @@ class MessagesRelay(TypedEventRelay):
                 told = _given(document.get("usage"))
                 if told:
                     self._counts |= told  # cumulative, not added
-                    self.usage = _usage(self._counts)
+                    container = _given(document.get("delta")).get("container")
+                    self.usage = _usage({**self._counts, "container": container})
             case "message_stop":
                 return True
             case "error":
@@ -197,27 +201,38 @@ def _usage(counts: dict[str, Any]) -> Usage | None:
     """Anthropic's counts are disjoint: what was read from or written to the cache is no input.
 
     A part that exceeds its total is cut to it, so that a lying provider cannot break the books.
+    counts: a usage object, and the answer's ``container``.
     """
     fresh, output = count_of(counts.get("input_tokens")), count_of(counts.get("output_tokens"))
     if fresh is None or output is None:
         return None
-    read = part_of(counts, "cache_read_input_tokens")
-    written = part_of(counts, "cache_creation_input_tokens")
+    read = written = hour = 0
+    iterations = counts.get("iterations")
+    listed = [_given(entry) for entry in iterations] if isinstance(iterations, list) else []
+    # What a compaction took is not in the totals; the turns of a loop are.
+    compactions = [entry for entry in listed if entry.get("type") == "compaction"]
+    for entry in (counts, *compactions):
+        created = part_of(entry, "cache_creation_input_tokens")
+        read += part_of(entry, "cache_read_input_tokens")
+        written += created
+        hour += min(part_of(entry.get("cache_creation"), "ephemeral_1h_input_tokens"), created)
+    fresh += sum(part_of(entry, "input_tokens") for entry in compactions)
+    output += sum(part_of(entry, "output_tokens") for entry in compactions)
     tools = _given(counts.get("server_tool_use"))
     return Usage(
         prompt_tokens=fresh + read + written,
         cached_tokens=read,
         cache_write_tokens=written,
-        cache_write_1h_tokens=min(
-            part_of(counts.get("cache_creation"), "ephemeral_1h_input_tokens"), written
-        ),
+        cache_write_1h_tokens=hour,
         completion_tokens=output,
         reasoning_tokens=min(
             part_of(counts.get("output_tokens_details"), "thinking_tokens"), output
         ),
         web_searches=part_of(tools, "web_search_requests"),
         other_fees=any(part_of(tools, name) for name in tools if name not in _FREE_TOOLS)
-        or counts.get("speed", "standard") != "standard",
+        or any(entry.get("type") not in _OWN_ITERATIONS for entry in listed)
+        or counts.get("container") is not None
+        or counts.get("speed") not in (None, "standard"),
     )
 
 

@@ -87,9 +87,9 @@ def usage_of_response(document: dict[str, Any]) -> Usage | None:
     usage = parse_usage(document.get("usage"))
     if usage is None:
         return None
-    kinds = [item.get("type") for item in _objects(document.get("output"))]
-    searches = kinds.count("web_search_call")
-    others = any(kind in _BILLED_CALLS for kind in kinds)
+    output = _objects(document.get("output"))
+    searches = sum(map(_is_search, output))
+    others = any(item.get("type") in _BILLED_CALLS for item in output)
     if not searches and not others:
         return usage
     return msgspec.structs.replace(usage, web_searches=searches, other_fees=others)
@@ -144,6 +144,13 @@ class ResponsesRelay(TypedEventRelay):
                 event, document.get("code"), document.get("message"), self._secrets
             )
         return False
+
+
+def _is_search(item: dict[str, Any]) -> bool:
+    """A call of the web search that searched; opening what was found costs no fee."""
+    action = item.get("action")
+    kind = action.get("type", "search") if isinstance(action, dict) else "search"
+    return item.get("type") == "web_search_call" and kind == "search"
 
 
 def _refuse_what_stays(body: dict[str, Any], given: str | list[Any]) -> None:
