@@ -46,7 +46,9 @@ FAULTS: Final[dict[str, str]] = {
 _IN_PROMPT = re.compile(rb"\[\[fault:([a-z0-9-]{1,64})\]\]")
 _NUMBER = re.compile(r"(.*)-(\d{1,9})")
 _REASONS = {200: b"OK", 302: b"Found", 400: b"Bad Request", 429: b"Too Many Requests"}
-_ANTHROPIC_TYPES = {429: "rate_limit_error", 529: "overloaded_error"}
+_ANTHROPIC_TYPES = {
+    413: "request_too_large", 429: "rate_limit_error", 529: "overloaded_error",
+}  # fmt: skip
 _HUGE_BYTES = 8 << 20
 SETTLE_SECONDS = 0.03  # before a stream breaks: what was written before is to arrive before
 _JSON = b"content-type: application/json\r\n"

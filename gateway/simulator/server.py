@@ -66,6 +66,7 @@ class Served(msgspec.Struct):
     status: int = 0
     fault: str | None = None
     closed_after_seconds: float | None = None  # when the caller hung up before the end
+    url: str = ""  # as it was asked for: Azure's paths are served like the others
     headers: dict[bytes, bytes] = {}  # names in lower case
 
 
@@ -233,6 +234,7 @@ class _Connection(asyncio.Protocol):
             received=time.monotonic(),
             prompt_tokens=reply.prompt_tokens,
             fault=str(fault) if fault is not None else None,
+            url=self._url.decode("latin-1"),
             headers=self._headers,
         )
         simulator.remember(served)

@@ -1,10 +1,11 @@
-"""Fixtures for whole-gateway tests: one simulated provider and two gateways for the session."""
+"""Fixtures for whole-gateway tests: one simulated provider and three gateways for the session."""
 
 from collections.abc import Iterator
 
 import openai
 import pytest
 
+from tests.gateway.dialect_world import dialect_gateway
 from tests.gateway.running import ProviderThread, RunningGateway, running_gateway
 
 
@@ -21,6 +22,15 @@ def plain(
 ) -> Iterator[RunningGateway]:
     """A gateway without local models."""
     with running_gateway(tmp_path_factory.mktemp("plain"), provider.base_url) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="session")
+def dialects(
+    tmp_path_factory: pytest.TempPathFactory, provider: ProviderThread
+) -> Iterator[RunningGateway]:
+    """A gateway whose providers speak every dialect."""
+    with dialect_gateway(tmp_path_factory.mktemp("dialects"), provider) as gateway:
         yield gateway
 
 
