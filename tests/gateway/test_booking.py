@@ -1,6 +1,7 @@
 """Booking against the same arithmetic done with exact fractions of a dollar."""
 
 from fractions import Fraction
+from typing import Any
 
 import msgspec
 import pytest
@@ -176,6 +177,14 @@ def test_an_unpriced_attempt_that_another_replaced_stays_unpriced() -> None:
     failed = attempt(UNPRICED, Usage(prompt_tokens=3), error=UpstreamTimeout("too slow"))
     event = booking.attempt_event(made, failed, recorded_us=NOW_US, superseded=True)
     assert (event.cost_pico, event.charge_pico, event.baseline_pico) == (None, None, None)
+
+
+@pytest.mark.parametrize("extra", [{"web_searches": 2}, {"other_fees": True}])
+def test_a_fee_that_no_price_covers_makes_the_answer_unpriced(extra: dict[str, Any]) -> None:
+    """Its tokens alone would be too little, and would look like all of it."""
+    event = booked(Usage(prompt_tokens=5, completion_tokens=1, **extra))
+    assert (event.cost_pico, event.charge_pico) == (None, None)
+    assert event.usage.prompt_tokens == 5
 
 
 def test_what_never_reached_a_provider_costs_not_even_the_fee_of_a_request() -> None:

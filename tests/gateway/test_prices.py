@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import genai_prices
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,11 +49,13 @@ def listed(provider: str, model: str) -> PriceSchedule:
 def random_usage(rng: random.Random) -> Usage:
     prompt = rng.choice([*EDGES, rng.randrange(400_000)])
     cached = rng.randrange(prompt + 1)
+    written = rng.randrange(prompt - cached + 1)
     completion = rng.randrange(20_000)
     return Usage(
         prompt_tokens=prompt,
         cached_tokens=cached,
-        cache_write_tokens=rng.randrange(prompt - cached + 1),
+        cache_write_tokens=written,
+        cache_write_1h_tokens=rng.randrange(written + 1),
         completion_tokens=completion,
         reasoning_tokens=rng.randrange(completion + 1),
     )
@@ -64,6 +67,8 @@ def reference_pico(provider: str, model: str, usage: Usage, at_us: int) -> Decim
             input_tokens=usage.prompt_tokens,
             cache_read_tokens=usage.cached_tokens,
             cache_write_tokens=usage.cache_write_tokens,
+            cache_write_1h_tokens=usage.cache_write_1h_tokens,
+            web_searches=usage.web_searches,
             output_tokens=usage.completion_tokens,
         ),
         model,
@@ -102,6 +107,41 @@ def test_the_worst_case_bounds_every_smaller_request(provider: str, model: str) 
         price = schedule.at(at_us, usage.prompt_tokens)
         assert price is not None
         assert price.cost_pico(usage) <= bound
+
+
+def test_what_is_kept_for_an_hour_and_what_is_searched_have_prices_of_their_own() -> None:
+    usage = Usage(
+        prompt_tokens=100, cached_tokens=10, cache_write_tokens=60, cache_write_1h_tokens=20,
+        completion_tokens=5, web_searches=3,
+    )  # fmt: skip
+    now_us = moment_us(2026, 11, 1)
+    price = listed("anthropic", "claude-sonnet-4-5").at(now_us, 100)
+    assert price is not None
+    assert price.prices(usage)
+    assert price.cost_pico(usage) == 30_438_000_000
+    assert reference_pico("anthropic", "claude-sonnet-4-5", usage, now_us) == 30_438_000_000
+
+
+def test_what_has_no_rate_is_not_priced() -> None:
+    """Not at the price of something else, and not at zero."""
+    price = contract(per_mtok={"input": "1", "output": "1"}, tiers=[]).at(0, 0)
+    assert price is not None
+    assert price.prices(Usage(prompt_tokens=5, cache_write_tokens=5, cache_write_1h_tokens=5))
+    assert not price.prices(Usage(prompt_tokens=5, web_searches=1))
+    assert not price.prices(Usage(prompt_tokens=5, other_fees=True))
+
+
+def test_a_price_without_the_newer_rates_keeps_its_name() -> None:
+    """Books that are older than those rates still verify."""
+    plain = contract(per_mtok={"input": "1", "output": "1"}, tiers=[]).at(0, 0)
+    newer = contract(
+        per_mtok={"input": "1", "output": "1", "cache_write_1h": "2"},
+        tiers=[ContractTier(when_input_over=10, multiply={"input": "3"})],
+    )
+    assert plain is not None
+    assert b"cache_write_1h" not in msgspec.json.encode(plain.rates)
+    assert {p.rates.cache_write_1h for p in newer.prices} == {2_000_000, 6_000_000}
+    assert all(content_hash(price) == price.source_hash for price in (plain, *newer.prices))
 
 
 def test_a_date_decides_the_price_of_o3() -> None:

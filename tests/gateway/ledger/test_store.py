@@ -323,6 +323,23 @@ def test_a_reader_cannot_write(store: LedgerStore) -> None:
         connection.execute("DELETE FROM rollup")
 
 
+def test_books_of_the_first_release_become_present_ones(tmp_path: Path) -> None:
+    """What they did not count then is zero."""
+    path = tmp_path / "ledger.sqlite"
+    connection = sqlite3.connect(path)
+    connection.executescript(MIGRATIONS[0] + "PRAGMA user_version = 1;")
+    connection.close()
+    store = LedgerStore(path)
+    try:
+        store.register_prices(all_prices([PRICES]))
+        book(store, final("r"))
+        counts = query(path, "SELECT cache_write_1h_tokens, web_searches FROM usage_event")
+        assert counts == [(0, 0)]
+        assert store.verify() == []
+    finally:
+        store.close()
+
+
 def test_books_of_a_newer_release_are_left_alone(tmp_path: Path) -> None:
     """Opening them says so instead of guessing."""
     path = tmp_path / "ledger.sqlite"
