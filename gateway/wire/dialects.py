@@ -143,8 +143,11 @@ def locate(path: str) -> tuple[Endpoint | None, str | None]:
     if endpoint is not None:
         return endpoint, None
     if path.startswith(_DEPLOYMENTS):
-        name, slash, rest = path.removeprefix(_DEPLOYMENTS).partition("/")
-        return _UNDER_DEPLOYMENT.get(slash + rest), unquote(name) or None
+        for suffix, under in _UNDER_DEPLOYMENT.items():
+            name = path.removeprefix(_DEPLOYMENTS).removesuffix(suffix)
+            if name and path.endswith(suffix):
+                return under, unquote(name)  # a server may have decoded it; then it has no % left
+        return None, None
     if path.startswith(_AZURE + "/v1/"):
         return _PATHS.get(path.removeprefix(_AZURE)), None
     if path == _AZURE + DIALECTS["responses"].path:

@@ -83,6 +83,8 @@ metadata: {name: test}
 tenants:
   - {id: acme, budgets: [{name: monthly, amount: "1000.00"}]}
   - {id: globex}
+  - id: thrifty
+    budgets: [{name: tiny, amount: "0.000001", on_exceeded: downgrade, downgrade_to: chatty}]
 """.replace(
     "GPT_PRICE",
     '{source: contract, contract_id: TEST, per_mtok: {input: "2.50", cached_input: "0.25",'

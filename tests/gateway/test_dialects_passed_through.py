@@ -310,6 +310,17 @@ def test_a_hard_budget_refuses_tools_whose_cost_nobody_knows(
     assert globex.post(path, body).status_code == 200, "globex has no budget to keep"
 
 
+def test_a_budget_never_leaves_a_request_to_who_does_not_speak_its_dialect(
+    dialects: RunningGateway, provider: ProviderThread
+) -> None:
+    thrifty = Asked(dialects, provider, "thrifty")
+    refused = thrifty.post("/messages", BODIES["/messages"])
+    assert refused.status_code == 429
+    assert refused.headers["x-should-retry"] == "false"
+    assert "'chatty' that it leaves does not speak messages" in refused.text
+    thrifty.close()
+
+
 def test_the_books_are_sound_after_all_that(acme: Asked) -> None:
     """Every cost follows from its tokens and its price, the new buckets included."""
     answer = acme.post("/messages", BODIES["/messages"])

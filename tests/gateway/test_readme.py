@@ -7,6 +7,7 @@ from gateway import pipeline, respond
 from gateway.policy.snapshot import RateLimits
 from gateway.routing import Decision
 from gateway.stores.limits import Limiter
+from gateway.wire.dialects import DIALECTS
 from gateway.wire.usage import Usage
 from tests.gateway.exchanges import SMALL, attempt, exchange, stored
 from tests.gateway.test_errors import tree
@@ -63,6 +64,7 @@ def test_the_table_of_headers_is_what_an_answer_can_carry() -> None:
     made.decision = Decision(small=True, difficulty=0.2, threshold=0.5, reason="easy")
     limits = RateLimits(requests_per_minute=5, tokens_per_minute=500)
     made.rate = Limiter().reserve("acme", limits, 10, 1, 100.0)
+    made.endpoint = "messages"  # whose clients read one more
     sent = dict(line.split(b": ", 1) for line in respond.answer_lines(made).splitlines())
     assert sorted(row[0].encode() for row in table("Response headers")) == sorted(sent)
     assert all(re.fullmatch(rb"[\x20-\x7e]+", value) for value in sent.values()), sent
@@ -75,6 +77,12 @@ def test_a_request_refused_at_the_door_carries_what_is_known_of_it() -> None:
     assert names == {
         b"x-request-id", b"openai-processing-ms", b"x-tollhouse-policy", b"x-tollhouse-cache",
     }  # fmt: skip
+
+
+def test_the_table_of_dialects_names_every_endpoint() -> None:
+    rows = [(row[0].split(", "), row[1]) for row in table("Dialects")]
+    described = {endpoint: dialect for endpoints, dialect in rows for endpoint in endpoints}
+    assert described == {endpoint: dialect.name for endpoint, dialect in DIALECTS.items()}
 
 
 def test_every_module_is_in_the_tree_and_every_name_in_the_tree_exists() -> None:
