@@ -6,7 +6,6 @@ Knows paths, headers and bytes. Knows no socket, no policy, no money.
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, Protocol
-from urllib.parse import unquote
 
 import msgspec
 
@@ -135,7 +134,7 @@ _UNDER_DEPLOYMENT: dict[str, Endpoint] = {
 
 
 def locate(path: str) -> tuple[Endpoint | None, str | None]:
-    """(endpoint, deployment) of a path, as OpenAI, Anthropic and Azure spell them.
+    """(endpoint, deployment) of a decoded path, as OpenAI, Anthropic and Azure spell them.
 
     The deployment is Azure's name of the model. (None, None) where nothing is posted to the path.
     """
@@ -143,10 +142,10 @@ def locate(path: str) -> tuple[Endpoint | None, str | None]:
     if endpoint is not None:
         return endpoint, None
     if path.startswith(_DEPLOYMENTS):
+        rest = path.removeprefix(_DEPLOYMENTS)
         for suffix, under in _UNDER_DEPLOYMENT.items():
-            name = path.removeprefix(_DEPLOYMENTS).removesuffix(suffix)
-            if name and path.endswith(suffix):
-                return under, unquote(name)  # a server may have decoded it; then it has no % left
+            if rest.endswith(suffix) and rest != suffix:
+                return under, rest.removesuffix(suffix)
         return None, None
     if path.startswith(_AZURE + "/v1/"):
         return _PATHS.get(path.removeprefix(_AZURE)), None
