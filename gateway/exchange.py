@@ -161,7 +161,6 @@ class Exchange:
         self.attempts: list[Attempt] = []
         self.first_byte: float | None = None  # monotonic, of the answer's first byte
         self.answer: dict[str, Any] | None = None  # the complete answer, where it may be stored
-
         self.next_sequence = 0  # of an event after those sent, where the dialect numbers them
 
         # exact, semantic, generate: what is released after settling

@@ -69,7 +69,12 @@ def _speaking(exchange: Exchange, models: tuple[Model, ...]) -> tuple[Model, ...
     never replaced by another one that does.
     """
     endpoint = exchange.endpoint
-    spoken = tuple([model for model in models if endpoint in model.paths])
+    for model in models:
+        if endpoint not in model.paths:
+            break
+    else:
+        return models  # nearly always
+    spoken = tuple(model for model in models if endpoint in model.paths)
     if spoken and (spoken[0] is models[0] or exchange.request.model == AUTO):
         return spoken
     lacking = models[0]

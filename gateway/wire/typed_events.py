@@ -9,7 +9,12 @@ from typing import Any
 
 import orjson
 
-from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamUnavailable
+from gateway.errors import (
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamStatus,
+    UpstreamUnavailable,
+)
 from gateway.wire.openai import redact
 from gateway.wire.sse import EventSplitter, event_data
 from gateway.wire.usage import Usage
@@ -18,10 +23,13 @@ from gateway.wire.usage import Usage
 EVENT_BYTES_MAX = 4 << 20
 _KIND_LENGTH_MAX = 64
 _TEXT_LENGTH_MAX = 2_000
-_PASSING = frozenset(
-    {"overloaded_error", "rate_limit_error", "rate_limit_exceeded", "server_error",
-     "server_is_overloaded"}
-)  # fmt: skip
+# What passes, or is better somewhere else: by the status that says so.
+_PASSING = {
+    "overloaded_error": 529,
+    "server_is_overloaded": 503,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+}
 
 
 class TypedEventRelay:
@@ -121,16 +129,19 @@ class TypedEventRelay:
             self.text_bytes += len(value) if value.isascii() else len(value.encode())
 
 
-def reported_error(
-    event: bytes, kind: Any, text: Any, secrets: Sequence[str]
-) -> UpstreamProtocolError:
+def reported_error(event: bytes, kind: Any, text: Any, secrets: Sequence[str]) -> UpstreamStatus:
     """The error that a provider reports in its stream, its text redacted.
 
     ``frame`` is the event itself, for a client that has seen a part of the stream already.
     """
     named = redact(kind, secrets)[:_KIND_LENGTH_MAX] if isinstance(kind, str) else "no reason"
     said = f": {redact(text, secrets)[:_TEXT_LENGTH_MAX]}" if isinstance(text, str) else "."
-    error = UpstreamProtocolError(f"The provider's stream reported {named}{said}")
-    error.retryable = kind in _PASSING  # by another target, while nothing was passed on
+    error = UpstreamStatus(
+        f"The provider's stream reported {named}{said}",
+        status=_PASSING.get(named, 502),
+        type=named if named.endswith("_error") else "api_error",
+        code=named if isinstance(kind, str) else "upstream_error",
+    )
+    error.retryable = named in _PASSING
     error.frame = redact(event.decode(errors="replace"), secrets).encode()
     return error

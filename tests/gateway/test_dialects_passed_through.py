@@ -158,6 +158,25 @@ def test_azure_is_asked_as_it_wants_to_be(model: str, path: str, url: str, acme:
     assert b"authorization" not in seen.headers
 
 
+def test_the_same_body_for_two_deployments_gets_two_answers(acme: Asked) -> None:
+    """The model is in the path alone; each deployment's second answer is its own first one."""
+    url = f"http://127.0.0.1:{acme.gateway.port}/openai/deployments"
+    answers = [
+        httpx.post(
+            f"{url}/{model}/chat/completions?api-version=2024-10-21",
+            json={"messages": HELLO, "temperature": 0},
+            headers={"api-key": acme.key},
+            trust_env=False,
+        )
+        for model in ("gpt", "chatty", "gpt", "gpt", "chatty", "chatty")
+    ]
+    said = [answer.headers["x-tollhouse-model"] for answer in answers]
+    assert said == ["gpt", "chatty", "gpt", "gpt", "chatty", "chatty"]
+    hits = [answer.headers["x-tollhouse-cache"] for answer in answers]
+    assert hits == ["miss", "miss", *["hit-exact"] * 4]
+    assert {answer.json()["model"] for answer in answers} == {"simulated-gpt", "simulated-chat"}
+
+
 @pytest.mark.parametrize(
     ("path", "model", "speaks"),
     [("/messages", "gpt", "messages"), ("/responses", "claude", "responses"),

@@ -20,6 +20,7 @@ from gateway.errors import (
     RateLimited,
     UpstreamError,
     UpstreamProtocolError,
+    UpstreamStatus,
     UpstreamTimeout,
     UpstreamUnavailable,
 )
@@ -101,7 +102,8 @@ def test_a_path_is_found_as_each_vendor_spells_it(path: str, found: tuple[Endpoi
     [
         "/", "/v1", "/v1/messages/", "/v1/messages/batches", "/openai", "/openai/v1/",
         "/openai/deployments/", "/openai/deployments/gpt-x", "/openai/deployments/gpt-x/messages",
-        "/openai/deployments/embeddings", "/openai/deployments//embeddings", "/openai/v1/v1/responses",
+        "/openai/deployments/embeddings",
+        "/openai/deployments//embeddings", "/openai/v1/v1/responses",
     ],
 )  # fmt: skip
 def test_no_other_path_is_taken_for_one_of_them(path: str) -> None:
@@ -459,9 +461,9 @@ def test_an_event_that_repeats_a_long_answer_passes_and_a_longer_one_is_refused(
 def test_an_error_in_the_stream_is_the_providers_own_without_secrets() -> None:
     relay = relay_of("messages")
     reason = {"type": "overloaded_error", "message": f"key {SECRET} is busy"}
-    with pytest.raises(UpstreamProtocolError) as failure:
+    with pytest.raises(UpstreamStatus) as failure:
         relay.feed(events_of({"type": "error", "error": reason}))
-    assert failure.value.retryable
+    assert (failure.value.status, failure.value.retryable) == (529, True)
     assert "overloaded_error" in failure.value.message
     assert SECRET not in failure.value.message
     assert error_event("messages", failure.value, "01R", 0) == events_of(
@@ -481,8 +483,9 @@ def test_a_failed_response_is_told_as_it_came_and_billed_as_it_says() -> None:
     }
     good = events_of({"type": "response.created", "sequence_number": 3})
     assert relay.feed(good + events_of(failed)) == good
-    with pytest.raises(UpstreamProtocolError) as failure:
+    with pytest.raises(UpstreamStatus) as failure:
         relay.end()
+    assert (failure.value.status, failure.value.code) == (502, "server_error")
     assert error_event("responses", failure.value, "01R", 5) == events_of(failed)
     assert relay.usage == Usage(prompt_tokens=3, completion_tokens=2)
     assert relay.next_sequence == 5
