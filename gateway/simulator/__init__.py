@@ -1,5 +1,5 @@
-"""A simulated provider for demos, load tests and our tests. It speaks OpenAI's HTTP interfaces, chat
-and responses, also by Azure's paths, and Anthropic's messages.
+"""A simulated provider for demos, load tests and our tests. It speaks OpenAI's HTTP interfaces
+(chat and responses, by Azure's paths too) and Anthropic's messages.
 
 Deterministic: the same seed and request give the same answer, which says that it is simulated.
 Faults can be asked for by name, per request or for a share of them. Counts exactly what it has
