@@ -58,7 +58,7 @@ def events_of(*documents: dict[str, Any]) -> bytes:
 
 def relay_of(endpoint: Endpoint) -> TypedEventRelay:
     body = MESSAGE if endpoint == "messages" else RESPONSE
-    relay = DIALECTS[endpoint].relay(parse(endpoint, body), False, [SECRET])
+    relay = DIALECTS[endpoint].relay(parse(endpoint, body), False, False, [SECRET])
     assert isinstance(relay, TypedEventRelay)
     return relay
 
