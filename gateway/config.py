@@ -11,12 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from gateway.errors import PolicyError
+from gateway.wire.redis_url import parse_redis_url
 from gateway.yaml_documents import (
+    UNSHOWN,
     Document,
     Problem,
+    Referenced,
     Where,
     plain_scalar,
     read_documents,
@@ -38,7 +42,7 @@ RESERVED = frozenset(
     }
 )
 RESERVED_PREFIXES = ("TOLLHOUSE_DEMO_", "TOLLHOUSE_TEST_")
-_TEXTS = frozenset({"host", "generation", "embedding", "environment"})  # never numbers
+_TEXTS = frozenset({"host", "generation", "embedding", "environment", "prefix"})  # never numbers
 
 _PACKAGE = Path(__file__).resolve().parent
 # Beside the package in a clone; inside it where it is installed from a wheel.
@@ -53,6 +57,23 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
 _Path = Annotated[Path, WithJsonSchema({"type": "string"})]
+
+
+def _redis_url(value: Any) -> Any:
+    """A URL, which may carry a password only where it came from the environment or a file."""
+    if not isinstance(value, str):
+        return value
+    try:
+        address = parse_redis_url(value)
+    except ValueError as error:
+        raise PydanticCustomError(UNSHOWN, "{why}", {"why": str(error)}) from None
+    if address.password and not isinstance(value, Referenced):
+        message = "a password is a reference, redis://:${env:NAME}@host, never in the file itself"
+        raise PydanticCustomError(UNSHOWN, message)
+    return str(value)
+
+
+_RedisUrl = Annotated[str, BeforeValidator(_redis_url)]
 
 
 class _Section(BaseModel):
@@ -86,6 +107,22 @@ class Local(_Section):
     hedge: bool = Field(False, description="A second try of a local answer that is late.")
 
 
+class SharedRedis(_Section):
+    """The Redis through which workers and gateways share limits and the exact cache."""
+
+    url: _RedisUrl | None = Field(
+        None,
+        repr=False,
+        description="redis://, rediss:// (TLS) or unix://; none: every process is on its own.",
+    )
+    prefix: Annotated[str, Field(pattern="^[a-z0-9-]{1,32}$")] = Field(
+        "tollhouse", description="Of every key; deployments that share a Redis choose their own."
+    )
+    timeout_seconds: Annotated[float, Field(ge=0.005, le=1.0)] = Field(
+        0.05, description="For each reply; a later one counts as none."
+    )
+
+
 class Limits(_Section):
     """Every maximum. Names end in their unit."""
 
@@ -101,6 +138,7 @@ class Limits(_Section):
     attempts_max: Count = Field(3, description="Attempts of one request over all targets.")
     answer_bytes_max: Bytes = Field(64 << 20, description="A provider's answer.")
     exact_cache_bytes: Bytes = Field(64 << 20, description="The exact cache of one worker.")
+    shared_answer_bytes_max: Bytes = Field(256 << 10, description="An answer kept in Redis.")
     semantic_entries_max: Count = Field(20_000, description="Entries of one semantic namespace.")
     semantic_namespaces_max: Count = Field(1_000, description="Semantic namespaces in memory.")
     reload_settle_seconds: Seconds = Field(0.5, description="Files at rest before a reload.")
@@ -119,6 +157,9 @@ class Settings(_Section):
     )
     models_dir: _Path | None = Field(None, description="Local models; default: the XDG cache.")
     workers: Annotated[int, Field(ge=1)] = Field(1, description="Gateway processes.")
+    replicas: Annotated[int, Field(ge=1)] = Field(
+        1, description="Gateways that share the Redis; without it each keeps to its share."
+    )
     durability: Literal["process", "power"] = Field(
         "process", description="What a booked event survives: kill -9, or a power cut (fsync)."
     )
@@ -128,6 +169,7 @@ class Settings(_Section):
     drain_seconds: Seconds = Field(600.0, description="For running requests, after that.")
     access_log: bool = Field(False, description="One line of JSON per request.")
     environment: str = Field("", description="Shown on every page, such as 'staging'.")
+    redis: SharedRedis = SharedRedis()
     local: Local = Local()
     limits: Limits = Limits()
 
@@ -215,6 +257,8 @@ def _from_variable(name: str, text: str) -> Any:
         return [_place(part, Path()) for part in text.split(os.pathsep) if part]
     if name in ("state_dir", "models_dir"):
         return _place(text, Path())
+    if name == "url":
+        return Referenced(text)  # it may carry a password
     return text if name in _TEXTS else plain_scalar(text)
 
 

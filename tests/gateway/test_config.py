@@ -85,6 +85,21 @@ def test_a_variable_overrides_the_file(tmp_path: Path) -> None:
     assert settings.local.enabled == "on"
 
 
+def test_a_redis_password_is_a_reference_or_a_variable_and_is_not_shown(tmp_path: Path) -> None:
+    """In a file only ``${env:}`` or ``${file:}`` may bring it."""
+    path = write(tmp_path, "redis: {url: 'redis://:${env:REDIS_PASSWORD}@cache/2'}")
+    settings = load_settings(path, environ={"REDIS_PASSWORD": "s3cret"})
+    assert settings.redis.url == "redis://:s3cret@cache/2"
+    assert "s3cret" not in repr(settings)
+    settings = load_settings(path, environ={
+        "REDIS_PASSWORD": "x", "TOLLHOUSE_REDIS_URL": "rediss://gate:s3cret@other:7000",
+    })  # fmt: skip
+    assert settings.redis.url == "rediss://gate:s3cret@other:7000"
+    (problem,) = refusals(path, REDIS_PASSWORD="s3cret/x")
+    assert "this is no URL" in problem
+    assert "s3cret" not in problem
+
+
 def test_each_setting_has_one_variable() -> None:
     """No two keys share a name, and every leaf has one."""
     names = override_names()
@@ -125,6 +140,14 @@ def test_a_variable_that_is_no_setting_is_refused(tmp_path: Path) -> None:
          "1:24: limits.body_seconds: must be more than 0.0, not the number 0"),
         ("workers: 2", "1:10: workers: more than one worker needs Redis, which is not supported"
          " yet; set workers: 1"),
+        ("redis: {url: 'http://cache'}",
+         "1:14: redis.url: a Redis URL begins with redis://, rediss:// (TLS) or unix://"),
+        ("redis: {url: 'redis://:secret@cache'}", "1:14: redis.url: a password is a reference,"
+         " redis://:${env:NAME}@host, never in the file itself"),
+        ("redis: {url: 6379}", "1:14: redis.url: expected a text, not the number 6379"),
+        ("redis: {prefix: 'a b'}",
+         "1:17: redis.prefix: must match ^[a-z0-9-]{1,32}$, not the text 'a b'"),
+        ("replicas: 0", "1:11: replicas: must be at least 1, not the number 0"),
         ("policies: rules", "1:11: policies: expected a list, not the text 'rules'"),
         ("state_dir: 3", "1:12: state_dir: expected a path, not the number 3"),
         ("[1]", "1:1: settings are a mapping of keys"),
