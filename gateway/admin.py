@@ -1,15 +1,20 @@
 """What the admin application may ask of a worker: probes, purging, numbers. Thin, no decisions."""
 
+import asyncio
 from collections.abc import Mapping
 
 from gateway.caches.entry import StoredAnswer
 from gateway.endpoints import V1
+from gateway.errors import Overloaded
 from gateway.services import Services
+from gateway.stores.redis import RedisUnavailable
 from gateway.web.services import AdminServices, Probe
 
 
 def admin_services(services: Services, v1: V1) -> AdminServices:
     """Everything the admin application needs, from the parts of a worker."""
+
+    loop = asyncio.get_running_loop()
 
     def ready() -> Probe:
         healthy = services.ledger.healthy
@@ -18,6 +23,8 @@ def admin_services(services: Services, v1: V1) -> AdminServices:
             "ledger": "ok" if healthy else "failing",
             "traffic": "draining" if v1.stopping else "ok",
         }
+        if services.redis is not None:  # told, not required: we serve without it
+            checks["redis"] = "ok" if services.redis.healthy else "away"
         return Probe(ok=healthy and not v1.stopping, checks=checks)
 
     def started() -> Probe:
@@ -41,7 +48,7 @@ def admin_services(services: Services, v1: V1) -> AdminServices:
         policies=services.policies,
         switches=services.switches,
         metrics=services.metrics,
-        purge=lambda tenant: purge(services, tenant),
+        purge=lambda tenant: purge(services, tenant, loop),
         live=lambda: Probe(ok=True),
         ready=ready,
         started=started,
@@ -52,16 +59,21 @@ def admin_services(services: Services, v1: V1) -> AdminServices:
     )
 
 
-def purge(services: Services, tenant: str | None) -> int:
-    """Forget cached answers, of one tenant or of all; how many."""
-    if tenant is None:
-        return services.exact.delete_where(_any) + services.semantic.delete_where(_any)
+def purge(services: Services, tenant: str | None, loop: asyncio.AbstractEventLoop) -> int:
+    """Forget cached answers, of one tenant or of all; how many. Not on ``loop``: waits for it.
 
-    def of_tenant(entry: StoredAnswer) -> bool:
-        return entry.tenant_id == tenant
+    Raises Overloaded where Redis is away: what it holds would come back.
+    """
 
-    return services.exact.delete_where(of_tenant) + services.semantic.delete_where(of_tenant)
+    def doomed(entry: StoredAnswer) -> bool:
+        return tenant is None or entry.tenant_id == tenant
 
-
-def _any(entry: StoredAnswer) -> bool:
-    return True
+    shared = 0
+    if services.shared_exact is not None:
+        purging = asyncio.run_coroutine_threadsafe(services.shared_exact.purge(tenant), loop)
+        try:
+            shared = purging.result()
+        except RedisUnavailable as error:
+            raise Overloaded(f"Not purged: {error}. Try again when Redis is back.") from None
+    here = services.exact.delete_where(doomed) + services.semantic.delete_where(doomed)
+    return shared + here

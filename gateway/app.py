@@ -21,6 +21,7 @@ from gateway.asgi import AsgiHandler
 from gateway.caches.exact import ExactCache
 from gateway.caches.repeats import Repeats
 from gateway.caches.semantic import SemanticCache
+from gateway.caches.shared_exact import SharedExactCache
 from gateway.caches.single_flight import SingleFlight
 from gateway.config import Settings
 from gateway.endpoints import V1
@@ -35,6 +36,8 @@ from gateway.server import Server
 from gateway.services import Services
 from gateway.stores.keys import KeyRecord, KeyStore, load_pepper
 from gateway.stores.limits import Limiter
+from gateway.stores.redis import Redis
+from gateway.stores.shared_limits import SharedLimiter
 from gateway.telemetry import Metrics
 from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import Bulkhead
@@ -174,6 +177,8 @@ class Gateway:
             now_us=now_us,
             monotonic=time.monotonic,
         )
+        _share(self.services)
+        self._leases: asyncio.Task[None] | None = None
         self.policies.subscribe(self._adopt)
         self._adopt(self.policies.current)
         self.v1 = V1(self.services)
@@ -222,6 +227,10 @@ class Gateway:
         """Start what runs in the background."""
         if self.model_process is not None:
             self.model_process.start()
+        redis, limiter = self.services.redis, self.services.shared_limiter
+        if redis is not None and limiter is not None:
+            await redis.connect()  # or not: then it comes by itself, and we begin without
+            self._leases = asyncio.get_running_loop().create_task(limiter.keep())
 
     async def sample_model_process(self) -> None:
         """Note once a second how many generations run at once, for ever."""
@@ -242,7 +251,37 @@ class Gateway:
             await self.model_process.close()
         await self.services.ledger.drain()
         self.services.ledger.close()
+        if self._leases is not None:
+            self._leases.cancel()
+        if self.services.redis is not None:
+            await self.services.redis.close()
         self.keys.close()
+
+
+def _share(services: Services) -> None:
+    """Limits and exact answers through Redis, where the settings name one."""
+    settings, metrics = services.settings, services.metrics
+    if settings.redis.url is None:
+        return
+    redis = services.redis = Redis(
+        settings.redis.url,
+        timeout_seconds=settings.redis.timeout_seconds,
+        count=lambda kind: metrics.redis_trouble_total.inc((kind,)),
+    )
+    metrics.redis_up.callback = lambda: float(redis.healthy)
+    services.shared_limiter = SharedLimiter(
+        redis,
+        prefix=settings.redis.prefix,
+        processes=settings.replicas * settings.workers,
+        count_degraded=metrics.rate_limits_degraded_total.inc,
+    )
+    services.shared_exact = SharedExactCache(
+        redis,
+        prefix=settings.redis.prefix,
+        tenant_secret=services.keys.tenant_secret,
+        answer_bytes_max=settings.limits.shared_answer_bytes_max,
+        count=lambda result: metrics.shared_cache_lookups_total.inc((result,)),
+    )
 
 
 class AbsentModel:

@@ -171,7 +171,7 @@ def _server_timing(exchange: Exchange) -> str:
 
 
 def _rate_lines(left: Allowance) -> str:
-    lines = ""
+    lines = "x-tollhouse-degraded: rate-limits\r\n" if left.degraded else ""
     if left.requests_limit is not None:
         lines += (
             f"x-ratelimit-limit-requests: {left.requests_limit}\r\n"

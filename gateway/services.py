@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gateway.caches.exact import ExactCache
 from gateway.caches.repeats import Repeats
 from gateway.caches.semantic import SemanticCache
+from gateway.caches.shared_exact import SharedExactCache
 from gateway.caches.single_flight import SingleFlight
 from gateway.config import Settings
 from gateway.ids import UlidFactory
@@ -23,6 +24,8 @@ from gateway.policy.switches import Switches
 from gateway.routing import Router
 from gateway.stores.keys import KeyStore
 from gateway.stores.limits import Limiter
+from gateway.stores.redis import Redis
+from gateway.stores.shared_limits import SharedLimiter
 from gateway.telemetry import Metrics
 from gateway.upstreams.base import Upstream
 
@@ -58,3 +61,7 @@ class Services(msgspec.Struct, kw_only=True):
     new_id: UlidFactory
     now_us: Callable[[], int]  # UTC microseconds
     monotonic: Callable[[], float]  # seconds
+    # None, all three: the settings name no Redis
+    redis: Redis | None = None
+    shared_limiter: SharedLimiter | None = None
+    shared_exact: SharedExactCache | None = None

@@ -296,6 +296,23 @@ class Metrics:
         )
         self.cache_entries = gauge("cache_entries", "Answers held.", "tier")
 
+        # Redis
+        self.redis_up = gauge("redis_up", "1 while Redis answers; absent where none is configured.")
+        self.redis_trouble_total = counter(
+            "redis_trouble_total",
+            "Commands without effect; kind is failed (somebody waited) or lost (nobody did).",
+            "kind",
+        )
+        self.rate_limits_degraded_total = counter(
+            "rate_limits_degraded_total",
+            "Requests judged by this process' share of the limits, because Redis was away.",
+        )
+        self.shared_cache_lookups_total = counter(
+            "shared_cache_lookups_total",
+            "Exact lookups in Redis; result is hit, miss, invalid or unavailable.",
+            "result",
+        )
+
         # Money
         self.tokens_total = counter(
             "tokens_total",

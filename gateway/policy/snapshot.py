@@ -192,6 +192,15 @@ class RateLimits(msgspec.Struct, frozen=True, kw_only=True):
     concurrent: int | None = None
     max_output_tokens: int | None = None
 
+    @property
+    def any(self) -> bool:
+        """Something must be counted over several requests."""
+        return (
+            self.requests_per_minute is not None
+            or self.tokens_per_minute is not None
+            or self.concurrent is not None
+        )
+
 
 class StaticKey(msgspec.Struct, frozen=True, kw_only=True):
     """A key written in YAML by its digest; read-only at run time."""

@@ -1,16 +1,22 @@
 """admit: may this tenant send this now? Takes its share of rates and concurrency."""
 
+from collections.abc import Awaitable
+
 from gateway.errors import InvalidRequest
 from gateway.exchange import Exchange
 from gateway.services import Services
+from gateway.stores.limits import Reservation
 from gateway.wire.openai import WITHOUT_OUTPUT
 
 _ASSUMED_OUTPUT_TOKENS = 1024  # of a request that sets no limit; corrected when it settles
 _BYTES_PER_TOKEN = 4
 
 
-def admit(exchange: Exchange, services: Services) -> None:
-    """Set ``rate``. Raises RateLimited, or InvalidRequest for more output than is allowed."""
+def admit(exchange: Exchange, services: Services) -> Awaitable[None] | None:
+    """Set ``rate``. Raises RateLimited, or InvalidRequest for more output than is allowed.
+
+    Waits only where limits are shared through Redis and this tenant has any.
+    """
     request, limits = exchange.request, exchange.tenant.limits
     if request.endpoint in WITHOUT_OUTPUT:
         output = 0
@@ -24,11 +30,18 @@ def admit(exchange: Exchange, services: Services) -> None:
             )
         output = asked or min(allowed or _ASSUMED_OUTPUT_TOKENS, _ASSUMED_OUTPUT_TOKENS)
     output *= request.choices
+    # No tokenizer yields more tokens than there are bytes.
+    tokens_max = request.prompt_bytes + output
+    tokens_min = request.prompt_bytes // _BYTES_PER_TOKEN + (request.max_output_tokens or 0)
+    now, shared = services.monotonic(), services.shared_limiter
+    if shared is not None and limits.any:
+        tenant_id = exchange.tenant.id
+        return _wait(exchange, shared.reserve(tenant_id, limits, tokens_max, tokens_min, now))
     exchange.rate = services.limiter.reserve(
-        exchange.tenant.id,
-        limits,
-        # No tokenizer yields more tokens than there are bytes.
-        request.prompt_bytes + output,
-        request.prompt_bytes // _BYTES_PER_TOKEN + (request.max_output_tokens or 0),
-        services.monotonic(),
+        exchange.tenant.id, limits, tokens_max, tokens_min, now
     )
+    return None
+
+
+async def _wait(exchange: Exchange, reservation: Awaitable[Reservation]) -> None:
+    exchange.rate = await reservation

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable
 
 from gateway.caches.exact import exact_key
+from gateway.caches.shared_exact import SharedExactCache
 from gateway.caches.single_flight import Flight
 from gateway.errors import InvalidRequest, NotCached, UpstreamUnavailable
 from gateway.exchange import EVENT_STREAM, Exchange
@@ -55,6 +56,28 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
         if exchange.deployment is None:  # else the body does not say all
             services.repeats.learn(exchange.tenant.id, exchange.raw, exchange.request)
         return None
+    if services.shared_exact is not None:
+        return _ask_others(exchange, services, services.shared_exact, key, control)
+    return _miss(exchange, services, key)
+
+
+async def _ask_others(
+    exchange: Exchange, services: Services, shared: SharedExactCache, key: bytes,
+    control: dict[str, str],
+) -> None:  # fmt: skip
+    """Has another process of the gateway stored the answer?"""
+    entry = await shared.get(key, exchange.tenant.id, exchange.started_us)
+    if entry is not None and _fresh_enough(exchange.started_us - entry.stored_us, control):
+        services.exact.put(key, entry)
+        services.metrics.cache_lookups_total.inc(("exact", "hit"))
+        serve_hit(exchange, services, entry, "hit-exact")
+        return
+    waiting = _miss(exchange, services, key)
+    if waiting is not None:
+        await waiting
+
+
+def _miss(exchange: Exchange, services: Services, key: bytes) -> Awaitable[None] | None:
     services.metrics.cache_lookups_total.inc(("exact", "miss"))
     stream = exchange.request.stream
     if stream and exchange.tenant.charging.cache_hits_ppm:

@@ -78,6 +78,8 @@ def _write(exchange: Exchange, services: Services, entry: StoredAnswer) -> None:
     exact, semantic = exchange.route.exact, exchange.route.semantic
     if exact is not None and exchange.cache_key is not None:
         services.exact.put(exchange.cache_key, entry)
+        if services.shared_exact is not None:
+            services.shared_exact.put(exchange.cache_key, entry, services.now_us())
         exchange.cache_id = entry.cache_id
     text = exchange.request.last_user_text
     vector, partition = exchange.vector, exchange.partition

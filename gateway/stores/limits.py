@@ -2,11 +2,12 @@
 
 A sliding window of whole seconds: in no sixty seconds is a limit exceeded, not even by one.
 ``reserve`` takes the worst case, ``settle`` corrects it to what was really used and frees the
-concurrent slot; each happens once. With several processes these sums would be per process, so
-more than one worker needs Redis. Knows no HTTP.
+concurrent slot; each happens once. What several processes share is ``shared_limits.py``. Knows no
+HTTP.
 """
 
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -25,6 +26,7 @@ class Allowance(msgspec.Struct, frozen=True):
     tokens_limit: int | None
     tokens_remaining: int
     tokens_reset_seconds: float
+    degraded: bool = False  # judged by this process' share of the limits: Redis is away
 
 
 class _Window:
@@ -75,18 +77,36 @@ class _Account:
         self.tokens = _Window()
         self.concurrent = 0
 
+    def take(self, limits: RateLimits, tokens: int, now: float) -> list[int] | None:
+        """Count one request without asking; the second its tokens are counted in."""
+        self.concurrent += 1
+        if limits.requests_per_minute is not None:
+            self.requests.prune(now)
+            self.requests.add(1, now)
+        if limits.tokens_per_minute is None:
+            return None
+        self.tokens.prune(now)
+        return self.tokens.add(tokens, now)
+
 
 class Reservation:
     """One admitted request's share of its tenant's limits."""
 
-    __slots__ = ("_account", "_second", "_tokens", "allowance")
+    __slots__ = ("_account", "_release", "_second", "_tokens", "allowance")
 
     def __init__(
-        self, account: _Account, second: list[int] | None, tokens: int, allowance: Allowance
+        self,
+        account: _Account,
+        second: list[int] | None,
+        tokens: int,
+        allowance: Allowance,
+        release: Callable[[int], None] | None = None,
     ) -> None:
+        """release: told once of the tokens used, where others share the limits."""
         self._account: _Account | None = account
         self._second = second
         self._tokens = tokens
+        self._release = release
         self.allowance = allowance
 
     def settle(self, tokens_used: int) -> None:
@@ -97,6 +117,8 @@ class Reservation:
         account.concurrent -= 1
         if self._second is not None:
             account.tokens.correct(self._second, tokens_used - self._tokens)
+        if self._release is not None:
+            self._release(tokens_used)
 
 
 class Limiter:
@@ -106,47 +128,48 @@ class Limiter:
         self._accounts: dict[str, _Account] = {}
 
     def reserve(
-        self, tenant_id: str, limits: RateLimits, tokens_max: int, tokens_min: int, now: float
-    ) -> Reservation:
+        self, tenant_id: str, limits: RateLimits, tokens_max: int, tokens_min: int, now: float,
+        release: Callable[[int], None] | None = None,
+    ) -> Reservation:  # fmt: skip
         """Take one request, its tokens and one concurrent slot, or nothing at all.
 
         tokens_max is the worst case, which is held (at most the whole limit); tokens_min what the
         request surely needs: above the limit it can never be served. now: monotonic seconds.
         Raises RateLimited, naming the limit and when to retry.
         """
-        account = self._accounts.get(tenant_id)
-        if account is None:
-            account = self._accounts[tenant_id] = _Account()
+        account = self._account(tenant_id)
         if limits.concurrent is not None and account.concurrent >= limits.concurrent:
-            raise RateLimited(
-                f"tenant {tenant_id}: {limits.concurrent} requests are already in progress;"
-                " wait for one to end",
-                retry_after_seconds=1.0,
-            )
-        requests_per_minute = limits.requests_per_minute
-        tokens_per_minute = limits.tokens_per_minute
+            raise too_many_at_once(tenant_id, limits.concurrent)
         tokens = tokens_max
-        if tokens_per_minute is not None:
-            if tokens_min > tokens_per_minute:
-                never = RateLimited(
-                    f"tenant {tenant_id}: this request needs about {tokens_min} tokens and the"
-                    f" limit is {tokens_per_minute} per minute; shorten the prompt or max_tokens"
-                )
-                never.retryable = False
-                raise never
-            tokens = min(tokens_max, tokens_per_minute)
-            _require(account.tokens, tokens_per_minute, tokens, now, tenant_id, "tokens")
-        if requests_per_minute is not None:
-            _require(account.requests, requests_per_minute, 1, now, tenant_id, "requests")
-            account.requests.add(1, now)
-        second = account.tokens.add(tokens, now) if tokens_per_minute is not None else None
-        account.concurrent += 1
-        return Reservation(account, second, tokens, _allowance(account, limits, now))
+        if limits.tokens_per_minute is not None:
+            tokens = min(tokens_max, limits.tokens_per_minute)
+            if tokens_min > limits.tokens_per_minute:
+                raise never_fits(tenant_id, tokens_min, limits.tokens_per_minute)
+            _require(account.tokens, limits.tokens_per_minute, tokens, now, tenant_id, "tokens")
+        if limits.requests_per_minute is not None:
+            _require(account.requests, limits.requests_per_minute, 1, now, tenant_id, "requests")
+        second = account.take(limits, tokens, now)
+        return Reservation(account, second, tokens, _allowance(account, limits, now), release)
+
+    def take(
+        self, tenant_id: str, limits: RateLimits, tokens: int, now: float, allowance: Allowance,
+        release: Callable[[int], None],
+    ) -> Reservation:  # fmt: skip
+        """Count what was admitted elsewhere, where ``release`` is told of its end."""
+        account = self._account(tenant_id)
+        second = account.take(limits, tokens, now)
+        return Reservation(account, second, tokens, allowance, release)
 
     def concurrent(self, tenant_id: str) -> int:
         """Requests of this tenant in progress."""
         account = self._accounts.get(tenant_id)
         return account.concurrent if account else 0
+
+    def _account(self, tenant_id: str) -> _Account:
+        account = self._accounts.get(tenant_id)
+        if account is None:
+            account = self._accounts[tenant_id] = _Account()
+        return account
 
 
 def _require(
@@ -155,10 +178,33 @@ def _require(
     window.prune(now)
     over = window.total + amount - limit
     if over > 0:
-        raise RateLimited(
-            f"tenant {tenant_id}: the limit of {limit} {what} per minute is reached",
-            retry_after_seconds=window.seconds_until(over, now),
-        )
+        raise minute_is_full(tenant_id, limit, what, window.seconds_until(over, now))
+
+
+def too_many_at_once(tenant_id: str, limit: int) -> RateLimited:
+    """All slots are taken; when one ends nobody knows."""
+    return RateLimited(
+        f"tenant {tenant_id}: {limit} requests are already in progress; wait for one to end",
+        retry_after_seconds=1.0,
+    )
+
+
+def minute_is_full(tenant_id: str, limit: int, what: str, wait_seconds: float) -> RateLimited:
+    """What was asked for fits in again after wait_seconds."""
+    return RateLimited(
+        f"tenant {tenant_id}: the limit of {limit} {what} per minute is reached",
+        retry_after_seconds=wait_seconds,
+    )
+
+
+def never_fits(tenant_id: str, tokens_min: int, limit: int) -> RateLimited:
+    """The request is larger than a whole minute; waiting does not help."""
+    never = RateLimited(
+        f"tenant {tenant_id}: this request needs about {tokens_min} tokens and the"
+        f" limit is {limit} per minute; shorten the prompt or max_tokens"
+    )
+    never.retryable = False
+    return never
 
 
 def _allowance(account: _Account, limits: RateLimits, now: float) -> Allowance:
