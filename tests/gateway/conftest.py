@@ -7,6 +7,7 @@ import pytest
 
 from tests.gateway.dialect_world import dialect_gateway
 from tests.gateway.running import ProviderThread, RunningGateway, running_gateway
+from tests.redis_server import RedisServer
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +61,17 @@ def acme_full(full: RunningGateway) -> Iterator[openai.OpenAI]:
         base_url=full.base_url, api_key=full.key("acme"), max_retries=0, timeout=60
     ) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def session_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis; tests that disturb one start their own."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(session_redis: RedisServer) -> RedisServer:
+    """The same, emptied."""
+    session_redis.ask("FLUSHALL")
+    return session_redis
