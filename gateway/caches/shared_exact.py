@@ -9,6 +9,7 @@ and bytes. Does not know HTTP, policies or money.
 import hmac
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 import msgspec
 
@@ -18,6 +19,7 @@ from gateway.stores.redis import Redis, RedisUnavailable
 _MARK_BYTES = 32
 _OVERHEAD_BYTES_MAX = 4096  # of a value, beside its answer
 _SCAN_COUNT = 1000
+_SECRETS_MAX = 1024  # remembered
 _GLOB, _ESCAPED = re.compile(r"[*?\[\]\\^]"), r"\\\g<0>"  # what SCAN would read as a pattern
 _VERSION = b"exact-value-1"
 
@@ -40,7 +42,9 @@ class SharedExactCache:
         """count: told of each lookup, as ``hit``, ``miss``, ``invalid`` or ``unavailable``."""
         self._redis = redis
         self._prefix = prefix
-        self._tenant_secret = tenant_secret
+        self._secret = lru_cache(_SECRETS_MAX)(
+            lambda tenant: hmac.digest(tenant_secret(tenant), _VERSION, "sha256")
+        )
         self._answer_bytes_max = answer_bytes_max
         self._count = count
 
@@ -99,8 +103,7 @@ class SharedExactCache:
             return None
 
     def _mark(self, key: bytes, tenant_id: str, content: bytes) -> bytes:
-        secret = hmac.digest(self._tenant_secret(tenant_id), _VERSION, "sha256")
-        return hmac.digest(secret, key + content, "sha256")
+        return hmac.digest(self._secret(tenant_id), key + content, "sha256")
 
     def _name(self, key: bytes, tenant_id: str) -> str:
         return f"{self._prefix}:exact:{{{tenant_id}}}:{key.hex()}"

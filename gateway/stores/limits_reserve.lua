@@ -5,6 +5,7 @@
 -- ARGV: requests per minute, tokens per minute, concurrent (each -1: unlimited), tokens to hold,
 --       lease, its length in ms, the time in us (0: Redis' own), requests and tokens that were
 --       admitted without us and are not counted yet
+-- What frees memory comes after what takes some: a full Redis refuses before anything is written.
 -- Returns {0, requests, tokens, now in us, second} or {1} too many at once,
 --         {2, wait in us} no tokens left, {3, wait in us} no requests left
 local WINDOW = 60
@@ -47,16 +48,16 @@ local live = second - WINDOW
 if oldest < live then
   if newest < live then
     redis.call('DEL', minute)
-    requests, tokens = 0, 0
-  else
-    for old = oldest, live - 1 do
-      local gone = redis.call('HMGET', minute, 'r' .. old, 't' .. old)
-      requests, tokens = requests - (gone[1] or 0), tokens - (gone[2] or 0)
-      redis.call('HDEL', minute, 'r' .. old, 't' .. old)
-    end
+    oldest, requests, tokens = live, 0, 0
+  end
+  local gone = oldest
+  for old = gone, live - 1 do
+    local counted = redis.call('HMGET', minute, 'r' .. old, 't' .. old)
+    requests, tokens = requests - (counted[1] or 0), tokens - (counted[2] or 0)
   end
   oldest = live
   count(0, 0)
+  for old = gone, live - 1 do redis.call('HDEL', minute, 'r' .. old, 't' .. old) end
 end
 
 local function refuse(status, kind, over)
@@ -71,12 +72,11 @@ end
 
 if ARGV[8] ~= '0' or ARGV[9] ~= '0' then count(ARGV[8], ARGV[9]) end
 if concurrent_max >= 0 then
-  redis.call('ZREMRANGEBYSCORE', running, '-inf', now_ms)
   -- No lease ends later than a new one, unless the clock was set back.
   for _, late in ipairs(redis.call('ZRANGEBYSCORE', running, '(' .. now_ms + lease_ms, '+inf')) do
     redis.call('ZADD', running, now_ms + lease_ms, late)
   end
-  if redis.call('ZCARD', running) >= concurrent_max then return {1} end
+  if redis.call('ZCOUNT', running, '(' .. now_ms, '+inf') >= concurrent_max then return {1} end
 end
 if tokens_max >= 0 and tokens + ask > tokens_max then
   return refuse(2, 't', tokens + ask - tokens_max)
@@ -89,6 +89,7 @@ if requests_max >= 0 or tokens_max >= 0 then
 end
 if concurrent_max >= 0 then
   redis.call('ZADD', running, now_ms + lease_ms, lease)
+  redis.call('ZREMRANGEBYSCORE', running, '-inf', now_ms)
   redis.call('PEXPIRE', running, 2 * lease_ms)
 end
 return {0, requests, tokens, now_us, second}

@@ -74,6 +74,7 @@ class SharedLimiter:
         self._owed: dict[str, _Owed] = {}
         self._process = secrets.token_hex(8)
         self._numbers = itertools.count()
+        self._keys: dict[str, tuple[bytes, bytes]] = {}  # by tenant: minute, running
         self._running: dict[str, bytes] = {}  # lease → the key of its tenant's leases
 
     async def reserve(
@@ -84,8 +85,7 @@ class SharedLimiter:
         if per_minute is not None and tokens_min > per_minute:
             raise never_fits(tenant_id, tokens_min, per_minute)
         tokens = tokens_max if per_minute is None else min(tokens_max, per_minute)
-        key = f"{self._prefix}:limits:{{{tenant_id}}}:"
-        minute, running = (key + "minute").encode(), (key + "running").encode()
+        minute, running = self._keys_of(tenant_id)
         lease = f"{self._process}:{next(self._numbers):x}"
         owed = self._owed.pop(tenant_id, None)
         try:
@@ -191,6 +191,14 @@ class SharedLimiter:
         taken.allowance = msgspec.structs.replace(taken.allowance, degraded=True)
         return taken
 
+    def _keys_of(self, tenant_id: str) -> tuple[bytes, bytes]:
+        """In a cluster's words: one slot per tenant."""
+        keys = self._keys.get(tenant_id)
+        if keys is None:
+            key = f"{self._prefix}:limits:{{{tenant_id}}}:".encode()
+            keys = self._keys[tenant_id] = (key + b"minute", key + b"running")
+        return keys
+
     def _owe(self, tenant_id: str, more: _Owed | None) -> None:
         """Tell Redis with the next request. Counting twice what it knows is the safe side."""
         if more is None:
@@ -204,9 +212,12 @@ class SharedLimiter:
         self, minute: bytes, running: bytes, lease: str, second: int, tokens: int,
         limits: RateLimits, tokens_used: int,
     ) -> None:  # fmt: skip
-        if limits.tokens_per_minute is not None and tokens_used != tokens:
-            self._redis.post("EVAL", _SETTLE.source, 1, minute, second, tokens_used - tokens)
-        self._end_lease(running, lease, tokens_used)
+        if limits.tokens_per_minute is None:
+            self._end_lease(running, lease, tokens_used)
+            return
+        self._running.pop(lease, None)
+        difference = tokens_used - tokens
+        self._redis.post("EVAL", _SETTLE.source, 2, minute, running, second, difference, lease)
 
     def _end_lease(self, running: bytes, lease: str, _: int) -> None:
         if self._running.pop(lease, None) is not None:

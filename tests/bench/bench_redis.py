@@ -24,10 +24,22 @@ from hiredis import pack_command
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from gateway.caches.entry import StoredAnswer
+from gateway.caches.shared_exact import SharedExactCache
+from gateway.policy.snapshot import RateLimits
 from gateway.stores.redis import Redis, Script
+from gateway.stores.shared_limits import SharedLimiter
+from gateway.wire.usage import Usage
 from tests.redis_server import RedisServer
 
 ROUNDS = 3
+KEY = bytes(32)
+LIMITS = RateLimits(requests_per_minute=10**9, tokens_per_minute=10**12, concurrent=10**6)
+ENTRY = StoredAnswer(
+    answer=b"x" * 1024, endpoint="chat", served_model="large", provider="p",
+    usage=Usage(prompt_tokens=1), stored_us=1, expires_us=10**10, cache_id="01",
+    route_identity=b"", tenant_id="bench", writer_key_id="k",
+)  # fmt: skip
 SCRIPT = Script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 
 
@@ -96,6 +108,40 @@ async def posts(url: str, seconds: float, at_once: int) -> int:
     return count
 
 
+async def admit(limiter: SharedLimiter) -> None:
+    """What one request with all three limits costs: reservation and settlement."""
+    (await limiter.reserve("bench", LIMITS, 900, 1, time.monotonic())).settle(100)
+
+
+async def look_up(cache: SharedExactCache) -> None:
+    """A hit of 1 KB."""
+    assert await cache.get(KEY, "bench", 1) is not None
+
+
+async def drive_parts(url: str, seconds: float, at_once: int, part: str) -> int:
+    """Requests of closed-loop callers through one part of the gateway."""
+    redis = Redis(url, timeout_seconds=1.0)
+    await redis.connect()
+    limiter = SharedLimiter(redis, prefix="bench", processes=1)
+    cache = SharedExactCache(
+        redis, prefix="bench", tenant_secret=str.encode, answer_bytes_max=1 << 20,
+        count=lambda _: None,
+    )  # fmt: skip
+    cache.put(KEY, ENTRY, 1)
+    deadline = time.monotonic() + seconds
+    count = 0
+
+    async def one() -> None:
+        nonlocal count
+        while time.monotonic() < deadline:
+            await (admit(limiter) if part == "admit" else look_up(cache))
+            count += 1
+
+    await asyncio.gather(*(one() for _ in range(at_once)))
+    await redis.close()
+    return count
+
+
 def main() -> None:
     """Measure and print one line per case."""
     parser = argparse.ArgumentParser()
@@ -115,6 +161,12 @@ def main() -> None:
                 url, seconds, calls, lambda redis: redis.run(SCRIPT, [b"count"], [1])
             ),
             f"posted SET, {calls} in a turn": lambda: posts(url, seconds, calls),
+            f"limits of a request, {calls} at once": lambda: drive_parts(
+                url, seconds, calls, "admit"
+            ),
+            f"exact hit of 1 KB, {calls} at once": lambda: drive_parts(
+                url, seconds, calls, "look up"
+            ),
             "bare protocol, GET, 1 at once": lambda: bare(server, seconds, 1),
             "GET, 1 at once": lambda: drive(
                 url, seconds, 1, lambda redis: redis.call("GET", "bench")
