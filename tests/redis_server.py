@@ -52,7 +52,7 @@ class RedisServer:
         self._process = subprocess.Popen(
             [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
              "--appendonly", "no", "--dir", str(self.folder), "--unixsocket", str(self.socket),
-             "--enable-debug-command", "yes", *self._options],
+             *self._options],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         deadline = time.monotonic() + _START_SECONDS

@@ -135,6 +135,7 @@ class Redis:
             with contextlib.suppress(RedisUnavailable):
                 await self._ask(("PING",))
         self._keeper.cancel()
+        self._tried.set()
         await asyncio.gather(self._keeper, return_exceptions=True)
         if self._connection is not None:
             self._connection.end("closed")
@@ -185,7 +186,7 @@ class Redis:
                 self._tell(None)
                 self._tried.set()
                 reason = await self._watch(self._connection)
-            except (OSError, TimeoutError, RedisUnavailable) as error:
+            except (OSError, ValueError, RedisUnavailable) as error:  # ValueError: no host name
                 reason = str(error) or f"no connection within {_CONNECT_SECONDS:.0f} s"
             self._tell(reason)
             self._tried.set()

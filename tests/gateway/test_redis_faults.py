@@ -168,6 +168,7 @@ TROUBLES: dict[str, tuple[Callable[[World], None], Callable[[World], None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("begin", "end"), TROUBLES.values(), ids=TROUBLES)
 def test_trouble_costs_50_ms_once_then_requests_go_on_with_the_share_until_redis_is_back(
     world: World, begin: Callable[[World], None], end: Callable[[World], None]
@@ -238,6 +239,7 @@ def purge(world: World) -> None:
         admin.delete("/admin/cache").raise_for_status()
 
 
+@pytest.mark.slow
 def test_purging_while_redis_is_away_is_refused(world: World) -> None:
     """What it holds would come back."""
     world.redis.stop()
@@ -251,6 +253,7 @@ def test_purging_while_redis_is_away_is_refused(world: World) -> None:
     world.healed()
 
 
+@pytest.mark.slow
 def test_two_gateways_share_limits_and_answers(
     world: World, tmp_path: Path, provider: ProviderThread, client: httpx.Client
 ) -> None:

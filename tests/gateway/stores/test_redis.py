@@ -5,6 +5,8 @@ import contextlib
 import gc
 import logging
 import random
+import shutil
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from gateway.stores.redis import Redis, RedisUnavailable, Script
 from gateway.stores.redis_connection import COMMANDS_MAX, REPLY_BYTES_MAX, UNSENT_BYTES_MAX
 from tests.fakes import Peer, RawUpstream
+from tests.gateway.running import free_port
 from tests.redis_server import RedisServer
 
 TIMEOUT_SECONDS = 0.05
@@ -160,6 +163,7 @@ async def test_our_own_busy_moment_is_not_taken_for_a_slow_redis(redis: Redis) -
     assert await caller == b"there"
 
 
+@pytest.mark.slow
 async def test_five_refusals_in_a_row_give_the_connection_up_for_a_second(
     own: RedisServer,
 ) -> None:
@@ -307,6 +311,42 @@ async def test_the_first_call_connects(server: RedisServer) -> None:
     await redis.close()
     with pytest.raises(RedisUnavailable):
         await redis.call("PING")
+
+
+def make_certificate(folder: Path) -> tuple[str, str]:
+    """Files of a key and of a certificate for localhost that vouches for itself."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-keyout", key, "-out", certificate, "-subj", "/CN=localhost",
+         "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return key, certificate
+
+
+async def test_tls_is_spoken_only_to_whom_the_system_trusts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    key, certificate = make_certificate(tmp_path)
+    port = free_port()
+    options = ("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key,
+               "--tls-auth-clients", "no")  # fmt: skip
+    with RedisServer(tmp_path, *options):
+        async with connected(f"rediss://localhost:{port}") as redis:
+            assert not redis.healthy
+        assert "certificate verify failed" in caplog.text
+        monkeypatch.setenv("SSL_CERT_FILE", certificate)
+        async with connected(f"rediss://localhost:{port}") as redis:
+            assert await redis.call("ECHO", "hidden") == b"hidden"
+
+
+async def test_a_host_that_cannot_exist_is_a_redis_that_is_away() -> None:
+    async with connected(f"redis://{'x' * 64}.invalid") as redis:
+        assert not redis.healthy
 
 
 async def test_user_password_and_database_come_from_the_url(

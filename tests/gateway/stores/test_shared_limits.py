@@ -320,6 +320,7 @@ async def test_what_was_admitted_alone_is_told_to_redis_when_it_is_back(tmp_path
 # Many processes
 
 
+@pytest.mark.slow
 def test_four_processes_never_exceed_a_limit_by_one(server: RedisServer) -> None:
     """And the requests reach it: what one process leaves, another may take."""
     spawn = multiprocessing.get_context("spawn")
