@@ -218,8 +218,9 @@ class Redis:
             connection.end("no greeting")
             raise
         if answer != b"PONG":
-            connection.end("no Redis")
-            raise RedisUnavailable("what answers there is no Redis")
+            connection.end("what answers there is no Redis")
+        if connection.lost.done():  # it may also have ended right behind its greeting
+            raise RedisUnavailable(connection.lost.result())
         return connection
 
     async def _watch(self, connection: Connection) -> str:

@@ -243,6 +243,22 @@ async def test_bytes_that_are_no_reply_end_the_connection(garbage: bytes) -> Non
         await until(lambda: len(fake.peers) > 1)  # and it is tried again
 
 
+@pytest.mark.parametrize("greeting", [b"+PONG\r\n+PONG\r\n", b"+PING\r\n", b"*0\r\n", b"$-1\r\n"])
+async def test_who_greets_otherwise_is_no_redis(greeting: bytes) -> None:
+    """No call is ever sent to it, and none waits."""
+
+    async def greet(peer: Peer) -> None:
+        await peer.send(greeting)
+        await peer.gone()
+
+    async with RawUpstream(greet) as fake, connected(f"redis://127.0.0.1:{fake.port}") as redis:
+        assert not redis.healthy
+        async with asyncio.timeout(1):
+            for _ in range(100):
+                with pytest.raises(RedisUnavailable):
+                    await redis.call("GET", "k")
+
+
 async def test_random_bytes_never_do_more_than_end_the_connection() -> None:
     rng = random.Random(7)
 
