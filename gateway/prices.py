@@ -42,6 +42,20 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     cache_write_1h: int | msgspec.UnsetType = msgspec.UNSET  # unset: as cache_write
     web_search_pico: int | msgspec.UnsetType = msgspec.UNSET  # unset: not known
 
+    @property
+    def dearest_input(self) -> int:
+        """What a token of the prompt costs at most."""
+        dearest = max(
+            self.input, self.cached_input, self.cache_write, self.input_audio, self.input_image
+        )
+        written_1h = self.cache_write_1h
+        return dearest if written_1h is msgspec.UNSET else max(dearest, written_1h)
+
+    @property
+    def dearest_output(self) -> int:
+        """What a token of the completion costs at most."""
+        return max(self.output, self.reasoning, self.output_audio)
+
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable row of the price book: a model's rates in one tier and one span of time."""
@@ -142,16 +156,16 @@ class PriceSchedule(msgspec.Struct, frozen=True):
         may be shorter, can fall into. ``output_tokens`` is per choice; own compute is bounded by
         ``compute_seconds``. 0 where no price applies.
         """
-        starts = {p.min_input_tokens for p in self.prices if p.min_input_tokens <= prompt_tokens}
-        reachable = (self.at(now_us, start) for start in starts)
-        return max(
-            (
-                _upper_bound_pico(p.rates, prompt_tokens, output_tokens * choices, compute_seconds)
-                for p in reachable
-                if p is not None
-            ),
-            default=0,
-        )
+        worst = 0
+        reached = prompt_tokens + 1  # from how many tokens on an earlier price takes all
+        for price in self.prices:
+            if price.min_input_tokens < reached and price.active(now_us):
+                reached = price.min_input_tokens
+                bound = _upper_bound_pico(
+                    price.rates, prompt_tokens, output_tokens * choices, compute_seconds
+                )
+                worst = max(worst, bound)
+        return worst
 
 
 class ContractTier(msgspec.Struct, frozen=True, kw_only=True):
@@ -393,15 +407,9 @@ def _per_thousand(amount: Any) -> int | None:
 def _upper_bound_pico(
     rates: Rates, prompt_tokens: int, output_tokens: int, compute_seconds: int
 ) -> int:
-    dearest_input = max(
-        rates.input, rates.cached_input, rates.cache_write, rates.input_audio, rates.input_image
-    )
-    if rates.cache_write_1h is not msgspec.UNSET:
-        dearest_input = max(dearest_input, rates.cache_write_1h)
-    dearest_output = max(rates.output, rates.reasoning, rates.output_audio)
     return (
-        prompt_tokens * dearest_input
-        + output_tokens * dearest_output
+        prompt_tokens * rates.dearest_input
+        + output_tokens * rates.dearest_output
         + compute_seconds * rates.compute_pico_per_second
         + rates.request_pico
     )

@@ -99,7 +99,7 @@ class Budgets:
         with self._lock:
             counters = self._covering(tenant.id, tags, now_us)
             for counter in counters:
-                if counter.hard and counter.lacks(amount_pico):
+                if counter.lacks(amount_pico) and counter.hard:
                     raise BudgetExhausted(_refusal(tenant.id, counter, amount_pico))
             for counter in counters:
                 counter.held_pico += amount_pico
@@ -113,7 +113,7 @@ class Budgets:
         """The first enforced budget that lacks this amount; None where ``reserve`` succeeds."""
         with self._lock:
             for counter in self._covering(tenant.id, tags, now_us):
-                if counter.hard and counter.lacks(amount_pico):
+                if counter.lacks(amount_pico) and counter.hard:
                     return counter.budget
         return None
 
@@ -198,7 +198,8 @@ def refuses(budget: Budget) -> bool:
 
 def covers(budget: Budget, tags: Mapping[str, str]) -> bool:
     """Whether a request with these tags counts in this budget."""
-    return all(tags.get(name) == value for name, value in budget.tags.items())
+    # Most budgets cover all of a tenant's requests.
+    return not budget.tags or all(tags.get(name) == value for name, value in budget.tags.items())
 
 
 def _coverage(budget: Budget) -> tuple[object, ...]:

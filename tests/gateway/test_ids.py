@@ -49,7 +49,7 @@ def test_a_hundred_thousand_are_distinct_well_formed_and_in_the_order_of_their_t
 
 def test_the_random_part_uses_every_bit_and_repeats_no_block() -> None:
     new_id = UlidFactory()
-    randoms = [reference_decode(new_id()) & (2**80 - 1) for _ in range(1200)]  # three blocks
+    randoms = [reference_decode(new_id()) & (2**80 - 1) for _ in range(1200)]  # several blocks
     assert len(set(randoms)) == len(randoms)
     for bit in range(80):
         ones = sum(value >> bit & 1 for value in randoms)
