@@ -28,7 +28,13 @@ _BOOKED_CACHE_STATUS: dict[str, CacheStatus] = {
 def intent(exchange: Exchange, attempt: Attempt, prompt_tokens: int) -> Intent:
     """What must be on record before ``attempt`` is sent. prompt_tokens: an estimate."""
     return Intent(
-        **_identity(exchange, attempt.number, attempt.target, prompt_tokens),
+        **_identity(
+            exchange,
+            attempt.number,
+            attempt.target,
+            _price(attempt.target, exchange.started_us, prompt_tokens),
+            _price(_baseline(exchange), exchange.started_us, prompt_tokens),
+        ),
         prompt_tokens=prompt_tokens,
         held_pico=attempt.held_pico,
         markup_ppm=exchange.tenant.charging.markup_ppm,
@@ -40,27 +46,28 @@ def attempt_event(
 ) -> UsageEvent:
     """The final record of one attempt, priced."""
     usage = attempt.usage or _NOTHING
-    cost, baseline = costs_pico(exchange, attempt.target, usage)
+    price = _price(attempt.target, exchange.started_us, usage.prompt_tokens)
+    baseline_price = _price(_baseline(exchange), exchange.started_us, usage.prompt_tokens)
+    cost, baseline = _cost_pico(price, usage), _cost_pico(baseline_price, usage)
     error = attempt.error if superseded else (exchange.error or attempt.error)
     state: State = "final" if usage.source in ("provider", "none") else "estimated"
-    duration_us = round((attempt.ended_monotonic - attempt.started_monotonic) * 1e6)
     return UsageEvent(
-        **_identity(exchange, attempt.number, attempt.target, usage.prompt_tokens),
+        **_identity(exchange, attempt.number, attempt.target, price, baseline_price),
         state=state,
-        recorded_us=recorded_us,
         cache_status=_BOOKED_CACHE_STATUS[exchange.cache_status],
+        status=error.status if error is not None else 200,
+        error_type=error.code if error is not None else None,
+        superseded=superseded,
+        recorded_us=recorded_us,
         upstream_request_id=attempt.upstream_request_id,
-        usage=usage,
         list_pico=cost,
         cost_pico=cost,
         charge_pico=charge_pico(exchange, cost),
         # What failed on the way saved nothing; only the answer is compared with the baseline.
         baseline_pico=0 if superseded and baseline is not None else baseline,
-        status=error.status if error is not None else 200,
-        error_type=error.code if error is not None else None,
-        duration_us=max(0, duration_us),
+        duration_us=_span_us(attempt.started_monotonic, attempt.ended_monotonic),
         ttft_us=None if superseded else _ttft_us(exchange),
-        superseded=superseded,
+        usage=usage,
     )
 
 
@@ -70,8 +77,10 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
     assert entry is not None, "only a hit is booked as one"
     served = exchange.policy.models.get(entry.served_model)  # None: no longer in the policy
     usage = entry.usage
-    saved = _cost_pico(_baseline(exchange), exchange.started_us, usage)
-    identity = _identity(exchange, 0, served, usage.prompt_tokens)
+    baseline_price = _price(_baseline(exchange), exchange.started_us, usage.prompt_tokens)
+    saved = _cost_pico(baseline_price, usage)
+    price = _price(served, exchange.started_us, usage.prompt_tokens)
+    identity = _identity(exchange, 0, served, price, baseline_price)
     identity |= {"model_served": entry.served_model, "provider": entry.provider}
     return UsageEvent(
         **identity,
@@ -89,27 +98,30 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
         charge_pico=cache_charge_pico(exchange, saved),
         baseline_pico=saved,
         status=200,
-        duration_us=max(0, round((now - exchange.started) * 1e6)),
+        duration_us=_span_us(exchange.started, now),
     )
 
 
 def costs_pico(exchange: Exchange, target: Model, usage: Usage) -> tuple[int | None, int | None]:
     """(cost, baseline) of these tokens: at the target, and had the baseline model produced them."""
-    now_us = exchange.started_us
-    return _cost_pico(target, now_us, usage), _cost_pico(_baseline(exchange), now_us, usage)
+    price = _price(target, exchange.started_us, usage.prompt_tokens)
+    baseline_price = _price(_baseline(exchange), exchange.started_us, usage.prompt_tokens)
+    return _cost_pico(price, usage), _cost_pico(baseline_price, usage)
 
 
 def hit_charge_pico(exchange: Exchange, entry: StoredAnswer) -> int:
     """What serving this stored answer charges the tenant; 0 where its baseline is unpriced."""
-    saved = _cost_pico(_baseline(exchange), exchange.started_us, entry.usage)
+    price = _price(_baseline(exchange), exchange.started_us, entry.usage.prompt_tokens)
+    saved = _cost_pico(price, entry.usage)
     return cache_charge_pico(exchange, saved) or 0
 
 
 def charge_pico(exchange: Exchange, cost: int | None) -> int | None:
     """What the tenant is charged for a cost; unpriced stays unpriced."""
-    if cost is None:
-        return None
-    return cost + scale_half_even(cost, exchange.tenant.charging.markup_ppm, _PPM)
+    markup_ppm = exchange.tenant.charging.markup_ppm
+    if not cost or not markup_ppm:
+        return cost
+    return cost + scale_half_even(cost, markup_ppm, _PPM)
 
 
 def cache_charge_pico(exchange: Exchange, saved: int | None) -> int | None:
@@ -134,10 +146,11 @@ def worst_case_pico(exchange: Exchange, target: Model, output_tokens: int) -> in
     )
 
 
-def worst_charge_pico(exchange: Exchange, candidates: Iterable[Model], output_tokens: int) -> int:
-    """What the tenant is charged at most where every candidate is tried, and paid."""
-    worst = sum(worst_case_pico(exchange, target, output_tokens) for target in candidates)
-    return charge_pico(exchange, worst) or 0
+def worst_cases_pico(
+    exchange: Exchange, candidates: Iterable[Model], output_tokens: int
+) -> tuple[int, ...]:
+    """``worst_case_pico`` of each candidate: what is held where every one is tried, and paid."""
+    return tuple([worst_case_pico(exchange, target, output_tokens) for target in candidates])
 
 
 def _baseline(exchange: Exchange) -> Model | None:
@@ -151,10 +164,13 @@ def _baseline(exchange: Exchange) -> Model | None:
 
 
 def _identity(
-    exchange: Exchange, number: int, target: Model | None, prompt_tokens: int
+    exchange: Exchange,
+    number: int,
+    target: Model | None,
+    price: Price | None,
+    baseline_price: Price | None,
 ) -> dict[str, Any]:
-    plan, hit = exchange.plan, exchange.hit
-    baseline = _baseline(exchange)
+    plan, hit, key, request = exchange.plan, exchange.hit, exchange.key, exchange.request
     if hit is not None:
         decision, reason = "cached", f"{exchange.cache_status}: {hit.cache_id}"
     elif plan is not None:
@@ -163,25 +179,25 @@ def _identity(
         decision, reason = "refused", ""
     return {
         "event_id": f"{exchange.request_id}/{number}",
+        "tags": dict(exchange.tags),
         "request_id": exchange.request_id,
         "attempt": number,
         "ts_us": exchange.started_us,
-        "tenant_id": exchange.tenant.id,
-        "project_id": exchange.key.project_id,
-        "key_id": exchange.key.id,
-        "end_user": exchange.request.user,
+        "end_user": request.user,
         "client_request_id": exchange.client_request_id,
-        "tags": dict(exchange.tags),
+        "reason": reason,
+        "difficulty": exchange.decision.difficulty if exchange.decision is not None else None,
+        "tenant_id": exchange.tenant.id,
+        "project_id": key.project_id,
+        "key_id": key.id,
         "policy_version": exchange.policy.version,
         "route": exchange.route.name,
         "decision": cast(Decision, decision),
-        "reason": reason,
-        "difficulty": exchange.decision.difficulty if exchange.decision is not None else None,
         "provider": target.provider.name if target is not None else "",
-        "model_requested": exchange.request.model,
+        "model_requested": request.model,
         "model_served": target.name if target is not None else "",
-        "price_id": _price_id(target, exchange.started_us, prompt_tokens),
-        "baseline_price_id": _price_id(baseline, exchange.started_us, prompt_tokens),
+        "price_id": price.price_id if price is not None else None,
+        "baseline_price_id": baseline_price.price_id if baseline_price is not None else None,
     }
 
 
@@ -191,20 +207,19 @@ def _price(model: Model | None, now_us: int, prompt_tokens: int) -> Price | None
     return model.prices.at(now_us, prompt_tokens)
 
 
-def _price_id(model: Model | None, now_us: int, prompt_tokens: int) -> str | None:
-    price = _price(model, now_us, prompt_tokens)
-    return price.price_id if price is not None else None
-
-
-def _cost_pico(model: Model | None, now_us: int, usage: Usage) -> int | None:
-    price = _price(model, now_us, usage.prompt_tokens)
+def _cost_pico(price: Price | None, usage: Usage) -> int | None:
     if price is None or not price.prices(usage):
         return None
     # What never reached a provider does not even cost the fee of a request.
     return price.cost_pico(usage) if usage.source != "none" else 0
 
 
+def _span_us(start: float, end: float) -> int:
+    """Microseconds between two monotonic moments, never negative."""
+    return max(0, round((end - start) * 1e6))
+
+
 def _ttft_us(exchange: Exchange) -> int | None:
     if exchange.first_byte is None:
         return None
-    return max(0, round((exchange.first_byte - exchange.started) * 1e6))
+    return _span_us(exchange.started, exchange.first_byte)

@@ -65,6 +65,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     decision: str  # easy | hard | pinned | downgraded
     reason: str  # shown to admins verbatim
     output_tokens_max: int  # worst case of one choice
+    worst_pico: tuple[int, ...]  # what each candidate costs at most
 
 
 class Attempt(msgspec.Struct, kw_only=True):

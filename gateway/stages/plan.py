@@ -1,6 +1,6 @@
 """plan: which targets, in which order, and why. The last decision before money is held."""
 
-from gateway.booking import worst_charge_pico
+from gateway.booking import charge_pico, worst_cases_pico
 from gateway.errors import BudgetExhausted, ContextTooLong, InvalidRequest
 from gateway.exchange import Exchange, Plan
 from gateway.policy.snapshot import AUTO, Model
@@ -28,29 +28,32 @@ def plan(exchange: Exchange, services: Services) -> None:
                 others = (*others, route.small)  # rather than nobody
             reason = exchange.forced or (decision.reason if decision is not None else "")
     candidates = _reachable(services, _speaking(exchange, _distinct((first, *others))))
-    cheaper = _downgrade(exchange, services, candidates)
+    output_tokens = _worst_output(exchange, candidates)
+    worst_pico = worst_cases_pico(exchange, candidates, output_tokens)
+    cheaper = _downgrade(exchange, services, sum(worst_pico))
     if cheaper is not None:
         reason = f"budget used up: {cheaper.name} instead of {first.name}"
         candidates, kind = (cheaper,), "downgraded"
+        output_tokens = _worst_output(exchange, candidates)
+        worst_pico = worst_cases_pico(exchange, candidates, output_tokens)
     _check(exchange, candidates)
     exchange.plan = Plan(
         candidates=candidates,
         decision=kind,
         reason=reason,
-        output_tokens_max=_worst_output(exchange, candidates),
+        output_tokens_max=output_tokens,
+        worst_pico=worst_pico,
     )
 
 
-def _downgrade(
-    exchange: Exchange, services: Services, candidates: tuple[Model, ...]
-) -> Model | None:
-    """Where a budget in which these do not fit sends its tenant instead of refusing it."""
+def _downgrade(exchange: Exchange, services: Services, worst_pico: int) -> Model | None:
+    """Where a budget in which this cost does not fit sends its tenant instead of refusing it."""
     if not exchange.tenant.budgets:
         return None
     budget = services.ledger.budgets.exceeded(
         exchange.tenant,
         exchange.tags,
-        worst_charge_pico(exchange, candidates, _worst_output(exchange, candidates)),
+        charge_pico(exchange, worst_pico) or 0,
         exchange.started_us,
     )
     if budget is None or budget.on_exceeded != "downgrade":

@@ -3,7 +3,7 @@
 From here on the request is in the ledger, whatever dies.
 """
 
-from gateway.booking import intent, worst_case_pico, worst_charge_pico
+from gateway.booking import charge_pico, intent
 from gateway.errors import BudgetUnavailable, InvalidRequest
 from gateway.exchange import Attempt, Exchange, Plan
 from gateway.ledger.budgets import covers, refuses
@@ -23,7 +23,7 @@ def reserve(exchange: Exchange, services: Services) -> None:
     exchange.hold = services.ledger.budgets.reserve(
         exchange.tenant,
         exchange.tags,
-        worst_charge_pico(exchange, plan.candidates, plan.output_tokens_max),
+        charge_pico(exchange, sum(plan.worst_pico)) or 0,
         exchange.started_us,
     )
     attempt = Attempt(
@@ -31,7 +31,7 @@ def reserve(exchange: Exchange, services: Services) -> None:
         target=plan.candidates[0],
         started_us=exchange.started_us,
         started_monotonic=services.monotonic(),
-        held_pico=worst_case_pico(exchange, plan.candidates[0], plan.output_tokens_max),
+        held_pico=plan.worst_pico[0],
     )
     services.ledger.intend(intent(exchange, attempt, request.prompt_bytes // 4 + 1))
     exchange.attempts.append(attempt)

@@ -77,8 +77,9 @@ def exchange(
     made.request = parse_request("chat", body)
     made.cache_status = "miss"
     made.plan = Plan(
-        candidates=(small, large), decision="easy", reason="p(hard)=0.18", output_tokens_max=100
-    )
+        candidates=(small, large), decision="easy", reason="p(hard)=0.18", output_tokens_max=100,
+        worst_pico=(0, 0),
+    )  # fmt: skip
     return made
 
 
