@@ -17,6 +17,7 @@ from rich.table import Table
 from gateway.config import load_settings
 from gateway.errors import MeteringUnavailable, PolicyError
 from gateway.ledger import Ledger, reports
+from gateway.ledger.event import named
 from gateway.ledger.frames import Corrupt, read_segment
 from gateway.ledger.store import LedgerStore
 from gateway.money import format_usd
@@ -174,7 +175,7 @@ def dump(segment: Path) -> None:
                 f"damage at byte {record.offset}, up to {next_offset}: {record.reason}", err=True
             )
         else:
-            click.echo(msgspec.json.encode(record))
+            click.echo(msgspec.json.encode(named(record)))
     if damaged:
         sys.exit(1)
 

@@ -1,10 +1,11 @@
 """What the ledger books: the intent before an upstream is called, and the event after it.
 
-Both are records of the write-ahead log, as self-describing msgpack maps: a field may be added
-with a default and must never change its meaning. Knows no file, no database, no HTTP.
+Both are records of the write-ahead log, as msgpack arrays in the order of their fields: a field
+may be added with a default at the very end of ``Intent``, ``Checkpoint`` or ``UsageEvent``; none
+may move, go or change its meaning. Knows no file, no database, no HTTP.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,24 +24,25 @@ EVENT_TOKENS_MAX = 10**12
 IMPLAUSIBLE = "implausible_usage"  # the error of an event beyond them
 
 
-class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Who asked for what, and why it went where it went."""
+class Identity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+    """Who asked for what, and why it went where it went. Complete: a field more would move all."""
 
     event_id: str  # request_id + "/" + attempt: the idempotency key, minted by us
+    tags: dict[str, str] = {}
     request_id: str
     attempt: int
     ts_us: int  # when the request began, UTC; decides its price and its billing period
+    end_user: str | None = None
+    client_request_id: str | None = None
+    reason: str = ""
+    difficulty: float | None = None
+    # From here on what a configuration decides, and many events share.
     tenant_id: str
     project_id: str
     key_id: str
-    end_user: str | None = None
-    client_request_id: str | None = None
-    tags: dict[str, str] = {}
     policy_version: str
     route: str
     decision: Decision
-    reason: str = ""
-    difficulty: float | None = None
     provider: str
     model_requested: str
     model_served: str
@@ -48,7 +50,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     baseline_price_id: str | None = None
 
 
-class Intent(Identity, frozen=True, kw_only=True, tag="intent"):
+class Intent(Identity, frozen=True, kw_only=True, gc=False, tag="intent"):
     """Written before an upstream is called: enough to settle the attempt if we die during it."""
 
     prompt_tokens: int  # the estimate made before the call
@@ -56,7 +58,7 @@ class Intent(Identity, frozen=True, kw_only=True, tag="intent"):
     markup_ppm: int = 0  # of cost, for the charge of an interrupted attempt
 
 
-class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint"):
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="checkpoint"):
     """How far a running answer has come."""
 
     event_id: str
@@ -64,29 +66,35 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, tag="checkpoint"):
     text_bytes: int = 0
 
 
-class UsageEvent(Identity, frozen=True, kw_only=True, tag="final"):
+class UsageEvent(Identity, frozen=True, kw_only=True, gc=False, tag="final"):
     """One upstream attempt, cached answer or refusal, as booked. Never changed afterwards."""
 
     state: State = "final"
-    recorded_us: int
     cache_status: CacheStatus = "miss"
+    status: int  # HTTP status the attempt ended with
+    error_type: str | None = None
+    superseded: bool = False  # a later attempt of the same request took over
+    # From here on what this event alone has.
+    recorded_us: int
     cache_ref: str | None = None
     similarity: float | None = None
     upstream_request_id: str | None = None
-    usage: Usage
     list_pico: int | None = None  # at public list price
     cost_pico: int | None = None  # what we pay; None: unpriced
     charge_pico: int | None = None  # what the tenant pays
     baseline_pico: int | None = None  # the same tokens at the baseline model
     overhead_pico: int = 0  # own cost of deciding (embedding, judge): lowers the savings
-    status: int  # HTTP status the attempt ended with
-    error_type: str | None = None
     duration_us: int
     ttft_us: int | None = None
-    superseded: bool = False  # a later attempt of the same request took over
+    usage: Usage
 
 
 Record = Intent | Checkpoint | UsageEvent
+
+
+def named(record: Record) -> dict[str, Any]:
+    """A record's fields by name, with its kind as ``type``: for people, not for the log."""
+    return {"type": record.__struct_config__.tag, **msgspec.structs.asdict(record)}
 
 
 def plausible(event: UsageEvent) -> UsageEvent:
@@ -96,16 +104,17 @@ def plausible(event: UsageEvent) -> UsageEvent:
     that it is seen and questioned, and neither stops nor distorts the books.
     """
     usage = event.usage
-    amounts = (event.list_pico, event.cost_pico, event.charge_pico, event.baseline_pico)
-    money_fits = all(
-        amount is None or -EVENT_PICO_MAX <= amount <= EVENT_PICO_MAX
-        for amount in (*amounts, event.overhead_pico)
-    )
-    counts = (
-        usage.prompt_tokens, usage.completion_tokens, usage.compute_us, usage.web_searches
-    )  # fmt: skip
-    tokens_fit = all(0 <= count <= EVENT_TOKENS_MAX for count in counts)
-    if money_fits and tokens_fit:
+    if (
+        _believable(event.list_pico)
+        and _believable(event.cost_pico)
+        and _believable(event.charge_pico)
+        and _believable(event.baseline_pico)
+        and _believable(event.overhead_pico)
+        and 0 <= usage.prompt_tokens <= EVENT_TOKENS_MAX
+        and 0 <= usage.completion_tokens <= EVENT_TOKENS_MAX
+        and 0 <= usage.compute_us <= EVENT_TOKENS_MAX
+        and 0 <= usage.web_searches <= EVENT_TOKENS_MAX
+    ):
         return event
     return msgspec.structs.replace(
         event,
@@ -118,6 +127,10 @@ def plausible(event: UsageEvent) -> UsageEvent:
         overhead_pico=0,
         error_type=IMPLAUSIBLE,
     )
+
+
+def _believable(pico: int | None) -> bool:
+    return pico is None or -EVENT_PICO_MAX <= pico <= EVENT_PICO_MAX
 
 
 def gross_saved_pico(event: UsageEvent) -> int | None:

@@ -1,5 +1,7 @@
 """The ledger's tables, and how an older file becomes the present one.
 
+Read ``usage_event``: one row per event. It is a view of a star: ``usage_fact`` holds what differs
+from event to event, ``usage_context`` what an admin's configuration decides and many events share.
 Events and entries only ever grow; triggers refuse everything else. Rollups are a projection that
 ``rebuild`` recreates. Knows SQL only. Money is pico-USD, times are UTC microseconds.
 """
@@ -152,7 +154,7 @@ WHEN OLD.status = 'Closed'
 BEGIN SELECT RAISE(ABORT, 'a closed billing period stays closed'); END;
 """
 
-_APPEND_ONLY = "".join(
+_FIRST_APPEND_ONLY = "".join(
     f"CREATE TRIGGER {table}_no_{event.lower()} BEFORE {event} ON {table} "
     f"BEGIN SELECT RAISE(ABORT, '{table} is append only'); END;\n"
     for table in ("usage_event", "entry", "price_book")
@@ -165,8 +167,153 @@ ALTER TABLE usage_event ADD COLUMN cache_write_1h_tokens INTEGER NOT NULL DEFAUL
 ALTER TABLE usage_event ADD COLUMN web_searches INTEGER NOT NULL DEFAULT 0;
 """
 
+# Half the bytes and half the time per event. Nothing that a client chooses freely is in the
+# context, so the number of contexts is bounded by the configuration. The trigger FAILs, because
+# with ABORT each statement would keep a journal of its own to take back.
+_STAR = """
+ALTER TABLE usage_event RENAME TO old_event;
+ALTER TABLE entry RENAME TO old_entry;
+DROP TRIGGER usage_event_open_period;
+DROP TRIGGER usage_event_no_update;
+DROP TRIGGER usage_event_no_delete;
+DROP TRIGGER entry_no_update;
+DROP TRIGGER entry_no_delete;
+
+CREATE TABLE usage_context (
+  context_id INTEGER PRIMARY KEY,
+  billing_period TEXT NOT NULL,
+  tenant_id TEXT NOT NULL,
+  project_id TEXT NOT NULL,
+  key_id TEXT NOT NULL,
+  policy_version TEXT NOT NULL,
+  route TEXT NOT NULL,
+  decision TEXT NOT NULL,
+  provider TEXT NOT NULL,
+  model_requested TEXT NOT NULL,
+  model_served TEXT NOT NULL,
+  price_id TEXT,
+  baseline_price_id TEXT,
+  state TEXT NOT NULL CHECK (state IN ('final', 'estimated', 'interrupted')),
+  cache_status TEXT NOT NULL CHECK (cache_status IN ('miss', 'exact', 'semantic', 'bypass')),
+  status INTEGER NOT NULL,
+  error_type TEXT,
+  superseded INTEGER NOT NULL,
+  usage_source TEXT NOT NULL
+) STRICT;
+CREATE INDEX usage_context_by_tenant ON usage_context (tenant_id);
+
+CREATE TABLE usage_fact (
+  seq INTEGER PRIMARY KEY,
+  context_id INTEGER NOT NULL REFERENCES usage_context,
+  counted INTEGER NOT NULL,
+  tags TEXT NOT NULL,
+  request_id TEXT NOT NULL,
+  attempt INTEGER NOT NULL,
+  ts_us INTEGER NOT NULL,
+  recorded_us INTEGER NOT NULL,
+  end_user TEXT,
+  client_request_id TEXT,
+  reason TEXT NOT NULL,
+  difficulty REAL,
+  cache_ref TEXT,
+  similarity REAL,
+  upstream_request_id TEXT,
+  list_pico INTEGER,
+  cost_pico INTEGER,
+  charge_pico INTEGER,
+  baseline_pico INTEGER,
+  overhead_pico INTEGER NOT NULL,
+  duration_us INTEGER NOT NULL,
+  ttft_us INTEGER,
+  prompt_tokens INTEGER NOT NULL,
+  cached_tokens INTEGER NOT NULL,
+  cache_write_tokens INTEGER NOT NULL,
+  prompt_audio_tokens INTEGER NOT NULL,
+  prompt_image_tokens INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL,
+  reasoning_tokens INTEGER NOT NULL,
+  completion_audio_tokens INTEGER NOT NULL,
+  compute_us INTEGER NOT NULL,
+  cache_write_1h_tokens INTEGER NOT NULL,
+  web_searches INTEGER NOT NULL,
+  UNIQUE (request_id, attempt),
+  CHECK (cached_tokens + cache_write_tokens <= prompt_tokens),
+  CHECK (cache_write_1h_tokens <= cache_write_tokens),
+  CHECK (reasoning_tokens + completion_audio_tokens <= completion_tokens)
+) STRICT;
+CREATE INDEX usage_fact_by_context ON usage_fact (context_id, ts_us, charge_pico);
+CREATE UNIQUE INDEX usage_fact_counted ON usage_fact (request_id) WHERE counted;
+
+INSERT INTO usage_context
+  SELECT DISTINCT NULL, billing_period, tenant_id, project_id, key_id, policy_version, route,
+    decision, provider, model_requested, model_served, price_id, baseline_price_id, state,
+    cache_status, status, error_type, superseded, usage_source
+  FROM old_event;
+INSERT INTO usage_fact
+  SELECT o.seq, c.context_id, o.counted, o.tags, o.request_id, o.attempt, o.ts_us, o.recorded_us,
+    o.end_user, o.client_request_id, o.reason, o.difficulty, o.cache_ref, o.similarity,
+    o.upstream_request_id, o.list_pico, o.cost_pico, o.charge_pico, o.baseline_pico,
+    o.overhead_pico, o.duration_us, o.ttft_us, o.prompt_tokens, o.cached_tokens,
+    o.cache_write_tokens, o.prompt_audio_tokens, o.prompt_image_tokens, o.completion_tokens,
+    o.reasoning_tokens, o.completion_audio_tokens, o.compute_us, o.cache_write_1h_tokens,
+    o.web_searches
+  FROM old_event o JOIN usage_context c ON c.tenant_id = o.tenant_id
+    AND c.billing_period = o.billing_period AND c.project_id = o.project_id
+    AND c.key_id = o.key_id AND c.policy_version = o.policy_version AND c.route = o.route
+    AND c.decision = o.decision AND c.provider = o.provider
+    AND c.model_requested = o.model_requested AND c.model_served = o.model_served
+    AND c.price_id IS o.price_id AND c.baseline_price_id IS o.baseline_price_id
+    AND c.state = o.state AND c.cache_status = o.cache_status AND c.status = o.status
+    AND c.error_type IS o.error_type AND c.superseded = o.superseded
+    AND c.usage_source = o.usage_source;
+
+CREATE TABLE entry (
+  txn INTEGER NOT NULL,
+  line INTEGER NOT NULL,
+  account TEXT NOT NULL,
+  amount_pico INTEGER NOT NULL,
+  PRIMARY KEY (txn, line)
+) STRICT, WITHOUT ROWID;
+INSERT INTO entry
+  SELECT o.seq, e.line, e.account, e.amount_pico
+  FROM old_entry e JOIN old_event o ON o.event_id = e.event_id;
+DROP TABLE old_entry;
+DROP TABLE old_event;
+
+CREATE VIEW usage_event AS
+SELECT f.seq, f.request_id || '/' || f.attempt AS event_id, f.request_id, f.attempt, c.state,
+  f.ts_us, f.recorded_us, c.billing_period, c.tenant_id, c.project_id, c.key_id, f.end_user,
+  f.client_request_id, f.tags, c.policy_version, c.route, c.decision, f.reason, f.difficulty,
+  c.cache_status, f.cache_ref, f.similarity, c.provider, c.model_requested, c.model_served,
+  f.upstream_request_id, f.prompt_tokens, f.cached_tokens, f.cache_write_tokens,
+  f.prompt_audio_tokens, f.prompt_image_tokens, f.completion_tokens, f.reasoning_tokens,
+  f.completion_audio_tokens, f.compute_us, f.cache_write_1h_tokens, f.web_searches,
+  c.usage_source, c.price_id, c.baseline_price_id,
+  f.list_pico, f.cost_pico, f.charge_pico, f.baseline_pico, f.overhead_pico,
+  iif(c.superseded, -f.cost_pico, f.baseline_pico - f.cost_pico) AS gross_saved_pico, c.status,
+  c.error_type, f.duration_us, f.ttft_us, c.superseded, f.counted
+FROM usage_fact f JOIN usage_context c ON c.context_id = f.context_id;
+
+CREATE TRIGGER usage_fact_open_period AFTER INSERT ON usage_fact
+WHEN EXISTS (SELECT 1 FROM billing_period WHERE status = 'Closed' AND period =
+             (SELECT billing_period FROM usage_context WHERE context_id = NEW.context_id))
+BEGIN SELECT RAISE(FAIL, 'the billing period is closed'); END;
+"""
+
+_STAR_APPEND_ONLY = "".join(
+    f"CREATE TRIGGER {table}_no_{event.lower()} {when} {event} ON {table} "
+    f"BEGIN SELECT RAISE(ABORT, '{table} is append only'); END;\n"
+    for table, when in (
+        ("usage_event", "INSTEAD OF"),
+        ("usage_fact", "BEFORE"),
+        ("usage_context", "BEFORE"),
+        ("entry", "BEFORE"),
+    )
+    for event in ("UPDATE", "DELETE")
+)
+
 # One script per version of the file; a released script is never edited.
-MIGRATIONS = (_FIRST + _APPEND_ONLY, _FEES)
+MIGRATIONS = (_FIRST + _FIRST_APPEND_ONLY, _FEES, _STAR + _STAR_APPEND_ONLY)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

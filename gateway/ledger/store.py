@@ -15,12 +15,23 @@ import msgspec
 
 from gateway.ledger import rows
 from gateway.ledger.event import Checkpoint, Intent, UsageEvent, interrupted
-from gateway.ledger.frames import Corrupt, read_segment, segment_owner
+from gateway.ledger.frames import (
+    Corrupt,
+    Head,
+    IntentHead,
+    decode_head,
+    decode_record,
+    no_record,
+    read_frames,
+    segment_owner,
+)
 from gateway.ledger.schema import migrate
 from gateway.prices import Price
 
 BATCH_RECORDS_MAX = 2_000
 _BUSY_SECONDS = 10.0
+_RECORDS_PER_BREATH = 32
+_IMPOSSIBLE = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, ValueError)
 # Sums of parts: SQLite's sum() of pico-dollars overflows at 9.2 million dollars.
 _CHARGES = (
     "SELECT coalesce(sum(charge_pico / 1000000), 0), coalesce(sum(charge_pico % 1000000), 0)"
@@ -47,12 +58,15 @@ class LedgerStore:
         """Opens or creates the file and brings it up to date. Raises ValueError if too new."""
         self.path = path
         self._lock = threading.Lock()
+        self._contexts = rows.Contexts()
         self._connection = sqlite3.connect(
             path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
         )
         self._connection.execute("PRAGMA journal_mode = WAL")
         # One commit per batch: a full sync costs nothing there, and segments are deleted after it.
         self._connection.execute("PRAGMA synchronous = FULL")
+        # Pages that many commits touch are then copied into the file once, at 16 MiB.
+        self._connection.execute("PRAGMA wal_autocheckpoint = 4000")
         migrate(self._connection)
 
     def close(self) -> None:
@@ -80,18 +94,11 @@ class LedgerStore:
         if owner is None:
             raise ValueError(f"{segment.name} is no segment of the usage log")
         with self._writing() as connection:
-            start = _offset(connection, segment.name)
-            records = read_segment(segment, start)
-            batch = _Batch(segment.name, owner[0], start)
-            damaged = False
-            for record, next_offset in islice(records, limit):
-                if growing and isinstance(record, Corrupt):
-                    damaged = True
-                    break
-                batch.add(record, next_offset)
+            batch = _Batch(segment.name, owner[0], _offset(connection, segment.name))
+            damaged = batch.read(segment, limit=limit, patient=growing)
             more = batch.size == limit
             if batch.size:
-                batch.book(connection)
+                batch.book(connection, self._contexts)
             return Ingested(
                 events=batch.inserted,
                 repeated=len(batch.events) - batch.inserted - batch.refused,
@@ -108,13 +115,14 @@ class LedgerStore:
         instant, it has happened wholly or not at all.
         """
         with self._writing() as connection:
-            booking = rows.Booking(connection)
+            booking = rows.Booking(connection, self._contexts)
             found = connection.execute(
                 "SELECT event_id, intent, completion_tokens FROM open_intent WHERE owner = ?",
                 (owner,),
             ).fetchall()
             for event_id, packed, completion_tokens in found:
-                intent = msgspec.msgpack.decode(packed, type=Intent)
+                intent = decode_record(packed)
+                assert isinstance(intent, Intent), "only intents are kept open"
                 event = interrupted(
                     intent,
                     completion_tokens,
@@ -195,6 +203,7 @@ class LedgerStore:
                 yield self._connection
                 self._connection.execute("COMMIT")
             except BaseException:
+                self._contexts.forget()
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
@@ -208,61 +217,110 @@ class _Batch:
         self.owner = owner
         self.end = start
         self.size = 0
-        self.intents: dict[str, Intent] = {}  # still open at the end of the batch
+        self.intents: dict[str, tuple[bytes, int]] = {}  # payload and its end, where still open
         self.checkpoints: dict[str, int] = {}
-        self.events: list[tuple[UsageEvent, int]] = []
+        self.events: list[UsageEvent] = []
+        self.offsets: list[int] = []  # of the events
         self.corrupt: list[Corrupt] = []
         self.inserted = 0
         self.refused = 0
 
-    def add(self, record: Intent | Checkpoint | UsageEvent | Corrupt, next_offset: int) -> None:
-        match record:
-            case Intent():
-                self.intents[record.event_id] = record
-            case Checkpoint():
+    def read(self, segment: Path, *, limit: int, patient: bool) -> bool:
+        """Take up to ``limit`` records; True where damage stops a patient reader."""
+        for payload, end in islice(read_frames(segment, self.end), limit):
+            record: Head | Corrupt
+            try:
+                record = payload if isinstance(payload, Corrupt) else decode_head(payload)
+            except ValueError as error:
+                assert isinstance(payload, bytes), "only those are decoded"
+                record = no_record(payload, end, error)
+            if isinstance(record, IntentHead):
+                assert isinstance(payload, bytes), "it has just been decoded"
+                self.intents[record.event_id] = payload, end
+            elif isinstance(record, UsageEvent):
+                self.events.append(record)
+                self.offsets.append(self.end)
+            elif isinstance(record, Checkpoint):
                 known = self.checkpoints.get(record.event_id, 0)
                 self.checkpoints[record.event_id] = max(known, record.completion_tokens)
-            case UsageEvent():
-                self.events.append((record, self.end))
-            case Corrupt():
+            elif patient:
+                return True
+            else:
                 self.corrupt.append(record)
-        self.end = next_offset
-        self.size += 1
+            self.end = end
+            self.size += 1
+            if self.size % _RECORDS_PER_BREATH == 0:
+                rows.breathe()
+        return False
 
-    def book(self, connection: sqlite3.Connection) -> None:
+    def book(self, connection: sqlite3.Connection, contexts: rows.Contexts) -> None:
         """Insert what is new, close what is settled, remember what is open and how far we are."""
-        booking = rows.Booking(connection)
-        for event, offset in self.events:
-            connection.execute("SAVEPOINT one_event")
-            try:
-                self.inserted += booking.insert(event)
-            except (sqlite3.IntegrityError, sqlite3.DataError, OverflowError) as error:
-                # One impossible record must not stop the books for all that follow.
-                connection.execute("ROLLBACK TO one_event")
-                self.refused += 1
-                content = msgspec.msgpack.encode(event)
-                self._reject(connection, offset, content, str(error))
-            connection.execute("RELEASE one_event")
+        self._book_events(connection, contexts)
+        closed = []
+        for event in self.events:
             self.checkpoints.pop(event.event_id, None)
             if self.intents.pop(event.event_id, None) is None:
-                connection.execute("DELETE FROM open_intent WHERE event_id = ?", (event.event_id,))
-        booking.finish()
-        for damage in self.corrupt:
-            self._reject(connection, damage.offset, damage.content, damage.reason)
+                closed.append((event.event_id,))
+        connection.executemany("DELETE FROM open_intent WHERE event_id = ?", closed)
         connection.executemany(
             "INSERT INTO open_intent VALUES (?, ?, ?, NULL) ON CONFLICT DO NOTHING",
-            [(key, self.owner, msgspec.msgpack.encode(i)) for key, i in self.intents.items()],
+            list(self._open_intents()),
         )
         connection.executemany(
             "UPDATE open_intent SET completion_tokens = max(coalesce(completion_tokens, 0), ?)"
             " WHERE event_id = ?",
             [(tokens, event_id) for event_id, tokens in self.checkpoints.items()],
         )
+        for damage in self.corrupt:
+            self._reject(connection, damage.offset, damage.content, damage.reason)
         connection.execute(
             "INSERT INTO ingest_offset VALUES (?, ?)"
             " ON CONFLICT (segment) DO UPDATE SET byte_offset = excluded.byte_offset",
             (self.segment_name, self.end),
         )
+
+    def _book_events(self, connection: sqlite3.Connection, contexts: rows.Contexts) -> None:
+        """All at once where all are new; else one by one, which tells the new ones."""
+        booking = rows.Booking(connection, contexts)
+        connection.execute("SAVEPOINT events")
+        try:
+            booking.insert_new(self.events)
+            self.inserted = len(self.events)
+        except _IMPOSSIBLE:
+            connection.execute("ROLLBACK TO events")
+            contexts.forget()
+            booking = rows.Booking(connection, contexts)
+            for event, offset in zip(self.events, self.offsets, strict=True):
+                self._book_one(connection, booking, event, offset)
+        booking.finish()
+        connection.execute("RELEASE events")
+
+    def _book_one(
+        self,
+        connection: sqlite3.Connection,
+        booking: rows.Booking,
+        event: UsageEvent,
+        offset: int,
+    ) -> None:
+        connection.execute("SAVEPOINT one_event")
+        try:
+            self.inserted += booking.insert(event)
+        except _IMPOSSIBLE as error:
+            # One impossible record must not stop the books for all that follow.
+            connection.execute("ROLLBACK TO one_event")
+            booking.forget_refused()
+            self.refused += 1
+            self._reject(connection, offset, msgspec.msgpack.encode(event), str(error))
+        connection.execute("RELEASE one_event")
+
+    def _open_intents(self) -> Iterator[tuple[str, str, bytes]]:
+        for event_id, (payload, end) in self.intents.items():
+            try:
+                decode_record(payload)  # recovery will have to
+            except ValueError as error:
+                self.corrupt.append(no_record(payload, end, error))
+            else:
+                yield event_id, self.owner, payload
 
     def _reject(
         self, connection: sqlite3.Connection, offset: int, content: bytes, reason: str

@@ -4,7 +4,10 @@ Reads only. Knows the tables and prices; repairs nothing.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
+from operator import itemgetter
 
 from gateway.ledger.rows import (
     PROJECTION,
@@ -22,7 +25,7 @@ PROBLEMS_MAX = 100  # reported; more say no more
 def problems(connection: sqlite3.Connection) -> list[str]:
     """What contradicts what, one sentence each; at most ``PROBLEMS_MAX``."""
     found: list[str] = []
-    for check in (_damage, _unbalanced, _unposted, _drifted, _prices, _mispriced):
+    for check in (_damage, _misposted, _drifted, _prices, _mispriced):
         for problem in check(connection):
             if len(found) == PROBLEMS_MAX:
                 return [*found, "there are more problems"]
@@ -39,27 +42,43 @@ def _damage(connection: sqlite3.Connection) -> Iterator[str]:
         yield f"{segment} at byte {offset} could not be booked: {reason}"
 
 
-def _unbalanced(connection: sqlite3.Connection) -> Iterator[str]:
-    sums = connection.execute(
-        "SELECT event_id, sum(amount_pico) AS rest FROM entry GROUP BY event_id HAVING rest <> 0"
-    )
-    for event_id, rest in sums:
-        yield f"the entries of {event_id} sum to {rest} pico-USD and not to zero"
+def _misposted(connection: sqlite3.Connection) -> Iterator[str]:
+    """Each transaction sums to zero, and says of every account what its events say."""
+    for txn, posted, owed in _transactions(connection):
+        if rest := sum(posted.values()):
+            yield f"the entries of transaction {txn} sum to {rest} pico-USD and not to zero"
+        for account in sorted(posted.keys() | owed.keys()):
+            entered, true = posted.get(account, 0), owed.get(account, 0)
+            if entered != true:
+                yield (
+                    f"the entries of transaction {txn} differ from the events: account {account}"
+                    f" has {entered} pico-USD and the events say {true}"
+                )
 
 
-def _unposted(connection: sqlite3.Connection) -> Iterator[str]:
-    """Entries must say the same as their event, account by account."""
-    rows = connection.execute(
-        "SELECT e.event_id FROM usage_event e WHERE"
-        " (SELECT coalesce(sum(amount_pico), 0) FROM entry WHERE event_id = e.event_id"
-        "  AND account = 'tenant/' || e.tenant_id) <> coalesce(charge_pico, 0)"
-        " OR (SELECT coalesce(sum(amount_pico), 0) FROM entry WHERE event_id = e.event_id"
-        "  AND account = 'provider/' || e.provider) <> -coalesce(cost_pico, 0)"
-        " UNION ALL SELECT event_id FROM entry"
-        " WHERE event_id NOT IN (SELECT event_id FROM usage_event)"
+def _transactions(
+    connection: sqlite3.Connection,
+) -> Iterator[tuple[int, dict[str, int], dict[str, int]]]:
+    """(number, entries, what the events say) by account; a last one for events after all."""
+    lines = connection.execute("SELECT txn, account, amount_pico FROM entry ORDER BY txn")
+    events = connection.execute(
+        "SELECT seq, provider, tenant_id, coalesce(cost_pico, 0), coalesce(charge_pico, 0)"
+        " FROM usage_event ORDER BY seq"
     )
-    for (event_id,) in rows:
-        yield f"the entries of {event_id} differ from the event"
+    event = next(events, None)
+    endless: tuple[int, Iterable[tuple[int, str, int]]] = (2**63, ())
+    for txn, entries in chain(groupby(lines, key=itemgetter(0)), [endless]):
+        posted: Counter[str] = Counter()
+        for _, account, amount in entries:
+            posted[account] += amount
+        owed: Counter[str] = Counter()
+        while event is not None and event[0] <= txn:
+            _, provider, tenant_id, cost, charge = event
+            owed[f"provider/{provider}"] -= cost
+            owed[f"tenant/{tenant_id}"] += charge
+            owed["margin"] += cost - charge
+            event = next(events, None)
+        yield txn, posted, owed
 
 
 def _drifted(connection: sqlite3.Connection) -> Iterator[str]:

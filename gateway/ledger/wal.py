@@ -15,12 +15,13 @@ import msgspec
 
 from gateway.errors import MeteringUnavailable
 from gateway.ledger.event import Checkpoint, Intent, Record, UsageEvent
-from gateway.ledger.frames import FRAME_BYTES_MAX, HEADER, lock_name, seal, segment_name
+from gateway.ledger.frames import FRAME_BYTES_MAX, lock_name, seal, segment_name
 
 Durability = Literal["process", "power"]
 SEGMENT_BYTES = 16 << 20
 _FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
 _CLOSED = -1
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class WriteAheadLog:
@@ -46,8 +47,6 @@ class WriteAheadLog:
         self.power_safe = durability == "power"
         self._segment_bytes = segment_bytes
         self._lock = threading.Lock()
-        self._encoder = msgspec.msgpack.Encoder()
-        self._buffer = bytearray(4096)
         self._number = 0
         self._size = 0
         self._file = _CLOSED
@@ -120,27 +119,24 @@ class WriteAheadLog:
             os.close(self._owner_lock)
 
     def _append(self, record: Record) -> None:
+        frame = seal(_encode(record))
+        size = len(frame)
+        if size > FRAME_BYTES_MAX:
+            raise MeteringUnavailable(f"a usage record of {size} bytes exceeds {FRAME_BYTES_MAX}")
         with self._lock:
             if self._is_closed:
                 raise MeteringUnavailable("the usage log is closed: the gateway is shutting down")
-            buffer = self._buffer
-            self._encoder.encode_into(record, buffer, HEADER.size)
-            if len(buffer) > FRAME_BYTES_MAX:
-                raise MeteringUnavailable(
-                    f"a usage record of {len(buffer)} bytes exceeds {FRAME_BYTES_MAX}"
-                )
-            seal(buffer)
             try:
-                if self._file == _CLOSED or self._size + len(buffer) > self._segment_bytes:
+                if self._file == _CLOSED or self._size + size > self._segment_bytes:
                     self._rotate()
-                written = os.write(self._file, buffer)
+                written = os.write(self._file, frame)
             except OSError as error:
                 self._cut_back()
                 raise _unavailable(error) from error
-            if written != len(buffer):
+            if written != size:
                 self._cut_back()
                 raise MeteringUnavailable("the usage log cannot be written: the disk is full")
-            self._size += written
+            self._size += size
             self._appended += 1
 
     def _rotate(self) -> None:

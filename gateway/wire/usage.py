@@ -10,7 +10,7 @@ import msgspec
 UsageSource = Literal["provider", "tokenizer", "partial_stream", "cache", "none"]
 
 
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """What one answer consumed. Sub-counts are parts of their totals, never additions to them."""
 
     prompt_tokens: int = 0

@@ -162,7 +162,7 @@ def test_shipped_segments_of_ended_processes_are_deleted_with_their_locks(
     shipper: Shipper, store: LedgerStore, start: Open, wal: Path
 ) -> None:
     """A living process keeps its last segment and its lock; nothing unshipped goes."""
-    dead, living = start("dead", 1500), start("living", 1500)
+    dead, living = start("dead", 800), start("living", 800)
     for number in range(10):
         append(dead, final(f"d{number}"))
         append(living, final(f"l{number}"))

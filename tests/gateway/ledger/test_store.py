@@ -77,11 +77,13 @@ def test_small_batches_book_what_one_large_batch_does(store: LedgerStore, tmp_pa
     records += [final(f"r{n}") for n in range(5)]
     segment = book(store, *records)
     other = LedgerStore(tmp_path / "other.sqlite")
+    other.register_prices(all_prices([PRICES]))
     while other.ingest(segment, limit=1).more:
         pass
-    for table in ("usage_event", "entry", "rollup", "open_intent"):
-        question = f"SELECT * FROM {table}"
+    for question in (*[f"SELECT * FROM {t}" for t in ("usage_event", "rollup", "open_intent")],
+                     "SELECT account, sum(amount_pico) FROM entry GROUP BY 1"):  # fmt: skip
         assert query(other.path, question) == query(store.path, question)
+    assert other.verify() == []
     other.close()
 
 
@@ -265,7 +267,7 @@ def test_verify_finds_forged_prices_and_entries(store: LedgerStore) -> None:
     found = store.verify()
     assert any("is not what it was" in line for line in found)
     assert any("sum to 1 pico-USD" in line for line in found)
-    assert any("differ from the event" in line for line in found)
+    assert any("differ from the events" in line for line in found)
 
 
 def test_rollups_rebuilt_equal_rollups_kept(store: LedgerStore) -> None:
@@ -347,6 +349,49 @@ def test_books_of_a_newer_release_are_left_alone(tmp_path: Path) -> None:
     query(path, f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
     with pytest.raises(ValueError, match="newer"):
         LedgerStore(path)
+
+
+def test_books_of_the_second_version_become_a_star_without_losing_a_figure(
+    store: LedgerStore, tmp_path: Path
+) -> None:
+    """Every column of every event, the entries, open attempts; and they go on."""
+    book(
+        store,
+        final("a", tags={"feature": "chat"}, difficulty=0.25, end_user="u", ttft_us=5),
+        final("b", 1, superseded=True, status=502, error_type="upstream_error"),
+        final("b", 2, tenant_id="other", price_id=None, cost_pico=None, charge_pico=None),
+        final("c", cost_pico=0, usage=USED, cache_status="exact", cache_ref="x", similarity=0.9),
+        intent("open"),
+    )
+    path = tmp_path / "first.sqlite"
+    old = sqlite3.connect(path, isolation_level=None)
+    old.executescript(
+        f"{MIGRATIONS[0]} {MIGRATIONS[1]} PRAGMA user_version = 2; ATTACH '{store.path}' AS now;"
+    )
+    columns = ", ".join(row[1] for row in old.execute("PRAGMA main.table_info(usage_event)"))
+    old.execute(f"INSERT INTO usage_event ({columns}) SELECT {columns} FROM now.usage_event")
+    for table in ("rollup", "open_intent", "price_book", "ingest_offset"):
+        old.execute(f"INSERT INTO {table} SELECT * FROM now.{table}")
+    for line, account, amount in (
+        (1, "'provider/' || provider", "-cost_pico"),
+        (2, "'tenant/' || tenant_id", "charge_pico"),
+        (3, "'margin'", "cost_pico - charge_pico"),
+    ):
+        old.execute(
+            f"INSERT INTO entry SELECT event_id, {line}, {account}, {amount} FROM now.usage_event"
+            f" WHERE coalesce({amount}, 0) <> 0"
+        )
+    old.close()
+    migrated = LedgerStore(path)
+    everything = f"SELECT {columns} FROM usage_event"
+    assert query(path, everything) == query(store.path, everything)
+    assert len(query(path, everything)) == 4
+    assert migrated.verify() == store.verify()
+    book(migrated, final("open"), final("a"), boot_id="later")
+    assert len(query(path, everything)) == 5
+    assert query(path, "SELECT * FROM open_intent") == []
+    assert migrated.verify() == store.verify()
+    migrated.close()
 
 
 @pytest.mark.parametrize("period", ["2026", "2026-13", "11-2026", "2026-11-01", ""])

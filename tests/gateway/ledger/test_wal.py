@@ -7,14 +7,24 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from gateway.errors import MeteringUnavailable
-from gateway.ledger.frames import Corrupt, lock_name, read_segment
+from gateway.ledger.event import Checkpoint, Record
+from gateway.ledger.frames import (
+    Corrupt,
+    decode_head,
+    decode_record,
+    lock_name,
+    read_segment,
+    seal,
+)
 from gateway.ledger.wal import WriteAheadLog, hold_lock, is_held
-from tests.gateway.ledger.books import final, intent
+from gateway.wire.usage import Usage
+from tests.gateway.ledger.books import NOW_US, PRICE, final, intent
 
 
 @pytest.fixture
@@ -47,6 +57,91 @@ def test_records_come_back_equal_and_in_order(log: WriteAheadLog, tmp_path: Path
     assert written(tmp_path) == expected
     assert len(segments(tmp_path)) > 2
     assert all(path.stat().st_size <= 4000 for path in segments(tmp_path))
+
+
+# One record of each kind, and how it is written: the layout of every log on every disk.
+RECORDS: tuple[tuple[Record, list[Any]], ...] = (
+    (
+        intent("r", markup_ppm=70000, reason="why", tags={"a": "b"}, difficulty=0.5),
+        [
+            "intent", "r/1", {"a": "b"}, "r", 1, NOW_US, None, None, "why", 0.5, "acme", "default",
+            "key-1", "abcdef012345", "chat", "hard", "openai", "auto", "large", PRICE.price_id,
+            PRICE.price_id, 100, 10**10, 70000,
+        ],
+    ),
+    (Checkpoint(event_id="r/1", completion_tokens=9), ["checkpoint", "r/1", 9, 0]),
+    (
+        final(
+            "r", end_user="u", superseded=True, ttft_us=5,
+            usage=Usage(prompt_tokens=7, cached_tokens=3, completion_tokens=2),
+        ),
+        [
+            "final", "r/1", {}, "r", 1, NOW_US, "u", None, "", None, "acme", "default", "key-1",
+            "abcdef012345", "chat", "hard", "openai", "auto", "large", PRICE.price_id,
+            PRICE.price_id, "final", "miss", 200, None, True, NOW_US + 10**6, None, None, None,
+            33750000, 33750000, 37125000, 67500000, 0, 10**6, 5,
+            {"prompt_tokens": 7, "cached_tokens": 3, "completion_tokens": 2},
+        ],
+    ),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("record", "layout"), RECORDS)
+def test_the_layout_of_a_record_stays_readable(record: Record, layout: list[Any]) -> None:
+    """Whatever is added later stands at the end, and is not missed in what is read today."""
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(record)) == layout
+    assert decode_record(msgspec.msgpack.encode(layout)) == record
+    assert decode_record(msgspec.msgpack.encode([*layout, "of a later release"])) == record
+
+
+@pytest.mark.parametrize(("record", "layout"), RECORDS)
+def test_a_record_that_names_its_fields_is_read_as_well(record: Record, layout: list[Any]) -> None:
+    """As logs had them before; fields at their default may be missing."""
+    named = msgspec.to_builtins({n: getattr(record, n) for n in record.__struct_fields__})
+    named = {"type": layout[0]} | {name: value for name, value in named.items() if value}
+    payload = msgspec.msgpack.encode(named)
+    assert decode_record(payload) == record
+    head = decode_head(payload)
+    assert head.event_id == "r/1"
+    assert head == decode_head(msgspec.msgpack.encode(record))
+
+
+@pytest.mark.parametrize(
+    "payload", [b"\xc0", b"\x80", b"\x90", b"x", b"\xde", b"\x93\xa1x\x01\x02"]
+)
+def test_what_is_no_record_is_refused(payload: bytes, tmp_path: Path) -> None:
+    """By both readers, and in a segment it is damage with the whole frame kept."""
+    for decode in (decode_record, decode_head):
+        with pytest.raises(ValueError, match=r"Expected|Invalid|truncated|malformed|required"):
+            decode(payload)
+    path = tmp_path / "segment"
+    frame = seal(payload)
+    path.write_bytes(seal(msgspec.msgpack.encode(intent("a"))) + frame)
+    (first, start), (damage, end) = read_segment(path)
+    assert first == intent("a")
+    assert isinstance(damage, Corrupt)
+    assert (damage.offset, damage.content, end) == (start, frame, start + len(frame))
+
+
+def test_a_segment_larger_than_what_is_read_at_once_comes_back_whole(tmp_path: Path) -> None:
+    """Frames lie across the border, a damaged one too."""
+    frames = [
+        seal(msgspec.msgpack.encode(intent(f"r{n}", reason="x" * 100_000))) for n in range(50)
+    ]
+    path = tmp_path / "segment"
+    path.write_bytes(b"".join(frames))
+    names = [record.request_id for record, _ in read_segment(path)]  # type: ignore[union-attr]
+    assert names == [f"r{n}" for n in range(50)]
+    broken = bytearray(b"".join(frames))
+    border = next(n for n in range(50) if len(frames[0]) * (n + 1) > 2 << 20)
+    broken[sum(map(len, frames[:border])) + 50] ^= 1
+    path.write_bytes(broken)
+    found = [record for record, _ in read_segment(path)]
+    (damage,) = [record for record in found if isinstance(record, Corrupt)]
+    assert len(found) == 50
+    assert found.index(damage) == border
+    start = sum(map(len, frames[:border]))
+    assert damage[:2] == (start, bytes(broken[start : start + len(frames[border])]))
 
 
 def test_a_checkpoint_comes_back(log: WriteAheadLog, tmp_path: Path) -> None:
