@@ -82,7 +82,7 @@ async def _go_on(
         try:
             await pause
         except GatewayError as error:
-            exchange.error = error
+            exchange.error = _bare(error)
             break
         except asyncio.CancelledError:
             exchange.error = _cancelled(exchange)
@@ -118,7 +118,7 @@ def _advance(
                 return None
             position += 1
     except GatewayError as error:
-        exchange.error = error
+        exchange.error = _bare(error)
         return None
     except Exception as error:
         exchange.error = _unexpected(error, exchange, stage.__name__)
@@ -135,7 +135,7 @@ def _settle(exchange: Exchange, services: Services) -> Awaitable[None] | None:
         settle(exchange, services)
         return services.ledger.durable()
     except GatewayError as error:
-        exchange.error = error
+        exchange.error = _bare(error)
     except Exception as error:
         exchange.error = _unexpected(error, exchange, "settle")
     return None
@@ -147,7 +147,7 @@ async def _finish(
     try:
         await durable
     except GatewayError as error:
-        exchange.error = error
+        exchange.error = _bare(error)
     except asyncio.CancelledError:
         _uncancel()  # the drain deadline has passed: nothing is released that is not safe
         exchange.error = Overloaded("The gateway is stopping.", retry_after_seconds=1.0)
@@ -180,6 +180,12 @@ def _uncancel() -> None:
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()
+
+
+def _bare(error: GatewayError) -> GatewayError:
+    """The error without the frames it came through: they hold the exchange, which holds it."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 def _unexpected(error: Exception, exchange: Exchange, stage: str) -> InternalError:

@@ -156,6 +156,7 @@ class Call:
         """Nobody waits for this answer any more."""
         self.gone = True
         told, self.on_lost = self.on_lost, None
+        self.context = None
         if told is not None:
             told()
 
@@ -427,7 +428,7 @@ class GuardedProtocol(asyncio.Protocol):
 
     def answered(self, call: Call) -> None:
         """The answer is sent: close, wait for the next request, or turn to the one that waits."""
-        call.on_lost = None
+        call.on_lost = call.context = None  # no cycle: what made the answer is freed with it
         calls = self._calls
         if calls and calls[0] is call:
             calls.popleft()

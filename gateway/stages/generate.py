@@ -75,6 +75,7 @@ async def _try_all(exchange: Exchange, services: Services, deadline: float) -> N
             return
         except UpstreamError as error:
             attempt.error = error
+            error.__traceback__ = None  # its frames hold what holds it
             successor = _successor(exchange, services, attempt, error, deadline)
             if successor is None:
                 raise
