@@ -125,6 +125,7 @@ class UpstreamPool:
             error_rate=health.error_rate,
             eject_seconds=health.eject_seconds,
             answer_bytes_max=limits.answer_bytes_max,
+            network=provider.network,
         )
 
 

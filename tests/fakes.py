@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,10 @@ class Peer:
         self.requests.append(head + body)
         await self._notify()
         return head + body
+
+    async def read(self) -> bytes:
+        """What comes next, whatever it is; ``b""`` at the end."""
+        return await self._reader.read(65_536)
 
     async def send(self, data: bytes) -> None:
         """Write, and wait while the client does not read."""
@@ -66,7 +71,8 @@ class Peer:
 class RawUpstream:
     """Serves ``script`` to each connection, in the running loop, on 127.0.0.1."""
 
-    def __init__(self, script: Script, port: int = 0) -> None:
+    def __init__(self, script: Script, port: int = 0, *, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.peers: list[Peer] = []
         self.port = port  # 0: any
         self._script = script
@@ -75,7 +81,9 @@ class RawUpstream:
         self._server: asyncio.Server
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(
+            self._accept, "127.0.0.1", self.port, ssl=self._tls
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -22,7 +22,7 @@ from gateway.policy.values import duration_seconds
 from gateway.yaml_documents import Problem
 
 # For a variable that is not set where files are checked: fits a secret and a base_url.
-_PLACEHOLDER = "http://not-set.invalid/v1"
+_PLACEHOLDER = "http://not-set.invalid:80"
 
 _config = click.option(
     "--config",

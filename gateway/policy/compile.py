@@ -1,6 +1,7 @@
 """Validated documents to the run-time Policy: names resolved, prices compiled, digests taken.
 
-Every dangling name, duplicate and unreachable route is a problem with its place. Pure.
+Every dangling name, duplicate and unreachable route is a problem with its place. Pure, but for the
+files of authorities that a provider names.
 """
 
 import hashlib
@@ -11,12 +12,14 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import msgspec
 import orjson
 from pydantic import BaseModel
 
 from gateway.money import parse_usd
 from gateway.policy import schema
 from gateway.policy.conditions import compile_condition, compile_match, covers
+from gateway.policy.network import read_ca, read_proxy, tls_context
 from gateway.policy.snapshot import (
     AUTO,
     AlwaysLarge,
@@ -27,6 +30,7 @@ from gateway.policy.snapshot import (
     Health,
     LocalRuntime,
     Model,
+    Network,
     Policy,
     Provider,
     QualityTarget,
@@ -149,9 +153,40 @@ class _Compiler:
                 runtime=LocalRuntime(model=section.runtime.model)
                 if section.runtime is not None
                 else LocalRuntime(),
+                network=self._network(document, where, section),
             )
 
             self._api_versions[section.name] = section.api_version
+
+    def _network(
+        self, document: Document, where: Where, section: schema.ProviderSection
+    ) -> Network:
+        """The way to a provider, found usable: a bad file is a mistake now, not at a request."""
+        written = section.network or schema.NetworkSection()
+        place = (*where, "network")
+        if not (section.base_url or "").startswith("https:"):
+            for key in ("ca_file", "client_cert"):
+                if getattr(written, key) is not None:
+                    message = f"{key} is of use with a base_url of https:// only"
+                    self._problem(document, (*place, key), message)
+            if written.proxy is None:
+                return Network()
+        proxy, ca_file = written.proxy, written.ca_file
+        found = Network(
+            proxy=self._try(document, (*place, "proxy"), lambda: read_proxy(proxy))
+            if proxy is not None
+            else None,
+            ca_pem=self._try(document, (*place, "ca_file"), lambda: read_ca(ca_file)) or ""
+            if ca_file is not None
+            else "",
+        )
+        usable = self._try(document, (*place, "ca_file"), lambda: tls_context(found))
+        if usable is None or written.client_cert is None:
+            return found
+        pem = "\n".join(filter(None, (written.client_cert, written.client_key)))
+        complete = msgspec.structs.replace(found, client_pem=Secret(pem + "\n"))
+        self._try(document, (*place, "client_cert"), lambda: tls_context(complete))
+        return complete
 
     def _base_url(self, document: Document, where: Where, section: schema.ProviderSection) -> str:
         url = section.base_url
@@ -515,6 +550,11 @@ def _version(sources: Sources) -> str:
         dumped = document.model_dump(mode="json")
         for provider in dumped.get("providers", ()):
             provider["auth"] = provider["auth"] is not None
+            network = provider["network"] or {}
+            provider["network"] = {
+                key: value if key == "ca_file" else value is not None
+                for key, value in network.items()
+            }
         return dumped
 
     groups = (sources.models, sources.routing, sources.tenants)

@@ -15,6 +15,8 @@ from gateway.policy.values import (
     Name,
     Names,
     NotYet,
+    PemReference,
+    ProxyUrl,
     SecretReference,
     Share,
     Size,
@@ -78,6 +80,27 @@ class ProviderLimits(Section):
     per_tenant: Share = Field(0.8, description="Of them, one tenant's at most.")
 
 
+class NetworkSection(Section):
+    """The way to one provider."""
+
+    proxy: ProxyUrl | None = Field(
+        None, description="http://[user:password@]host:port; with a password, a reference."
+    )
+    ca_file: str | None = Field(
+        None, description="Absolute path of a PEM file: authorities instead of the system's."
+    )
+    client_cert: PemReference | None = Field(
+        None, description="PEM of our certificate, its chain and, unless apart, its key."
+    )
+    client_key: PemReference | None = Field(None, description="PEM of the key, if apart.")
+
+    @model_validator(mode="after")
+    def _key_has_certificate(self) -> "NetworkSection":
+        if self.client_key is not None and self.client_cert is None:
+            raise ValueError("a client_key needs a client_cert")
+        return self
+
+
 class Runtime(Section):
     """The local model behind an ``api: local`` provider."""
 
@@ -109,12 +132,14 @@ class ProviderSection(Section):
     health: HealthSection = HealthSection()
     limits: ProviderLimits = ProviderLimits()
     runtime: Runtime | None = None
-    network: NotYet = None
+    network: NetworkSection | None = None
 
     @model_validator(mode="after")
     def _fits_api(self) -> "ProviderSection":
         if self.api == "local" and (self.base_url is not None or self.auth is not None):
             raise ValueError("a local provider has no base_url and no auth")
+        if self.api == "local" and self.network is not None:
+            raise ValueError("a local provider has no network")
         if self.api == "local" and self.dialects is not None:
             raise ValueError("a local provider speaks chat, and has no dialects to set")
         if self.api != "local" and self.base_url is None:

@@ -62,6 +62,22 @@ class LocalRuntime(msgspec.Struct, frozen=True, kw_only=True):
     model: str = "smollm2-135m-instruct"
 
 
+class Proxy(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP proxy that is asked for a tunnel."""
+
+    host: str
+    port: int
+    authorization: Secret | None = None  # the whole value of the header, "Basic …"
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True):
+    """The way to a provider, where it is not simply the open net."""
+
+    proxy: Proxy | None = None
+    ca_pem: str = ""  # authorities, instead of the system's
+    client_pem: Secret | None = None  # our certificate and its key
+
+
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody who answers: a hosted API, or this node's model process."""
 
@@ -77,6 +93,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     concurrent_max: int = 256
     tenant_share: float = 0.8  # of concurrent_max, for one tenant
     runtime: LocalRuntime = LocalRuntime()
+    network: Network = Network()
 
 
 _CHAT_PATHS = provider_paths(("chat",))

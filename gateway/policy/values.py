@@ -106,6 +106,22 @@ def _reference(value: Any) -> Any:
     return str(value)
 
 
+def _pem(value: Any) -> Any:
+    if not isinstance(value, Referenced):
+        raise PydanticCustomError(
+            UNSHOWN, "certificate and key are a reference, ${file:/path} or ${env:NAME}"
+        )
+    return str(value)
+
+
+def _proxy(value: Any) -> Any:
+    if isinstance(value, str) and "@" in value and not isinstance(value, Referenced):
+        raise PydanticCustomError(
+            UNSHOWN, "a proxy with a password is a reference, ${env:NAME} or ${file:/path}"
+        )
+    return str(value) if isinstance(value, str) else value
+
+
 def _json(kind: "str | list[str]", **rest: Any) -> WithJsonSchema:
     return WithJsonSchema({"type": kind, **rest})
 
@@ -159,5 +175,9 @@ Names = Annotated[
 SecretReference = Annotated[
     str, BeforeValidator(_reference), _json("string", pattern=r"[$][{](env|file):[^}]+[}]")
 ]
+PemReference = Annotated[
+    str, BeforeValidator(_pem), _json("string", pattern=r"[$][{](env|file):[^}]+[}]")
+]
+ProxyUrl = Annotated[str, BeforeValidator(_proxy)]
 Tags = dict[Name, Annotated[str, Field(max_length=128)]]
 NotYet = SkipJsonSchema[Annotated[Any, BeforeValidator(_not_yet)]]

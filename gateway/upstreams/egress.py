@@ -68,6 +68,11 @@ def may_reach(host: str, address: Address) -> bool:
     )
 
 
+def is_address(host: str) -> bool:
+    """Whether a configured host is an address and no name."""
+    return _literal(host) is not None
+
+
 def _plain(address: Address) -> Address:
     """The IPv4 address that an IPv6 address stands for, where it does."""
     if isinstance(address, ipaddress.IPv6Address):

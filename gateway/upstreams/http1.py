@@ -6,7 +6,6 @@ of CPU, of which 14 to 16 are the same bytes over a bare protocol (tests/bench/b
 """
 
 import asyncio
-import ssl
 import time
 from typing import cast
 
@@ -20,7 +19,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.upstreams.base import Headers
-from gateway.upstreams.egress import Egress
+from gateway.upstreams.connect import Connector
 
 HEAD_BYTES_MAX = 64 * 1024
 BUFFER_BYTES_MAX = 64 * 1024  # of an answer, unread by us, before we stop reading the socket
@@ -38,17 +37,13 @@ class Http1Pool:
 
     def __init__(
         self,
-        egress: Egress,
+        connector: Connector,
         *,
-        tls: ssl.SSLContext | None,
-        connect_seconds: float,
         connections_max: int,
         answer_bytes_max: int,
     ) -> None:
         self.answer_bytes_max = answer_bytes_max
-        self._egress = egress
-        self._tls = tls
-        self._connect_seconds = connect_seconds
+        self._connector = connector
         self._connections_max = connections_max
         self._idle: list[_Connection] = []  # the most recently used last
         self._busy: set[_Connection] = set()
@@ -108,41 +103,19 @@ class Http1Pool:
 
     async def _connect(self, deadline: float) -> "_Connection":
         if self.in_use >= self._connections_max:
-            raise _not_sent(
-                UpstreamOverloaded(
-                    f"{self._connections_max} requests to '{self._egress.host}' are in progress.",
-                    retry_after_seconds=1.0,
-                )
+            refused = UpstreamOverloaded(
+                f"{self._connections_max} requests to '{self._connector.host}' are in progress.",
+                retry_after_seconds=1.0,
             )
+            refused.unsent = True
+            raise refused
         self._connecting += 1
-        loop = asyncio.get_running_loop()
-        seconds = min(self._connect_seconds, deadline - time.monotonic())
-        failure = "no address"
         try:
-            async with asyncio.timeout(seconds):
-                for address in await self._egress.addresses():
-                    try:
-                        _, connection = await loop.create_connection(
-                            lambda: _Connection(self),
-                            address,
-                            self._egress.port,
-                            ssl=self._tls,
-                            server_hostname=self._egress.host if self._tls else None,
-                        )
-                    except OSError as error:
-                        failure = error.strerror or type(error).__name__
-                        continue
-                    self._busy.add(connection)
-                    return connection
-        except TimeoutError:
-            raise _not_sent(
-                UpstreamTimeout(f"No connection to '{self._egress.host}' in {seconds:.1f} s.")
-            ) from None
-        except UpstreamError as error:
-            raise _not_sent(error) from None
+            connection = await self._connector.open(lambda: _Connection(self), deadline)
         finally:
             self._connecting -= 1
-        raise _not_sent(UpstreamUnavailable(f"Cannot connect to '{self._egress.host}': {failure}."))
+        self._busy.add(connection)
+        return connection
 
     def give_back(self, connection: "_Connection", *, reusable: bool) -> None:
         """A connection's answer has ended, or it is gone."""
@@ -490,8 +463,3 @@ class _Stale(Exception):
 
 def _too_much_head() -> UpstreamProtocolError:
     return UpstreamProtocolError(f"The provider's headers exceed {HEAD_BYTES_MAX} bytes.")
-
-
-def _not_sent(error: UpstreamError) -> UpstreamError:
-    error.unsent = True
-    return error

@@ -1,12 +1,14 @@
 """A hosted provider over HTTP, whatever its dialect. Implements ``base.Upstream``."""
 
-import ssl
 import time
 from urllib.parse import urlsplit
 
 from gateway import __version__
+from gateway.policy.network import tls_context
+from gateway.policy.snapshot import Network
 from gateway.upstreams.base import UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import Bulkhead
+from gateway.upstreams.connect import Connector
 from gateway.upstreams.egress import Egress
 from gateway.upstreams.health import CircuitBreaker, Outcome
 from gateway.upstreams.http1 import Http1Pool
@@ -31,6 +33,7 @@ class OpenAIUpstream:
         eject_seconds: float,
         answer_bytes_max: int,
         tenant_share: float = 1.0,
+        network: Network | None = None,
     ) -> None:
         """base_url: "https://host[:port]/v1"; authorization: the header's whole value."""
         url = urlsplit(base_url)
@@ -44,10 +47,14 @@ class OpenAIUpstream:
             lines.append(f"{authorization_header}: {authorization}")
         self._fixed_headers = "\r\n".join(lines).encode("latin-1") + b"\r\n"
         self._heads: dict[str, bytes] = {}
+        way = network or Network()
         self._pool = Http1Pool(
-            Egress(host, url.port or (443 if secure else 80)),
-            tls=ssl.create_default_context() if secure else None,
-            connect_seconds=connect_seconds,
+            Connector(
+                Egress(host, url.port or (443 if secure else 80)),
+                tls=tls_context(way) if secure else None,
+                connect_seconds=connect_seconds,
+                proxy=way.proxy,
+            ),
             connections_max=concurrent_max,
             answer_bytes_max=answer_bytes_max,
         )

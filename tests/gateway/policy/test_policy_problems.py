@@ -97,7 +97,6 @@ def test_a_mistake_is_named_at_its_place(tmp_path: Path, old: str, new: str, mes
 @pytest.mark.parametrize(
     ("after", "added"),
     [
-        ("    base_url: https://api.example.com/v1\n", "    network: {proxy: x}\n"),
         ("metadata: {name: routing}\n", "rollout: {steps: []}\n"),
         ("    target: {quality: 95%, of: large}\n", "    learn: {shadow: 2%}\n"),
         ("    target: {quality: 95%, of: large}\n", "    hedge: off\n"),

@@ -11,6 +11,6 @@ Factories = dict[str, Callable[[], asyncio.AbstractEventLoop]]
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> Factories:
     factories: Factories = {"asyncio": asyncio.new_event_loop}
-    if item.path.name == "test_http1.py":
+    if item.path.name in ("test_http1.py", "test_connect.py"):
         factories["uvloop"] = uvloop.new_event_loop
     return factories

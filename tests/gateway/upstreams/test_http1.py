@@ -16,6 +16,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
+from gateway.upstreams.connect import Connector
 from gateway.upstreams.egress import Egress
 from gateway.upstreams.http1 import BUFFER_BYTES_MAX, Http1Pool, Http1Response
 from tests.fakes import Peer, RawUpstream, Script
@@ -27,8 +28,10 @@ BODY = b'{"model":"m"}'
 
 @contextlib.asynccontextmanager
 async def client_of(port: int, **options: Any) -> AsyncIterator[Http1Pool]:
-    settings = {"connect_seconds": 1.0, "connections_max": 4, "answer_bytes_max": 64 << 20}
-    pool = Http1Pool(Egress("127.0.0.1", port), tls=None, **{**settings, **options})
+    settings = {"connections_max": 4, "answer_bytes_max": 64 << 20}
+    seconds = options.pop("connect_seconds", 1.0)
+    connector = Connector(Egress("127.0.0.1", port), tls=None, connect_seconds=seconds)
+    pool = Http1Pool(connector, **{**settings, **options})
     try:
         yield pool
     finally:
