@@ -10,6 +10,7 @@ import orjson
 
 from gateway.errors import UpstreamProtocolError, UpstreamUnavailable
 from gateway.wire.assemble import assemble
+from gateway.wire.excise import without_member
 from gateway.wire.openai import Endpoint
 from gateway.wire.sse import EventSplitter, event_data
 from gateway.wire.usage import Usage, parse_usage
@@ -55,7 +56,7 @@ class StreamRelay:
         self._done = False
         self._error: UpstreamProtocolError | None = None
         self.usage: Usage | None = None
-        self.usage_event = b""  # the event of usage alone, passed on or not
+        self.usage_event = b""  # of usage alone, passed on or not
         self.content_events = 0  # events that carried something generated: about a token each
         self.text_bytes = 0  # UTF-8 bytes of generated text, tool arguments included
 
@@ -75,8 +76,8 @@ class StreamRelay:
         passed_on: list[bytes] = []
         try:
             for event in self._splitter.feed(data):
-                if self._look(event):
-                    passed_on.append(event)
+                if kept := self._look(event):
+                    passed_on.append(kept)
         except UpstreamProtocolError as error:
             if not passed_on:
                 raise
@@ -112,16 +113,16 @@ class StreamRelay:
     def _all_ended(self) -> bool:
         return len(self._ended) >= self._choices and self._ended == self._begun
 
-    def _look(self, event: bytes) -> bool:
-        """Whether the event is passed on."""
+    def _look(self, event: bytes) -> bytes:
+        """What is passed on of an event: all of it, nothing, or all but the usage."""
         data = event_data(event)
         if data is None:
-            return True  # a comment or a ping
+            return event  # a comment or a ping
         if self._done:
-            return False
+            return b""
         if data == b"[DONE]":
             self._done = True
-            return False
+            return b""
         # Parsing costs 0.6 µs and sees all; a search for telling substrings costs more.
         try:
             chunk = orjson.loads(data)
@@ -140,12 +141,23 @@ class StreamRelay:
             usage = parse_usage(chunk["usage"])
             if usage is not None:
                 self.usage = usage
-                # An event of usage alone exists only because we asked for it.
                 if choices:
-                    return True
+                    return event if self._include_usage else self._hide(event, data, chunk)
+                # An event of usage alone exists only because we asked for it.
                 self.usage_event = event
-                return self._include_usage
-        return True
+                return event if self._include_usage else b""
+        return event
+
+    def _hide(self, event: bytes, data: bytes, chunk: dict[str, Any]) -> bytes:
+        """An event of content without the usage that stands beside it; its other bytes stay.
+
+        Where it cannot be cut out beyond doubt, the event passes as it came.
+        """
+        cut = without_member(data, "usage", chunk) if data in event else None
+        if cut is None:
+            return event
+        self.usage_event = b"data: " + orjson.dumps({**chunk, "choices": []}) + b"\n\n"
+        return event.replace(data, cut, 1)
 
     def _study(self, choices: Any) -> None:
         """Count what was generated, and note which choices have begun and ended."""

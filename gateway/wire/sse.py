@@ -9,32 +9,50 @@ import re
 from gateway.errors import UpstreamProtocolError
 
 EVENT_BYTES_MAX = 1 << 20
+_END_BYTES_MAX = 4
 _END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")  # of a line, then of an empty one
 
 
 class EventSplitter:
     """Cuts a stream of bytes into events, each with its terminating blank line."""
 
-    __slots__ = ("_event_bytes_max", "pending")
+    __slots__ = ("_event_bytes_max", "_open")
 
     def __init__(self, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
         self._event_bytes_max = event_bytes_max
-        self.pending = b""  # the beginning of an event whose end has not come
+        # An array as soon as it grows: an event of a megabyte that comes byte by byte would else
+        # be copied a million times.
+        self._open: bytes | bytearray = b""
+
+    @property
+    def pending(self) -> bytes:
+        """The beginning of an event whose end has not come."""
+        return bytes(self._open)
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that ``data`` completes. Raises UpstreamProtocolError for one too large."""
-        if self.pending:
-            data = self.pending + data
+        if self._open:
+            if _END.search(self._open[1 - _END_BYTES_MAX :] + data) is None:
+                if not isinstance(self._open, bytearray):
+                    self._open = bytearray(self._open)
+                self._open += data
+                self._check(len(self._open))
+                return []
+            data = bytes(self._open) + data
         if b"\r" not in data:
             parts = data.split(b"\n\n")
-            self.pending = parts.pop()
+            self._open = parts.pop()
             events = [part + b"\n\n" for part in parts]
         else:
             events = self._split_any(data)
-        most = self._event_bytes_max
-        if len(self.pending) > most or any(len(event) > most for event in events):
-            raise UpstreamProtocolError(f"The provider sent an event of more than {most} bytes.")
+        self._check(max(map(len, events), default=0))
+        self._check(len(self._open))
         return events
+
+    def _check(self, size: int) -> None:
+        most = self._event_bytes_max
+        if size > most:
+            raise UpstreamProtocolError(f"The provider sent an event of more than {most} bytes.")
 
     def _split_any(self, data: bytes) -> list[bytes]:
         events: list[bytes] = []
@@ -45,7 +63,7 @@ class EventSplitter:
                 break
             events.append(data[start : match.end()])
             start = match.end()
-        self.pending = data[start:]
+        self._open = data[start:]
         return events
 
 

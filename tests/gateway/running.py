@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -250,6 +250,19 @@ def running_gateway(folder: Path, provider_url: str, **options: Any) -> Iterator
         yield gateway
     finally:
         gateway.stop()
+
+
+@contextlib.asynccontextmanager
+async def gateway_from_a_loop(
+    folder: Path, provider_url: str, **options: Any
+) -> AsyncIterator[RunningGateway]:
+    """As ``running_gateway``, where the provider lives in the running loop and must be served."""
+    running = running_gateway(folder, provider_url, **options)
+    gateway = await asyncio.to_thread(running.__enter__)
+    try:
+        yield gateway
+    finally:
+        await asyncio.to_thread(running.__exit__, None, None, None)
 
 
 def free_port() -> int:

@@ -20,7 +20,12 @@ import pytest
 
 from tests.fakes import Peer, RawUpstream
 from tests.gateway.raw_http import Reply, ask_and_leave, parse, talk
-from tests.gateway.running import ProviderThread, RunningGateway, running_gateway
+from tests.gateway.running import (
+    ProviderThread,
+    RunningGateway,
+    gateway_from_a_loop,
+    running_gateway,
+)
 
 ANSWER_SECONDS = 1.0  # a refusal is never later
 SWEEP_SECONDS = 1.0  # how often the gateway may look at its deadlines
@@ -366,13 +371,9 @@ def url(upstream: RawUpstream) -> str:
 
 @contextlib.asynccontextmanager
 async def gateway_to(provider_url: str, folder: Path) -> AsyncIterator[Target]:
-    """A gateway of one's own; started in a thread, for its provider may live in this one."""
-    running = running_gateway(folder, provider_url, environment=SHORT)
-    gateway = await asyncio.to_thread(running.__enter__)
-    try:
+    """A gateway of one's own with short deadlines."""
+    async with gateway_from_a_loop(folder, provider_url, environment=SHORT) as gateway:
         yield await asyncio.to_thread(Target, gateway)
-    finally:
-        await asyncio.to_thread(running.__exit__, None, None, None)
 
 
 async def test_a_client_that_reads_nothing_stops_the_provider_and_is_cut(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Streams: splitting, relaying, assembling and replaying are the same whatever the chunking."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -102,12 +103,57 @@ def test_a_relay_passes_every_byte_on_but_what_was_not_asked_for(include_usage: 
         assert relay.answer() == assemble("chat", (orjson.loads(e[6:]) for e in HELLO[:-1]))
 
 
-def test_usage_beside_choices_is_read_and_passed_on() -> None:
-    """Some providers report in the chunk that ends the choice."""
+def test_usage_beside_choices_is_read_and_taken_out_for_who_did_not_ask() -> None:
+    """Some providers report in the chunk that ends the choice. Nothing else of it is touched."""
+    last = chunk(delta(reason="stop"), usage=USAGE, system_fingerprint="fp")
+    for include_usage in (True, False):
+        relay = relay_of(include_usage)
+        cut = chunk(delta(reason="stop"), system_fingerprint="fp")
+        assert relay.feed(last) == (last if include_usage else cut)
+        assert relay.usage is not None
+
+
+BESIDE = b'"usage" : {"prompt_tokens": 5, "x": "\\"}{,"}'
+
+
+@pytest.mark.parametrize(
+    ("event", "passed_on"),
+    [
+        (b'data: {"choices": [{}] , @ }\n\n', b'data: {"choices": [{}]  }\n\n'),
+        (b'data:{@ ,\t"choices":[{}]}\r\n\r\n', b'data:{\t"choices":[{}]}\r\n\r\n'),
+        (
+            b'data: {"choices":[{"text":"\\"usage\\": 1, {\xc3\xb6"}],"x":{@},@,"z":1.0}\n\n',
+            b'data: {"choices":[{"text":"\\"usage\\": 1, {\xc3\xb6"}],"x":{@},"z":1.0}\n\n',
+        ),
+    ],
+)
+def test_usage_is_cut_out_of_an_event_and_every_other_byte_stays(
+    event: bytes, passed_on: bytes
+) -> None:
+    """@ stands for usage; only the provider's own report goes, not what looks like it."""
     relay = relay_of(include_usage=False)
-    last = chunk(delta(reason="stop"), usage=USAGE)
-    assert relay.feed(last) == last
+    assert relay.feed(event.replace(b"@", BESIDE)) == passed_on.replace(b"@", BESIDE)
     assert relay.usage is not None
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b'data: {"choices":[{}],@,@}\n\n', b'data: {"choices":[{}],\ndata: @}\n\n'],
+    ids=["given twice", "two lines of data"],
+)
+def test_usage_that_cannot_be_cut_out_beyond_doubt_is_passed_on(event: bytes) -> None:
+    event = event.replace(b"@", BESIDE)
+    assert relay_of(include_usage=False).feed(event) == event
+
+
+def test_an_event_that_comes_byte_by_byte_costs_no_more_than_its_bytes() -> None:
+    """Half a megabyte takes well below a second, not minutes."""
+    splitter = EventSplitter()
+    event = b"data: " + b"x\n" * (EVENT_BYTES_MAX // 4) + b"\n"
+    began = time.process_time()
+    found = [whole for byte in event for whole in splitter.feed(bytes((byte,)))]
+    assert found == [event]
+    assert time.process_time() - began < 5.0
 
 
 def test_what_follows_the_end_mark_is_not_passed_on() -> None:
