@@ -30,7 +30,7 @@ from gateway.wire.openai import RETRY_AFTER_SECONDS_MAX, WITHOUT_OUTPUT
 from gateway.wire.tokens import count_prompt, count_tokens
 from gateway.wire.usage import Usage
 
-_REQUEST_ID_HEADERS = frozenset((b"x-request-id", b"request-id"))
+_REQUEST_ID_HEADERS = (b"x-request-id", b"request-id")
 _UNSPENT = Usage(source="none")
 _COUNTED_BYTES_MAX = 8192  # above it, tokenizing would hold up the event loop: estimate
 _BYTES_PER_TOKEN_MAX = 6  # of running text, on average: more bytes were more tokens
@@ -378,8 +378,9 @@ def _secrets(attempt: Attempt) -> tuple[str, ...]:
 
 
 def _upstream_request_id(response: UpstreamResponse) -> str | None:
-    for key, value in response.headers:
-        if key in _REQUEST_ID_HEADERS:
+    for name in _REQUEST_ID_HEADERS:
+        value = response.header(name)
+        if value is not None:
             return value.decode("latin-1")[:200]
     return None
 

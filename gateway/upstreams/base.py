@@ -39,6 +39,9 @@ class UpstreamResponse(Protocol):
     def headers(self) -> Headers:
         """Names in lower case; hop-by-hop headers removed."""
 
+    def header(self, name: bytes) -> bytes | None:
+        """One header, by its name in lower case; cheaper than looking through all."""
+
     async def receive(self) -> bytes:
         """The next bytes as they came (an SSE frame may be split anywhere); ``b""`` at a clean end.
 

@@ -15,7 +15,14 @@ from gateway.errors import UpstreamUnavailable
 
 _RESOLVED_SECONDS = 30.0
 _METADATA = frozenset(
-    ipaddress.ip_address(text) for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200")
+    ipaddress.ip_address(text)
+    for text in (
+        "169.254.169.254",  # nearly all of them
+        "fd00:ec2::254",  # Amazon
+        "100.100.100.200",  # Alibaba
+        "168.63.129.16",  # Azure
+        "192.0.0.192",  # Oracle
+    )
 )
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 

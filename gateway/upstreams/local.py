@@ -165,6 +165,10 @@ class _Document:
         self.headers: Headers = (_JSON, (b"x-tollhouse-compute-us", b"%d" % compute_us))
         self._body = body
 
+    def header(self, name: bytes) -> bytes | None:
+        """One header."""
+        return dict(self.headers).get(name)
+
     async def receive(self) -> bytes:
         body, self._body = self._body, b""
         return body
@@ -191,6 +195,10 @@ class _StreamedAnswer:
         self._stream = stream
         self._first: Delta | Finished | None = first
         self._ended = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """One header."""
+        return dict(self.headers).get(name)
 
     async def receive(self) -> bytes:
         events = b""

@@ -1,6 +1,8 @@
 """A hosted provider over HTTP, whatever its dialect. Implements ``base.Upstream``."""
 
 import time
+from collections.abc import Coroutine
+from typing import Any
 from urllib.parse import urlsplit
 
 from gateway import __version__
@@ -46,7 +48,7 @@ class OpenAIUpstream:
         if authorization is not None:
             lines.append(f"{authorization_header}: {authorization}")
         self._fixed_headers = "\r\n".join(lines).encode("latin-1") + b"\r\n"
-        self._heads: dict[str, bytes] = {}
+        self._heads: dict[str, bytes] = {}  # by path: all of a head that never changes
         way = network or Network()
         self._pool = Http1Pool(
             Connector(
@@ -78,20 +80,19 @@ class OpenAIUpstream:
         """False while the circuit breaker is open."""
         return self._breaker.healthy
 
-    async def send(self, request: UpstreamRequest) -> UpstreamResponse:
-        """As ``Upstream.send``."""
+    def send(self, request: UpstreamRequest) -> Coroutine[Any, Any, UpstreamResponse]:
+        """As ``Upstream.send``. The pool's own coroutine: one less is two calls less."""
         head = self._heads.get(request.path)
         if head is None:
             line = f"POST {self._path}{request.path} HTTP/1.1\r\n".encode("latin-1")
             head = self._heads[request.path] = line + self._fixed_headers
-        parts = [head]
-        for name, value in request.headers:
-            parts += (name, b": ", value, b"\r\n")
-        parts.append(b"content-length: %d\r\n\r\n" % len(request.body))
+        for header in request.headers:
+            head += b"%b: %b\r\n" % header
+        body = request.body
         self._breaker.begin()
-        return await self._pool.send(
-            b"".join(parts),
-            request.body,
+        return self._pool.send(
+            b"%bcontent-length: %d\r\n\r\n" % (head, len(body)),
+            body,
             first_byte_deadline=request.first_byte_deadline,
             idle_seconds=request.idle_seconds,
             deadline=request.deadline,

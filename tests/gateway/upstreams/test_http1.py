@@ -487,6 +487,48 @@ async def test_a_connection_that_never_opens_is_given_up_at_its_deadline() -> No
             assert pool.in_use == 0
 
 
+async def test_an_answer_before_the_body_was_read_is_heard_and_its_connection_given_up() -> None:
+    """What is unsent would stand between the next question and its answer."""
+
+    async def script(peer: Peer) -> None:
+        if peer.number == 0:
+            await peer.read()
+            await peer.send(HELLO.replace(b"200 OK", b"413 Too Large"))
+            await peer.gone()
+        await hello_for_ever(peer)
+
+    async with RawUpstream(script) as upstream, client_of(upstream.port) as pool:
+        response = await ask(pool, body=b"x" * (32 << 20))
+        assert (response.status, await read(response)) == (413, b"hello")
+        assert await read(await ask(pool)) == b"hello"
+        assert len(upstream.peers) == 2
+
+
+async def test_headers_are_found_by_name_however_they_are_written() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nX-Request-Id: a\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
+    async with RawUpstream(answering(answer)) as upstream, client_of(upstream.port) as pool:
+        response = await ask(pool)
+        found = [response.header(name) for name in (b"x-request-id", b"retry-after", b"x")]
+        assert found == [b"a", b"1", None]
+
+
+async def test_what_one_answer_says_is_not_said_by_the_next() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HELLO.replace(b"OK\r\n", b"OK\r\nretry-after: 1\r\n"))
+        await peer.request()
+        await peer.send(b"HTTP/1.1 103 Hint\r\nlink: x\r\n\r\n" + HELLO)
+
+    async with RawUpstream(script) as upstream, client_of(upstream.port) as pool:
+        first = await ask(pool)
+        assert await read(first) == b"hello"
+        second = await ask(pool)
+        assert await read(second) == b"hello"
+        assert first.headers == ((b"retry-after", b"1"),)
+        assert second.headers == ()
+        assert len(upstream.peers) == 1
+
+
 async def test_a_large_body_arrives_whole() -> None:
     body = bytes(range(256)) * 20_000
     async with RawUpstream(hello_for_ever) as upstream, client_of(upstream.port) as pool:
