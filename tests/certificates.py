@@ -28,6 +28,8 @@ class Authority:
         """(certificate, key) for a host name, an address or a client."""
         key, request = self._folder / f"{name}.key", self._folder / f"{name}.csr"
         certificate, names = self._folder / f"{name}.pem", self._folder / f"{name}.ext"
+        if certificate.exists():
+            return certificate, key
         kind = "IP" if name.replace(".", "").isdigit() else "DNS"
         names.write_text(f"subjectAltName={kind}:{name}\n")
         self._openssl(

@@ -12,14 +12,13 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import msgspec
 import orjson
 from pydantic import BaseModel
 
 from gateway.money import parse_usd
 from gateway.policy import schema
 from gateway.policy.conditions import compile_condition, compile_match, covers
-from gateway.policy.network import read_ca, read_proxy, tls_context
+from gateway.policy.network import compile_network
 from gateway.policy.snapshot import (
     AUTO,
     AlwaysLarge,
@@ -161,32 +160,11 @@ class _Compiler:
     def _network(
         self, document: Document, where: Where, section: schema.ProviderSection
     ) -> Network:
-        """The way to a provider, found usable: a bad file is a mistake now, not at a request."""
-        written = section.network or schema.NetworkSection()
-        place = (*where, "network")
-        if not (section.base_url or "").startswith("https:"):
-            for key in ("ca_file", "client_cert"):
-                if getattr(written, key) is not None:
-                    message = f"{key} is of use with a base_url of https:// only"
-                    self._problem(document, (*place, key), message)
-            if written.proxy is None:
-                return Network()
-        proxy, ca_file = written.proxy, written.ca_file
-        found = Network(
-            proxy=self._try(document, (*place, "proxy"), lambda: read_proxy(proxy))
-            if proxy is not None
-            else None,
-            ca_pem=self._try(document, (*place, "ca_file"), lambda: read_ca(ca_file)) or ""
-            if ca_file is not None
-            else "",
+        return compile_network(
+            section.network or schema.NetworkSection(),
+            tls=(section.base_url or "").startswith("https:"),
+            problem=lambda key, message: self._problem(document, (*where, "network", key), message),
         )
-        usable = self._try(document, (*place, "ca_file"), lambda: tls_context(found))
-        if usable is None or written.client_cert is None:
-            return found
-        pem = "\n".join(filter(None, (written.client_cert, written.client_key)))
-        complete = msgspec.structs.replace(found, client_pem=Secret(pem + "\n"))
-        self._try(document, (*place, "client_cert"), lambda: tls_context(complete))
-        return complete
 
     def _base_url(self, document: Document, where: Where, section: schema.ProviderSection) -> str:
         url = section.base_url

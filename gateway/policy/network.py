@@ -9,9 +9,14 @@ import os
 import re
 import ssl
 from base64 import b64encode
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
+from msgspec.structs import replace
+
+from gateway.policy.schema import NetworkSection
 from gateway.policy.snapshot import Network, Proxy, Secret
 from gateway.yaml_documents import read_bounded
 
@@ -20,6 +25,41 @@ _CERTIFICATES = re.compile(
     r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----", re.ASCII
 )
 _CONTEXTS_MAX = 64  # one per provider with TLS of its own, and the default
+T = TypeVar("T")
+
+
+def compile_network(
+    written: NetworkSection, *, tls: bool, problem: Callable[[str, str], None]
+) -> Network:
+    """The way to a provider, found usable: a bad file is a mistake now, not at a request.
+
+    tls: whether the provider is asked over it. ``problem`` hears of each (key, message).
+    """
+
+    def tried(key: str, make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except ValueError as error:
+            problem(key, str(error))
+            return None
+
+    proxy, ca_file, client_cert = written.proxy, written.ca_file, written.client_cert
+    found = Network()
+    if proxy is not None:
+        found = replace(found, proxy=tried("proxy", lambda: read_proxy(proxy)))
+    if not tls:
+        for key in ("ca_file", "client_cert"):
+            if getattr(written, key) is not None:
+                problem(key, f"{key} is of use with a base_url of https:// only")
+        return found
+    if ca_file is not None:
+        found = replace(found, ca_pem=tried("ca_file", lambda: read_ca(ca_file)) or "")
+    if tried("ca_file", lambda: tls_context(found)) is None or client_cert is None:
+        return found
+    pem = "\n".join((client_cert, written.client_key or "", ""))
+    complete = replace(found, client_pem=Secret(pem))
+    tried("client_cert", lambda: tls_context(complete))
+    return complete
 
 
 def read_proxy(url: str) -> Proxy:

@@ -111,6 +111,8 @@ def test_usage_beside_choices_is_read_and_taken_out_for_who_did_not_ask() -> Non
         cut = chunk(delta(reason="stop"), system_fingerprint="fp")
         assert relay.feed(last) == (last if include_usage else cut)
         assert relay.usage is not None
+        hidden = b"" if include_usage else chunk(usage=USAGE, system_fingerprint="fp")
+        assert relay.usage_event == hidden, "for those who share the stream and asked"
 
 
 BESIDE = b'"usage" : {"prompt_tokens": 5, "x": "\\"}{,"}'
