@@ -234,8 +234,8 @@ class GuardedProtocol(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_body_bytes", "_calls", "_deaf", "_head_bytes", "_headers", "_headers_count", "_last",
-        "_limits", "_owed", "_parser", "_patience_seconds", "_read_deadline", "_read_paused",
+        "_beside", "_body_bytes", "_calls", "_deaf", "_head_bytes", "_headers", "_headers_count",
+        "_last", "_limits", "_owed", "_parser", "_patience_seconds", "_read_deadline", "_read_paused",
         "_refusal", "_served", "_silent_bytes", "_target", "_write_deadline", "drained",
         "server", "transport",
     )  # fmt: skip
@@ -259,6 +259,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._target = b""
         self._silent_bytes = 0  # swallowed by the parser since it last told us something
         self._served = False  # a request of the present read has been handed on
+        self._beside = 0  # bytes to come of a body that the parser does not read
         self._deaf = False  # what still comes is thrown away
         self._refusal: GatewayError | None = None
 
@@ -293,12 +294,17 @@ class GuardedProtocol(asyncio.Protocol):
         """Feed the parser, unless this connection is already refused."""
         if self._deaf:
             return
+        if self._beside:
+            self._read_beside(data)
+            return
         self._served = False
         self._silent_bytes += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._deaf = True  # nothing that follows would be ours; the answer closes
+        except httptools.HttpParserUpgrade as upgrade:
+            # Not taken up, and the answer closes. But the parser stops at the head, while an HTTP/2
+            # client that asks in passing (RFC 7540 §3.2) sends its HTTP/1.1 body all the same.
+            self._read_beside(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
             cause = error.__context__
@@ -361,6 +367,10 @@ class GuardedProtocol(asyncio.Protocol):
         parser, headers = self._parser, self._headers
         modern = self._check_framing()
         keeps = modern and parser.should_keep_alive() and not parser.should_upgrade()
+        if parser.should_upgrade():
+            self._beside = int(headers.get(b"content-length", b"0"))
+            if b"transfer-encoding" in headers:
+                raise InvalidRequest("A request with 'upgrade' must state its content-length.")
         call = self._last = Call(self, parser.get_method(), self._target, headers, keeps, modern)
         self._calls.append(call)
         self._owe("body", self._limits.body_seconds)
@@ -390,6 +400,8 @@ class GuardedProtocol(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The client has done its part."""
+        if self._beside:
+            return  # says the parser, which does not see the body
         self._silent_bytes = 0
         call, self._last = self._last, None
         self._owe("nothing", 0.0)
@@ -403,6 +415,22 @@ class GuardedProtocol(asyncio.Protocol):
                 self._owe("request", self._limits.keep_alive_seconds)
             else:
                 self.transport.close()
+
+    def _read_beside(self, data: bytes) -> None:
+        """A part of the body of a request that asked for an upgrade; what follows is not read."""
+        part = data[: self._beside]
+        complete = not self._beside
+        self._beside -= len(part)
+        self._deaf = not self._beside
+        if complete:
+            return
+        try:
+            self.on_body(part)
+        except GatewayError as error:
+            self._refuse(error)
+            return
+        if not self._beside:
+            self.on_message_complete()
 
     # Turns
 

@@ -367,6 +367,26 @@ async def test_an_upgrade_is_not_taken_up_and_what_follows_is_not_read(
         assert closed
 
 
+@guarded_server
+async def test_the_body_of_a_request_that_asks_for_an_upgrade_is_read(guard: Guarded) -> None:
+    """As Java's client sends it by default."""
+    head = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n"
+    for parts in (1, 3, 1000):
+        raw = request(f"{head}Content-Length: 5000\r\n", b"a" * 5000) + GET
+        step = len(raw) // parts
+        received, closed = await guard.talk(
+            *(raw[start : start + step] for start in range(0, len(raw), step))
+        )
+        (answer,) = parse(received)
+        assert (answer[0], json.loads(answer[2])["size"]) == (200, 5000)
+        assert answer[1]["connection"] == "close"
+        assert closed
+    status, _ = await guard.refusal(
+        request(head + "Transfer-Encoding: chunked\r\n", b"1\r\na\r\n0\r\n\r\n")
+    )
+    assert status == 400
+
+
 @pytest.mark.parametrize(
     "raw",
     [
