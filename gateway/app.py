@@ -226,6 +226,8 @@ class Gateway:
 
     async def open(self) -> None:
         """Start what runs in the background."""
+        loop = asyncio.get_running_loop()
+        self.services.metrics.event_loop_tasks.callback = lambda: len(asyncio.all_tasks(loop))
         if self.model_process is not None:
             self.model_process.start()
         redis, limiter = self.services.redis, self.services.shared_limiter

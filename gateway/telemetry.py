@@ -351,7 +351,8 @@ class Metrics:
             "metering_lag_seconds", "Age of the oldest event that is not in the ledger."
         )
 
-        # Policy and settings
+        # The process and its settings
+        self.event_loop_tasks = gauge("event_loop_tasks", "asyncio tasks that have not ended.")
         self.config_last_reload_successful = gauge(
             "config_last_reload_successful", "1 when the newest policy files were acceptable."
         )

@@ -56,18 +56,24 @@ _DELTAS = tuple(
     _event(b'{"index":0,"delta":{"content":" %b"},"logprobs":null,"finish_reason":null}' % word)
     for word in (b"one", b"two", b"three", b"four")
 )
+_POURED = b"".join(_DELTAS) * 8
 _STOP = _event(b'{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}')
 _DONE = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 
 class Provider(asyncio.Protocol):
-    """One connection. A prompt that contains ``made-to-fail`` gets a 500."""
+    """One connection.
+
+    A prompt that contains ``made-to-fail`` gets a 500, ``made-to-wait`` never an answer, and
+    ``made-to-pour`` a stream without an end, as fast as it is read.
+    """
 
     pace_seconds = 0.004
 
     def __init__(self) -> None:
         self._buffer = b""
         self._timer: asyncio.TimerHandle | None = None
+        self._pouring = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not inherit from asyncio's.
@@ -77,6 +83,13 @@ class Provider(asyncio.Protocol):
     def connection_lost(self, _: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+
+    def pause_writing(self) -> None:
+        self._pouring = False
+
+    def resume_writing(self) -> None:
+        self._pouring = True
+        self._pour()
 
     def data_received(self, data: bytes) -> None:
         self._buffer = data = self._buffer + data if self._buffer else data
@@ -97,6 +110,11 @@ class Provider(asyncio.Protocol):
     def _answer(self, request: bytes) -> None:
         if b"made-to-fail" in request:
             self._transport.write(_ERROR)
+        elif b"made-to-wait" in request:
+            pass
+        elif b"made-to-pour" in request:
+            self._transport.write(_STREAM_HEAD)
+            self.resume_writing()
         elif _STREAM.search(request) is None:
             self._transport.write(ANSWER)
         else:
@@ -105,6 +123,12 @@ class Provider(asyncio.Protocol):
             self._usage = _USAGE.search(request) is not None
             self._tokens = self._left
             self._next(_STREAM_HEAD)
+
+    def _pour(self) -> None:
+        """Write a few kilobytes, and again as soon as others have had their turn."""
+        if self._pouring and not self._transport.is_closing():
+            self._transport.write(_POURED)
+            self._loop.call_soon(self._pour)
 
     def _next(self, before: bytes = b"") -> None:
         """Write one event, and plan the next."""
