@@ -29,6 +29,7 @@ from gateway.errors import (
 SWEEP_SECONDS = 1.0
 PIPELINE_MAX = 8
 _LINGER_SECONDS = 2.0
+_UNREAD_BYTES_MAX = 16 * 1024  # of an answer, in our memory, before its writer has to wait
 _HOST = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
 _SINGLE = frozenset((b"host", b"content-length", b"transfer-encoding"))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -269,6 +270,7 @@ class GuardedProtocol(asyncio.Protocol):
         """Begin the wait for the first request, or refuse one connection too many."""
         self.transport = cast(asyncio.Transport, transport)
         self.server.connections.add(self)
+        self.transport.set_write_buffer_limits(high=_UNREAD_BYTES_MAX)
         if len(self.server.connections) > self._limits.connections_max:
             self._refuse(
                 Overloaded("There are too many connections; try again.", retry_after_seconds=1.0)

@@ -28,6 +28,7 @@ _RESTART_SECONDS_MAX = 5.0
 _STEADY_SECONDS = 2.0  # one that ran this long is restarted without delay
 _KILL_AFTER_SECONDS = 5.0
 _BACKLOG = 2048
+_UNSENT_BYTES_MAX = 16 * 1024
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None)
 _log = logging.getLogger("tollhouse.supervisor")
@@ -129,6 +130,9 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Accepted sockets inherit it. Otherwise the kernel takes some 3 MB for a client that does not
+    # read; what is on its way to one that reads is not limited by this.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES_MAX)
     try:
         listener.bind((host, port))
         listener.listen(_BACKLOG)

@@ -22,7 +22,9 @@ from gateway.upstreams.base import Headers
 from gateway.upstreams.connect import Connector
 
 HEAD_BYTES_MAX = 64 * 1024
-BUFFER_BYTES_MAX = 64 * 1024  # of an answer, unread by us, before we stop reading the socket
+BUFFER_BYTES_MAX = 16 * 1024  # of an answer, unread by us, before we stop reading the socket
+# Of one read. uvloop's own are 250 KB, and a stream that nobody reads keeps several of them.
+_READ_BYTES_MAX = 32 * 1024
 IDLE_SECONDS_MAX = 60.0  # an idle connection older than this is not used again
 _STALE_SECONDS_MAX = 1.0  # a reused connection that dies later than this has read the request
 _JOINED_BYTES_MAX = 64 * 1024  # larger bodies are not copied behind their head
@@ -253,7 +255,11 @@ class Http1Response:
         self._wake()
 
 
-class _Connection(asyncio.Protocol):
+# One for all connections: what is in it has been parsed before another one reads.
+_read_buffer = memoryview(bytearray(_READ_BYTES_MAX))
+
+
+class _Connection(asyncio.BufferedProtocol):
     """One TCP connection and the parser of what comes over it."""
 
     def __init__(self, pool: Http1Pool) -> None:
@@ -353,22 +359,25 @@ class _Connection(asyncio.Protocol):
         else:
             response.on_failure(UpstreamTimeout("The provider's answer stalled."))
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         response = self._response
         if response is None:
             self.abort()  # nobody asked
             return
         self._heard = True
         received_bytes = response.received_bytes
-        self._barren_bytes += len(data)
+        self._barren_bytes += nbytes
         error: UpstreamError | None = None
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(_read_buffer[:nbytes])
             # The parser keeps what it has of an unfinished header, chunk line or trailer.
             if response.received_bytes > received_bytes:
                 self._barren_bytes = 0
