@@ -65,7 +65,7 @@ bench-local: kernels ## tokens per second of the local model
 	@$(BIN)/python -m tests.bench.bench_local_model $(ARGS)
 	@$(BIN)/python -m tests.bench.bench_embedder $(ARGS)
 
-bench-gateway: $(READY) ## CPU microseconds per request
+bench-gateway: $(READY) ## one table beside nginx and other gateways (ARGS="--peers litellm")
 	@$(BIN)/python -m tests.bench.bench_gateway $(ARGS)
 
 bench-routing: $(READY) ## routing quality against baselines (DATA=folder)

@@ -141,14 +141,20 @@ def drive(
     async def run() -> Sample:
         load = Load(make, mark)
         loop = asyncio.get_running_loop()
-        for _ in range(connections):
-            await loop.create_connection(lambda: Asker(load), "127.0.0.1", port)
-        await _until(load, load.finished, warm_seconds)
-        began, load.counting = time.perf_counter(), True
-        await _until(load, load.finished, seconds)
-        took, load.counting = time.perf_counter() - began, False
-        load.ending = True
-        await _until(load, load.finished, _FINISH_SECONDS)
+        transports: list[asyncio.BaseTransport] = []
+        try:
+            for _ in range(connections):
+                opened = await loop.create_connection(lambda: Asker(load), "127.0.0.1", port)
+                transports.append(opened[0])
+            await _until(load, load.finished, warm_seconds)
+            began, load.counting = time.perf_counter(), True
+            await _until(load, load.finished, seconds)
+            took, load.counting = time.perf_counter() - began, False
+            load.ending = True
+            await _until(load, load.finished, _FINISH_SECONDS)
+        finally:
+            for transport in transports:
+                transport.close()
         return Sample(
             requests=load.requests, events=load.events,
             requests_per_second=len(load.latencies) / took,
