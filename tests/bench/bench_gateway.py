@@ -4,9 +4,9 @@
         [--check] [--keep]
 
 Whatever is measured runs on one core with all its processes; the mock provider and the load share
-the other. CPU is what the kernel charged to the whole process tree (schedstat), which other work on
-the machine disturbs little; rates and latencies are disturbed by it. Rounds are interleaved: each
-row is measured once per round.
+the other. CPU is what the kernel charged to the whole process tree (schedstat), from rest to rest.
+On a busy machine it rises by up to a third (colder caches, fewer requests per wake-up), and rates and
+latencies mean little. Rounds are interleaved: each row is measured once per round.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from tests.bench import gateway_peers, gateway_table
 from tests.bench.gateway_measure import Figures, measure
 from tests.bench.gateway_rows import LOAD_CORE, ROWS, TARGETS, Row, Target, available, provider
 from tests.bench.process_tree import resident_bytes, tree
+
+LOAD_MAX = 1.0  # with more to do than this beforehand, figures are not worth keeping
 
 
 @contextlib.contextmanager
@@ -86,6 +88,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds, arguments.seconds = 3, 0.5
+    load = os.getloadavg()[0]
+    if arguments.keep and load > LOAD_MAX:
+        parser.error(f"the machine is busy (load {load:.1f}): what is kept now would be wrong")
     rows = chosen(arguments.rows, arguments.peers)
     os.sched_setaffinity(0, {LOAD_CORE})
     table = run(rows, arguments.rounds, arguments.seconds)
