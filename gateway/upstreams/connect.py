@@ -17,7 +17,7 @@ from gateway.upstreams.egress import Egress, is_address
 
 TUNNEL_BYTES_MAX = 16 * 1024  # of a proxy's answer
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])[ \r]")
-P = TypeVar("P", bound=asyncio.Protocol)
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Connector:

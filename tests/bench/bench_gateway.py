@@ -5,7 +5,7 @@
 
 Whatever is measured runs on one core with all its processes; the mock provider and the load share
 the other. CPU is what the kernel charged to the whole process tree (schedstat), from rest to rest.
-On a busy machine it rises by up to a third (colder caches, fewer requests per wake-up), and rates and
+On a busy machine it rises by up to a third (colder caches, fewer requests per wake-up); rates and
 latencies mean little. Rounds are interleaved: each row is measured once per round.
 """
 

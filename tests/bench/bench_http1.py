@@ -162,11 +162,15 @@ class Instant:
 
     def __init__(self, answer: bytes) -> None:
         self.answer = answer
-        self.protocol: asyncio.Protocol
+        self.protocol: asyncio.BufferedProtocol
 
     def write(self, _: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_soon(self.protocol.data_received, self.answer)
+        asyncio.get_running_loop().call_soon(self._deliver)
+
+    def _deliver(self) -> None:
+        size = len(self.answer)
+        cast(memoryview, self.protocol.get_buffer(-1))[:size] = self.answer
+        self.protocol.buffer_updated(size)
 
     def is_closing(self) -> bool:
         return False
@@ -184,7 +188,7 @@ class Nowhere(Connector):
 
     async def open(self, make: Callable[[], P], deadline: float) -> P:
         transport, protocol = Instant(self.answer), make()
-        transport.protocol = protocol
+        transport.protocol = cast(asyncio.BufferedProtocol, protocol)
         protocol.connection_made(cast(asyncio.BaseTransport, transport))
         return protocol
 
