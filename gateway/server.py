@@ -237,8 +237,8 @@ class GuardedProtocol(asyncio.Protocol):
     __slots__ = (
         "_beside", "_body_bytes", "_calls", "_deaf", "_head_bytes", "_headers", "_headers_count",
         "_last", "_limits", "_owed", "_parser", "_patience_seconds", "_read_deadline",
-        "_read_paused", "_refusal", "_served", "_silent_bytes", "_target", "_write_deadline", "drained",
-        "server", "transport",
+        "_read_paused", "_refusal", "_served", "_silent_bytes", "_target", "_write_deadline",
+        "drained", "server", "transport",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
