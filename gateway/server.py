@@ -30,6 +30,7 @@ SWEEP_SECONDS = 1.0
 PIPELINE_MAX = 8
 _LINGER_SECONDS = 2.0
 _UNREAD_BYTES_MAX = 16 * 1024  # of an answer, in our memory, before its writer has to wait
+_PROGRESS_BYTES = 16 * 1024  # read by then, and a slow client is no stalled one
 _HOST = re.compile(rb"[A-Za-z0-9._~%:\[\]-]*")
 _SINGLE = frozenset((b"host", b"content-length", b"transfer-encoding"))
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -237,8 +238,8 @@ class GuardedProtocol(asyncio.Protocol):
     __slots__ = (
         "_beside", "_body_bytes", "_calls", "_deaf", "_head_bytes", "_headers", "_headers_count",
         "_last", "_limits", "_owed", "_parser", "_patience_seconds", "_read_deadline",
-        "_read_paused", "_refusal", "_served", "_silent_bytes", "_target", "_write_deadline",
-        "drained", "server", "transport",
+        "_read_paused", "_refusal", "_served", "_silent_bytes", "_target", "_unread_bytes",
+        "_write_deadline", "drained", "server", "transport",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -253,6 +254,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._patience_seconds = 0.0
         self._read_deadline = 0.0  # loop time by which the client pays what it owes; 0.0: none
         self._write_deadline = 0.0  # loop time by which it reads what we wrote; 0.0: none
+        self._unread_bytes = 0  # of what we wrote, when that deadline was set
         self._read_paused = False
         self._head_bytes = self._body_bytes = 0
         self._headers: dict[bytes, bytes] = {}
@@ -324,6 +326,7 @@ class GuardedProtocol(asyncio.Protocol):
         if self.drained is None:
             self.drained = asyncio.get_running_loop().create_future()
         self._write_deadline = self._from_now(self._limits.write_stall_seconds)
+        self._unread_bytes = self.transport.get_write_buffer_size()
         self._pause_reading()
 
     def resume_writing(self) -> None:
@@ -494,8 +497,9 @@ class GuardedProtocol(asyncio.Protocol):
         """Part with a client that is too slow. now: loop time in seconds."""
         if self.transport.is_closing() and not self._write_deadline:
             self._write_deadline = now + self._limits.write_stall_seconds
+            self._unread_bytes = self.transport.get_write_buffer_size()
         if 0.0 < self._write_deadline <= now:
-            self.transport.abort()
+            self._stalled(now)
         elif self._read_deadline and self._read_paused:
             # It is we who do not read: the client cannot be late.
             self._read_deadline = now + self._patience_seconds
@@ -504,6 +508,15 @@ class GuardedProtocol(asyncio.Protocol):
                 self.transport.close()  # nothing was asked, nothing is answered
             else:
                 self._refuse(RequestTimeout(f"The request's {self._owed} did not arrive in time."))
+
+    def _stalled(self, now: float) -> None:
+        """Part with a client that reads nothing; one that reads slowly gets the same time again."""
+        unread_bytes = self.transport.get_write_buffer_size()
+        if unread_bytes > self._unread_bytes - _PROGRESS_BYTES:
+            self.transport.abort()
+        else:
+            self._unread_bytes = unread_bytes
+            self._write_deadline = now + self._limits.write_stall_seconds
 
     def _owe(self, what: Owed, seconds: float) -> None:
         self._owed, self._patience_seconds = what, seconds

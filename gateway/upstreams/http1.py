@@ -126,6 +126,9 @@ class Http1Pool:
         if reusable and connection.usable:
             connection.idle_since = time.monotonic()
             self._idle.append(connection)
+            # After a burst fewer are needed: those at the other end are never used again.
+            while self._idle[0].idle_since < connection.idle_since - IDLE_SECONDS_MAX:
+                self._idle.pop(0).abort()
         else:
             connection.abort()
 

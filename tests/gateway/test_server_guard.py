@@ -502,6 +502,19 @@ async def test_a_client_that_never_reads_a_whole_answer_is_cut(guard: Guarded, h
 
 
 @guarded_server
+async def test_a_client_that_reads_a_whole_answer_slowly_gets_all_of_it(guard: Guarded) -> None:
+    """Longer than a stalled one is given."""
+    reader, writer = await guard.connect(limit=1)
+    writer.write(request(line="GET /big HTTP/1.1"))
+    began, received = time.monotonic(), 0
+    while received < len(BIG):
+        received += len(await asyncio.wait_for(reader.read(1 << 18), GRACE_SECONDS))
+        await asyncio.sleep(0.04)
+    assert time.monotonic() - began > LIMITS.write_stall_seconds
+    writer.close()
+
+
+@guarded_server
 async def test_a_client_that_never_reads_and_asks_for_more_is_cut(guard: Guarded) -> None:
     _, writer = await guard.connect(limit=1)
     writer.write(request(line="GET /big HTTP/1.1") * 3)
