@@ -69,6 +69,7 @@ bench-gateway: $(READY) ## one table beside nginx and other gateways (ARGS="--pe
 	@$(BIN)/python -m tests.bench.bench_gateway $(ARGS)
 
 bench-routing: $(READY) ## routing quality against baselines (DATA=folder)
+	@$(BIN)/python -m tests.bench.bench_routing_cpu
 	@$(BIN)/python -m tests.bench.bench_routing $(DATA) $(ARGS)
 
 bench-semantic: $(READY) ## wrong hits and recall of the semantic cache (DATA=folder)

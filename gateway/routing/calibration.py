@@ -3,7 +3,8 @@
 import msgspec
 import numpy as np
 
-from gateway.routing.heads import Floats, Head, sigmoid
+from gateway.routing.heads import Floats, sigmoid
+from gateway.routing.prior import Head
 
 
 def platt(logits: Floats, labels: Floats, sample_weights: Floats) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Some eighty numbers about a prompt, from its text alone, in well under 0.1 ms.
+"""Some eighty numbers about a prompt, from its text alone, in some 25 µs for 500 characters.
 
 What a reader sees at a glance: how long it is, what it is made of, what it asks for, how many
 steps it names. One pass over the words against one lexicon, a few counts of characters, a handful
@@ -9,7 +9,7 @@ part, since the task is nearly always stated there.
 import re
 import string
 from math import log1p
-from typing import Final
+from typing import Final, NamedTuple
 
 
 def _set(words: str) -> frozenset[str]:
@@ -19,18 +19,21 @@ def _set(words: str) -> frozenset[str]:
 HEAD_CHARACTERS: Final = 3_000
 TAIL_CHARACTERS: Final = 1_000
 
-_WORD: Final = re.compile(r"[a-z][a-z'’]*|\d[\d,.]*")
+_WORD: Final = re.compile(r"[a-z][a-z'’]*+|\d[\d,.]*+")
 _NUMBER: Final = re.compile(r"\d[\d,]*(?:\.\d+)?")
-_CAPITALISED: Final = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+")
-_CHOICE_LINE: Final = re.compile(r"^\s*\(?[A-J][.):]\s", re.MULTILINE)
-_LIST_LINE: Final = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s", re.MULTILINE)
-_CALL: Final = re.compile(r"\b[A-Za-z_]\w*\(")
-_SNAKE: Final = re.compile(r"\b(?:[a-z]+_[a-z_]+|[a-z]+[A-Z]\w+)")
-_TEX: Final = re.compile(r"\\[a-zA-Z]+|\$[^$\n]{1,80}\$")
-_EQUATION: Final = re.compile(r"[\w)\]]\s*[=<>≤≥^]\s*[-\w(\[\\]")
-_ARITHMETIC: Final = re.compile(r"\d\s*[-+*/×÷%^]\s*\d")
-_TRANSLATE: Final = re.compile(r"\b(?:in|into|to) (?:spanish|french|german|italian|portuguese)\b")
 _SENTENCE_END: Final = re.compile(r"[.!?](?:\s|$)")
+_TRANSLATE: Final = re.compile(r"\b(?:in|into|to) (?:spanish|french|german|italian|portuguese)\b")
+_TEX: Final = re.compile(r"\\[a-zA-Z]+|\$[^$\n]{1,80}\$")
+_SNAKE: Final = re.compile(r"\b[a-z]++(?:_[a-z_]+|[A-Z]\w+)")
+_ARITHMETIC: Final = re.compile(r"\d\s*[-+*/×÷%^]\s*\d")
+# A pattern is tried wherever its first character stands, so each begins with the rarest it has.
+_CAPITALISED: Final = re.compile(r" (?<=[a-z,;] )(?=[A-Z][a-z])")
+_CHOICE_LINE: Final = re.compile(r"\n[^\S\n]*\(?[A-J][.):](?=\s)")
+_LIST_LINE: Final = re.compile(r"\n[^\S\n]*(?:[-*•]|\d{1,2}[.)])(?=\s)")
+_CALL_BACKWARDS: Final = re.compile(r"\(\w*[A-Za-z_](?!\w)")
+_CAMEL: Final = re.compile(rb"A(?<=aA)")
+_COMPARISON: Final = re.compile(r"[=<>≤≥^]")
+_SIGN: Final = re.compile(r"[-+*/×÷%^]")
 
 # Word groups. A word may stand in one group only; the first that names it wins.
 _GROUPS: Final[dict[str, str]] = {
@@ -165,14 +168,36 @@ _RATES: Final = tuple(f"rate_{name}" for name in ("mathematics", "code", "functi
 NAMES: Final[tuple[str, ...]] = (*_SHAPES, *(f"has_{name}" for name in _GROUP_NAMES), *_RATES)
 _RATE_INDICES: Final = tuple(_GROUP_NAMES.index(name.removeprefix("rate_")) for name in _RATES)
 
-_UPPER: Final = string.ascii_uppercase.encode()
 _LETTERS_DIGITS_SPACES: Final = (string.ascii_letters + string.digits + " \n").encode()
-_ASCII: Final = bytes(range(128))
 _QUESTION_WORDS: Final = _set("who what where when which whose whom how why is are")
 _WORK_VERBS: Final = _set(
     "prove derive implement design analyze analyse evaluate solve compute calculate develop"
     " construct optimize optimise compare debug refactor"
 )
+_LANGUAGES: Final = ("spanish", "french", "german", "italian", "portuguese")
+_WHITESPACE: Final = "\t\n\v\f\r\x1c\x1d\x1e\x1f "
+
+
+def _kind(byte: int) -> str:
+    """A byte of UTF-8 as its kind: ``a A 0 .``, a space, ``~`` beyond ASCII, ``#`` for the rest."""
+    character = chr(byte)
+    if byte > 127:
+        return "~"
+    if character.isalnum():
+        return "0" if character.isdigit() else "a" if character.islower() else "A"
+    return "." if character in ".!?" else " " if character in _WHITESPACE else "#"
+
+
+_KINDS: Final = "".join(map(_kind, range(256))).encode()
+
+
+def _only(characters: str) -> bytes:
+    """A table that lowers these characters and makes a space of every other byte."""
+    return bytes(ord(chr(byte).lower()) if chr(byte) in characters else 32 for byte in range(256))
+
+
+_ONLY_WORDS: Final = _only(string.ascii_letters + "'")
+_ONLY_FIGURES: Final = _only(string.digits + ",.")
 
 
 def excerpt(text: str) -> str:
@@ -182,12 +207,31 @@ def excerpt(text: str) -> str:
     return text[:HEAD_CHARACTERS] + "\n" + text[-TAIL_CHARACTERS:]
 
 
-def words_of(text: str) -> list[str]:
-    """Lower-case words and numbers in order, of the text as judged."""
-    return _WORD.findall(text.lower())
+class Words(NamedTuple):
+    """What is read in a text, in lower case: words as spelt and figures, each in order."""
+
+    spelt: list[str]
+    figures: list[str]
 
 
-def extract(text: str, words: list[str] | None = None) -> list[float]:
+def words_of(text: str) -> Words:
+    """Words and figures of the text as judged."""
+    if not text.isascii():
+        found = _WORD.findall(text.lower())
+        return Words(
+            [word for word in found if not word[0].isdigit()],
+            [word for word in found if word[0].isdigit()],
+        )
+    # The same, four times as fast: all else becomes space, and what may not come first is dropped.
+    raw = text.encode()
+    spelt = raw.translate(_ONLY_WORDS).decode().split()
+    if "'" in text:
+        spelt = [*filter(None, (word.lstrip("'") for word in spelt))]
+    figures = raw.translate(_ONLY_FIGURES).decode().split()
+    return Words(spelt, [*filter(None, (figure.lstrip(",.") for figure in figures))])
+
+
+def extract(text: str, words: Words | None = None) -> list[float]:
     """The features of one prompt, in the order of ``NAMES``; counts are log1p, shares 0..1.
 
     ``words`` saves a second pass where the caller has ``words_of(excerpt(text))`` already. The
@@ -196,51 +240,55 @@ def extract(text: str, words: list[str] | None = None) -> list[float]:
     length = len(text)
     text = excerpt(text)
     found = words_of(text) if words is None else words
-    shapes = _shapes(text, length, found)
     counts = [0] * len(_GROUP_NAMES)
-    group_of = _LEXICON.get
-    for word in found:
-        index = group_of(word)
+    for index in map(_LEXICON.get, found.spelt):
         if index is not None:
             counts[index] += 1
-    total = len(found) or 1
+    total = len(found.spelt) + len(found.figures) or 1
     rates = [counts[index] / total for index in _RATE_INDICES]
-    return [*shapes, *map(log1p, counts), *rates]
+    return [*_shapes(text, length, found), *map(log1p, counts), *rates]
 
 
-def _shapes(text: str, length: int, words: list[str]) -> list[float]:
+def _shapes(text: str, length: int, words: Words) -> list[float]:
     """What the text is made of, in the order of ``_SHAPES``; ``length`` is the whole prompt's."""
     size = len(text) or 1
-    total = len(words)
+    spelt, figures = words
+    total = len(spelt) + len(figures)
     divisor = total or 1
-    first = words[0] if words else ""
-    # Counting characters by deleting them from the bytes costs 1 µs where a Python loop costs 20.
+    lower = text.lower()
+    opening = _WORD.search(lower)
+    first = opening.group() if opening else ""
+    is_ascii = text.isascii()
+    # Translating the bytes costs 0.4 µs where a Python loop costs 20, and all that is rare in prose
+    # is counted in the few characters that are neither letter nor digit nor space.
     raw = text.encode("utf-8", "replace")
+    kinds = raw.translate(_KINDS)
     bytes_total = len(raw) or 1
-    digits = len(raw) - len(raw.translate(None, b"0123456789"))
-    uppers = len(raw) - len(raw.translate(None, _UPPER))
-    symbols = len(raw.translate(None, _LETTERS_DIGITS_SPACES)) - _not_ascii_bytes(text, raw)
-    numbers = _NUMBER.findall(text) if digits else []
-    count = text.count
+    not_ascii = 0 if is_ascii else kinds.count(b"~")
+    signs = raw.translate(None, _LETTERS_DIGITS_SPACES)
+    marks = signs.decode() if is_ascii else text
+    count = marks.count
+    digits = kinds.count(b"0")
+    numbers = _NUMBER.findall(" ".join(figures)) if digits else []
     end = text[-40:].rstrip()
-    newlines = count("\n")
+    newlines = text.count("\n")
     parentheses = count("(")
     return [
         log1p(length),
         log1p(total * length / size),
         log1p(newlines),
-        log1p(len(_SENTENCE_END.findall(text))),
-        sum(map(len, words)) / divisor,
-        len(set(words)) / divisor,
-        sum(len(word) > 9 for word in words) / divisor,
+        log1p(_sentences(text, kinds)),
+        len("".join(spelt) + "".join(figures)) / divisor,
+        (len(set(spelt)) + len(set(figures))) / divisor,
+        len([1 for part in words for word in part if len(word) > 9]) / divisor,
         digits / bytes_total,
         log1p(len(numbers)),
         log1p(sum(len(number) > 3 for number in numbers)),
         log1p(sum("." in number for number in numbers)),
-        uppers / bytes_total,
+        kinds.count(b"A") / bytes_total,
         log1p(len(_CAPITALISED.findall(text))),
-        _not_ascii_bytes(text, raw) / bytes_total,
-        symbols / bytes_total,
+        not_ascii / bytes_total,
+        (len(signs) - not_ascii) / bytes_total,
         log1p(count("?")),
         log1p(count(",")),
         log1p(count(":")),
@@ -250,19 +298,19 @@ def _shapes(text: str, length: int, words: list[str]) -> list[float]:
         log1p(count("{")),
         log1p(count("%") + count("$") + count("€")),
         newlines / size,
-        float("```" in text),
-        log1p(len(_CALL.findall(text))) if parentheses else 0.0,
-        log1p(len(_SNAKE.findall(text))),
-        log1p(len(_TEX.findall(text))) if "\\" in text or "$" in text else 0.0,
-        log1p(len(_EQUATION.findall(text))) if _any_in(text, "=<>≤≥^") else 0.0,
-        log1p(len(_ARITHMETIC.findall(text))) if numbers else 0.0,
-        log1p(len(_CHOICE_LINE.findall(text))) if newlines else 0.0,
-        log1p(len(_LIST_LINE.findall(text))) if newlines else 0.0,
+        float("`" in marks and "```" in text),
+        log1p(len(_CALL_BACKWARDS.findall(text[::-1]))) if parentheses else 0.0,
+        log1p(len(_SNAKE.findall(text))) if "_" in marks or _CAMEL.search(kinds) else 0.0,
+        log1p(len(_TEX.findall(text))) if "\\" in marks or "$" in marks else 0.0,
+        log1p(_equations(text)) if _COMPARISON.search(marks) else 0.0,
+        log1p(len(_ARITHMETIC.findall(text))) if numbers and _SIGN.search(marks) else 0.0,
+        log1p(len(_CHOICE_LINE.findall("\n" + text))) if newlines else 0.0,
+        log1p(len(_LIST_LINE.findall("\n" + text))) if newlines else 0.0,
         float(end.endswith("?")),
         float(end.endswith("Answer:")),
         float(first in _QUESTION_WORDS),
         float(first in _WORK_VERBS),
-        float(_TRANSLATE.search(text.lower()) is not None),
+        float(_names_a_common_language(lower)),
         float(total < 8),
         float(total < 20),
         float(total > 60),
@@ -270,9 +318,28 @@ def _shapes(text: str, length: int, words: list[str]) -> list[float]:
     ]
 
 
-def _not_ascii_bytes(text: str, raw: bytes) -> int:
-    return 0 if text.isascii() else len(raw.translate(None, _ASCII))
+def _sentences(text: str, kinds: bytes) -> int:
+    """Full stops, exclamation and question marks before whitespace or the end."""
+    if text.isascii():
+        return kinds.count(b". ") + kinds.endswith(b".")
+    return len(_SENTENCE_END.findall(text))
 
 
-def _any_in(text: str, characters: str) -> bool:
-    return any(character in text for character in characters)
+def _equations(text: str) -> int:
+    """Signs of comparison between two operands; one operand's only character serves one sign."""
+    before, *parts = map(str.strip, _COMPARISON.split(text))
+    found, taken = 0, False
+    for after in parts:
+        taken = (
+            not (taken and len(before) == 1)
+            and (before[-1:].isalnum() or before.endswith(("_", ")", "]")))
+            and (after[:1].isalnum() or after.startswith(("-", "_", "(", "[", "\\")))
+        )
+        found += taken
+        before = after
+    return found
+
+
+def _names_a_common_language(lower: str) -> bool:
+    named = any(map(lower.__contains__, _LANGUAGES))
+    return named and _TRANSLATE.search(lower) is not None

@@ -1,32 +1,22 @@
-"""Linear heads: features in, probability out. Fitting is ridge-penalised logistic regression.
+"""Linear heads, fitted: ridge-penalised logistic regression on NumPy, for training only.
 
 Knows matrices. Does not know what a prompt is.
 """
 
 from typing import TypeAlias
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from gateway.routing.prior import CLIP, Head
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-# A feature beyond four standard deviations says no more than one at four.
-CLIP = 4.0
 
-
-class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """One calibrated probability: sigmoid(weights · clip((x - mean) / scale) + intercept)."""
-
-    mean: tuple[float, ...]
-    scale: tuple[float, ...]
-    weights: tuple[float, ...]
-    intercept: float
-
-    def logits(self, rows: Floats) -> Floats:
-        """rows: float64 [n, features]; returns [n]."""
-        standard = standardise(rows, np.array(self.mean), np.array(self.scale))
-        return np.asarray(standard @ np.array(self.weights) + self.intercept, dtype=np.float64)
+def logits_of(head: Head, rows: Floats) -> Floats:
+    """One head's log-odds for many prompts. rows: float64 [n, features]; returns [n]."""
+    standard = standardise(rows, np.array(head.mean), np.array(head.scale))
+    return np.asarray(standard @ np.array(head.weights) + head.intercept, dtype=np.float64)
 
 
 def sigmoid(logits: Floats) -> Floats:

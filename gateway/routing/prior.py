@@ -10,11 +10,43 @@ from importlib import resources
 import msgspec
 
 from gateway.routing.features import NAMES
-from gateway.routing.heads import Head
 from gateway.routing.thresholds import CalibrationTable
 
 VOCABULARY_BITS = 1 << 17
 SHIPPED = "prior.json"
+REMEMBERED_WORDS_MAX = 10_000
+REMEMBERED_CHARACTERS_MAX = 24
+
+
+# A feature beyond four standard deviations says no more than one at four.
+CLIP = 4.0
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """One calibrated probability: sigmoid(weights · clip((x - mean) / scale) + intercept)."""
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    weights: tuple[float, ...]
+    intercept: float
+
+
+class _Met(dict[str, int]):
+    """Whether a word was met, 1 or 0, remembered: a prompt's words are mostly yesterday's.
+
+    Bounded in words and in their length, some 1 MB when full; what came first stays.
+    """
+
+    def __init__(self, bits: bytes) -> None:
+        super().__init__()
+        self._bits = bits
+
+    def __missing__(self, word: str) -> int:
+        bucket = zlib.crc32(word.encode()) % VOCABULARY_BITS
+        met = self._bits[bucket >> 3] >> (bucket & 7) & 1
+        if len(self) < REMEMBERED_WORDS_MAX and len(word) <= REMEMBERED_CHARACTERS_MAX:
+            self[word] = met
+        return met
 
 
 class Vocabulary:
@@ -22,6 +54,7 @@ class Vocabulary:
 
     def __init__(self, bits: bytes) -> None:
         self._bits = bits
+        self._met = _Met(bits)
 
     @classmethod
     def of(cls, words: list[str]) -> "Vocabulary":
@@ -33,15 +66,8 @@ class Vocabulary:
         return cls(bytes(bits))
 
     def known_share(self, words: list[str]) -> float:
-        """Share of words met before; 0 for no words. Numbers are neither known nor unknown."""
-        spelt = [word for word in words if not word[0].isdigit()]
-        if not spelt:
-            return 0.0
-        known = 0
-        for word in spelt:
-            bucket = zlib.crc32(word.encode()) % VOCABULARY_BITS
-            known += self._bits[bucket >> 3] >> (bucket & 7) & 1
-        return known / len(spelt)
+        """Share of words met before; 0 for no words."""
+        return sum(map(self._met.__getitem__, words)) / (len(words) or 1)
 
     def encoded(self) -> str:
         """Compressed and in base64, for JSON."""
@@ -74,6 +100,8 @@ class Prior(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("the prior was trained on other features; run gateway.routing.train")
         if len(self.small.weights) != len(NAMES) or len(self.large.weights) != len(NAMES):
             raise ValueError("the prior's heads and features differ in number")
+        if (self.small.mean, self.small.scale) != (self.large.mean, self.large.scale):
+            raise ValueError("the prior's heads see the features on different scales")
         if not self.table.rows:
             raise ValueError("the prior has no calibration table")
 

@@ -1,16 +1,20 @@
 """Text in, decision out: two calibrated heads, their gap, and a threshold for the target."""
 
 import math
+from itertools import compress
+from operator import mul
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from gateway.policy.snapshot import QualityTarget
 from gateway.routing.features import NAMES, excerpt, extract, words_of
-from gateway.routing.heads import CLIP
-from gateway.routing.prior import Prior, Vocabulary, load_shipped
+from gateway.routing.prior import CLIP, Prior, Vocabulary, load_shipped
 from gateway.routing.thresholds import ALWAYS_SMALL, NEVER_SMALL, LiveGaps, threshold_for
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 # Below these a prompt is foreign to the prior, and foreign is not easy.
 KNOWN_SHARE_MIN = 0.5
@@ -41,17 +45,44 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class _Heads:
+    """Both heads in one walk over the features that are not zero: most are, in most prompts.
+
+    Plain floats: on vectors so short, each step of NumPy's costs more than all of this.
+    """
+
+    def __init__(self, prior: Prior) -> None:
+        small, large = prior.small, prior.large
+        scaled = zip(small.mean, small.scale, strict=True)
+        at_zero = [max(-CLIP, min(-mean / scale, CLIP)) for mean, scale in scaled]
+        self._small = small.intercept + sum(map(mul, small.weights, at_zero))
+        self._large = large.intercept + sum(map(mul, large.weights, at_zero))
+        weights = zip(small.weights, large.weights, strict=True)
+        self._terms = tuple(zip(small.mean, small.scale, at_zero, weights, strict=True))
+
+    def logits(self, features: list[float]) -> tuple[float, float]:
+        """What small and large score on one prompt, before any offset."""
+        small, large = self._small, self._large
+        present = zip(filter(None, features), compress(self._terms, features), strict=True)
+        for feature, (mean, scale, at_zero, (to_small, to_large)) in present:
+            standard = (feature - mean) / scale
+            if standard > CLIP:
+                standard = CLIP
+            elif standard < -CLIP:
+                standard = -CLIP
+            small += to_small * (standard - at_zero)
+            large += to_large * (standard - at_zero)
+        return small, large
+
+
 class Router:
     """Scores prompts with a prior and decides by target. Safe to call from any thread."""
 
     def __init__(self, prior: Prior, *, small_offset: float | None = None) -> None:
         self._prior = prior
         self._offset = prior.small_offset if small_offset is None else small_offset
+        self._heads = _Heads(prior)
         self._vocabulary = Vocabulary.decoded(prior.vocabulary)
-        heads = (prior.small, prior.large)
-        self._means = np.array([head.mean for head in heads])
-        self._scales = np.array([head.scale for head in heads])
-        self._weights = np.array([head.weights for head in heads])
         self._live = LiveGaps()
         self._thresholds: dict[tuple[float, float], float] = {}
 
@@ -61,29 +92,28 @@ class Router:
         return cls(load_shipped(), small_offset=small_offset)
 
     def score(self, text: str, *, uncertain_around: QualityTarget) -> Score:
-        """Score by text alone, in about 0.1 ms for 500 characters.
+        """Score by text alone, in some 40 µs for 500 characters.
 
         ``uncertain_around`` is the target whose decision an embedding could still turn. The shipped
         prior has no head on embeddings, so none of its scores is uncertain.
         """
         words = words_of(excerpt(text))
-        features = np.array(extract(text, words))
-        standard = np.clip((features - self._means) / self._scales, -CLIP, CLIP)
-        small, large = (self._weights * standard).sum(axis=1).tolist()
+        features = extract(text, words)
+        small, large = self._heads.logits(features)
         evidence = (
-            self._vocabulary.known_share(words) >= KNOWN_SHARE_MIN
+            self._vocabulary.known_share(words.spelt) >= KNOWN_SHARE_MIN
             and features[_NON_ASCII] <= NON_ASCII_SHARE_MAX
         )
         score = Score(
-            p_small=_sigmoid(small + self._prior.small.intercept - self._offset),
-            p_large=_sigmoid(large + self._prior.large.intercept),
-            evidence=bool(evidence),
+            p_small=_sigmoid(small - self._offset),
+            p_large=_sigmoid(large),
+            evidence=evidence,
             uncertain=False,
         )
         self._live.add(score.gap if score.evidence else 1.0)
         return score
 
-    def refine(self, score: Score, text: str, vector: npt.NDArray[np.float32]) -> Score:
+    def refine(self, score: Score, text: str, vector: "npt.NDArray[np.float32]") -> Score:
         """Score again with the embedding: ``vector`` is float32 [dimensions], unit length.
 
         The shipped prior learnt nothing from embeddings, so the score stays as it is.

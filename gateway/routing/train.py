@@ -19,8 +19,8 @@ import numpy.typing as npt
 from gateway.routing import anchors
 from gateway.routing.calibration import platt, rescale
 from gateway.routing.features import NAMES, excerpt, extract, words_of
-from gateway.routing.heads import Floats, Head, fit, sigmoid
-from gateway.routing.prior import SHIPPED, Prior, Vocabulary
+from gateway.routing.heads import Floats, fit, logits_of, sigmoid
+from gateway.routing.prior import SHIPPED, Head, Prior, Vocabulary
 from gateway.routing.thresholds import CalibrationTable, Row
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -143,12 +143,14 @@ def train(rows: Rows, *, trained_on: tuple[str, ...], penalty: float = PENALTY) 
     small, small_logits = _calibrated(rows, rows.small, penalty)
     large, large_logits = _calibrated(rows, rows.large, penalty)
     p_small, p_large = sigmoid(small_logits - SMALL_OFFSET), sigmoid(large_logits)
-    counts = Counter(word for prompt in rows.prompts for word in set(words_of(excerpt(prompt))))
+    counts = Counter(
+        word for prompt in rows.prompts for word in set(words_of(excerpt(prompt)).spelt)
+    )
     anchor_words = {
         word
         for prompt, is_anchor in zip(rows.prompts, rows.is_anchor, strict=True)
         if is_anchor
-        for word in words_of(prompt)
+        for word in words_of(prompt).spelt
     }
     known = sorted(anchor_words | {word for word, count in counts.items() if count >= 3})
     return Prior(
@@ -189,7 +191,7 @@ def _calibrated(rows: Rows, labels: Floats, penalty: float) -> tuple[Head, Float
     for fold in range(FOLDS):
         seen = folds != fold
         head = _fit(rows, labels, seen, penalty)
-        logits[~seen] = head.logits(rows.features[~seen])
+        logits[~seen] = logits_of(head, rows.features[~seen])
     slope, intercept = platt(logits, labels, rows.weights)
     head = _fit(rows, labels, np.ones(len(labels), dtype=bool), penalty)
     return rescale(head, slope, intercept), slope * logits + intercept

@@ -19,7 +19,7 @@ hotel jacket kettle ladder lemon mirror needle office orange parent planet pocke
 rocket saddle salad school shadow silver spider tunnel
 """
 _WORDS = tuple(_TEXT.split())
-_LONG = (
+LONG = (
     "We have been asked to compare two ways of heating a small old house in the country, one with"
     " wood and one with electricity. The house has four rooms, an old roof and thin walls. It is"
     " used on most weekends between October and April. Please explain step by step which of the two"
@@ -59,7 +59,7 @@ def repeated(headers: dict[str, str], model: str) -> Make:
 
 def long(headers: dict[str, str], model: str) -> Make:
     """A prompt of 500 characters; never the same twice."""
-    text = _LONG + "N" * 12 + "."
+    text = LONG + "N" * 12 + "."
     message = {"role": "user", "content": text}
     return _numbered(post(PATH, headers, {"model": model, "messages": [message], "max_tokens": 64}))
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from gateway.caches.semantic import facets, verifier
 from gateway.routing.calibration import platt, rescale
-from gateway.routing.heads import Head, fit, sigmoid
+from gateway.routing.heads import fit, logits_of, sigmoid
+from gateway.routing.prior import Head
 
 # Families of things: inside a family a question about one is not a question about another.
 FAMILIES = (
@@ -233,7 +234,7 @@ def train(
             sample_weights=weights[seen],
             groups=nobody[seen],
         )
-        logits[~seen] = head.logits(rows[~seen])
+        logits[~seen] = logits_of(head, rows[~seen])
     slope, intercept = platt(logits, labels, weights)
     head = fit(rows, labels, penalty=3.0, sample_weights=weights, groups=nobody)
     return rescale(head, slope, intercept), sigmoid(slope * logits + intercept)

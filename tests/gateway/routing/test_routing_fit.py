@@ -1,12 +1,13 @@
 """Fitting, calibration, thresholds and metrics against answers known beforehand."""
 
+import msgspec
 import numpy as np
 import pytest
 
 from gateway.routing.calibration import platt, rescale
-from gateway.routing.heads import fit, sigmoid
+from gateway.routing.heads import fit, logits_of, sigmoid
 from gateway.routing.metrics import apgr, bootstrap, cpt, expected_calibration_error, recovered
-from gateway.routing.prior import Vocabulary
+from gateway.routing.prior import REMEMBERED_WORDS_MAX, Vocabulary, load_shipped
 from gateway.routing.thresholds import NEVER_SMALL, CalibrationTable, Row
 from gateway.routing.train import tabulate
 
@@ -44,7 +45,7 @@ def test_a_rescaled_head_gives_rescaled_logits() -> None:
         groups=np.zeros((50, 0)),
     )
     again = rescale(head, 0.5, -1.0)
-    assert again.logits(rows) == pytest.approx(0.5 * head.logits(rows) - 1.0)
+    assert logits_of(again, rows) == pytest.approx(0.5 * logits_of(head, rows) - 1.0)
 
 
 def test_metrics_of_rankings_known_beforehand() -> None:
@@ -98,4 +99,21 @@ def test_a_vocabulary_survives_its_spelling() -> None:
     vocabulary = Vocabulary.decoded(Vocabulary.of(words).encoded())
     assert vocabulary.known_share(words) == 1.0
     assert vocabulary.known_share(["zyzzyva"]) == 0.0
-    assert vocabulary.known_share(["7", "12.5"]) == 0.0
+    assert vocabulary.known_share(["apple", "pear", "pear", "zyzzyva"]) == 0.75
+    assert vocabulary.known_share([]) == 0.0
+
+
+def test_a_vocabulary_answers_the_same_however_many_words_it_remembers() -> None:
+    vocabulary = Vocabulary.of(["apple"])
+    strangers = [f"word {number}" for number in range(REMEMBERED_WORDS_MAX + 10)]
+    first = vocabulary.known_share(strangers)
+    assert vocabulary.known_share(["apple"]) == 1.0
+    assert vocabulary.known_share(strangers) == first < 0.001
+
+
+def test_a_prior_whose_heads_scale_features_differently_is_refused() -> None:
+    """Both are computed in one walk, which supposes one scale."""
+    prior = load_shipped()
+    other = msgspec.structs.replace(prior.large, mean=tuple(x + 1 for x in prior.large.mean))
+    with pytest.raises(ValueError, match="different scales"):
+        msgspec.structs.replace(prior, large=other).check()
