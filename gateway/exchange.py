@@ -5,11 +5,9 @@ field is read only by stages that come later. Knows no socket: ``client`` is a `
 """
 
 from collections.abc import Awaitable, Mapping
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import orjson
 
 from gateway.caches.entry import StoredAnswer
@@ -23,6 +21,9 @@ from gateway.stores.limits import Reservation
 from gateway.wire.assemble import replay
 from gateway.wire.openai import Endpoint, ParsedRequest
 from gateway.wire.usage import Usage
+
+if TYPE_CHECKING:
+    from gateway.caches.semantic.index import Vector
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
@@ -143,7 +144,7 @@ class Exchange:
         self.decision: Decision | None = None
         self.semantic_reason: str | None = None  # why the semantic tier was not asked
         self.partition: bytes | None = None
-        self.vector: npt.NDArray[np.float32] | None = None
+        self.vector: Vector | None = None
         self.embedding_us = 0
 
         # exact, semantic

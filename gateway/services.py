@@ -4,11 +4,9 @@ Holds parts, does nothing itself. What a stage needs and does not find here it m
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from gateway.caches.exact import ExactCache
 from gateway.caches.repeats import Repeats
@@ -29,13 +27,14 @@ from gateway.stores.shared_limits import SharedLimiter
 from gateway.telemetry import Metrics
 from gateway.upstreams.base import Upstream
 
-Vectors = npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    from gateway.upstreams.local_vectors import Vectors
 
 
 class Embed(Protocol):
     """Texts to unit vectors [texts, 384] and their token counts, in the model process."""
 
-    def __call__(self, texts: Sequence[str]) -> Awaitable[tuple[Vectors, list[int]]]:
+    def __call__(self, texts: Sequence[str]) -> "Awaitable[tuple[Vectors, list[int]]]":
         """Raises UpstreamUnavailable or UpstreamTimeout."""
 
 

@@ -8,8 +8,6 @@ import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
-import numpy as np
-
 from gateway.errors import UpstreamOverloaded, UpstreamTimeout, UpstreamUnavailable
 from gateway.upstreams import local_openai
 from gateway.upstreams.base import Headers, UpstreamRequest, UpstreamResponse
@@ -132,6 +130,8 @@ class LocalUpstream:
         return first
 
     async def _embed(self, request: UpstreamRequest, body: local_openai.Body) -> UpstreamResponse:
+        from gateway.upstreams.local_vectors import embeddings_document, vectors_of
+
         state = self._client.state
         model = state.embedding if state is not None else None
         if model is None or model.name != self._model:
@@ -149,9 +149,8 @@ class LocalUpstream:
             raise local_openai.refuse(
                 place, f"is longer than {limit} tokens", "context_length_exceeded"
             )
-        vectors = np.frombuffer(answer.values, "<f4").reshape(-1, answer.dimensions)
-        document = local_openai.embeddings_document(
-            call, vectors, sum(answer.tokens), answer.compute_us
+        document = embeddings_document(
+            call, vectors_of(answer), sum(answer.tokens), answer.compute_us
         )
         return _Document(document, answer.compute_us)
 

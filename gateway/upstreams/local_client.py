@@ -7,15 +7,13 @@ with a timeout, or at once with UpstreamUnavailable.
 
 import asyncio
 import contextlib
+import importlib
 import itertools
 import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, cast
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from gateway.errors import (
     GatewayError,
@@ -28,6 +26,9 @@ from gateway.errors import (
 from local_models import protocol
 from local_models.messages import Delta, Finished, GenerationRequest
 from local_models.protocol import ClientFrame, FrameError, ServerFrame
+
+if TYPE_CHECKING:
+    from gateway.upstreams.local_vectors import Vectors
 
 PENDING_MAX = 256
 """Calls of this worker that may run or wait at once; the next one is refused."""
@@ -196,6 +197,8 @@ class ModelProcessClient:
 
     def start(self) -> None:
         """Connect in the background, now and whenever the connection is lost."""
+        # Now, because NumPy comes with it: later its 0.1 s would hold up every request.
+        importlib.import_module("gateway.upstreams.local_vectors")
         if self._keeper is None:
             self._keeper = asyncio.get_running_loop().create_task(self._keep_connected())
 
@@ -251,15 +254,16 @@ class ModelProcessClient:
         *,
         max_tokens: int = EMBED_MAX_TOKENS,
         timeout_seconds: float = EMBED_TIMEOUT_SECONDS,
-    ) -> tuple[npt.NDArray[np.float32], list[int]]:
+    ) -> "tuple[Vectors, list[int]]":
         """Unit vectors, float32 [texts, dimensions], and the tokens of each text that were read.
 
         A longer text keeps its first three quarters of ``max_tokens`` and its last quarter.
         """
+        from gateway.upstreams.local_vectors import vectors_of
+
         deadline = time.monotonic() + timeout_seconds
         answer = await self.vectors(texts, max_tokens=max_tokens, deadline=deadline)
-        values = np.frombuffer(answer.values, "<f4").reshape(-1, answer.dimensions)
-        return values, list(answer.tokens)
+        return vectors_of(answer), list(answer.tokens)
 
     async def vectors(
         self, texts: Sequence[str], *, max_tokens: int, deadline: float

@@ -4,14 +4,11 @@ Sans-I/O: bodies become requests, messages become bytes. Refuses, with the field
 the local model cannot honour; passes over what cannot change an answer (user, metadata, store).
 """
 
-import base64
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import orjson
 
 from gateway.errors import UpstreamStatus
@@ -31,7 +28,6 @@ CHAT_LOGPROBS_MAX = 20
 COMPLETION_LOGPROBS_MAX = 5
 
 Body = dict[str, Any]
-Floats = npt.NDArray[np.float32]
 
 # Fields that the local model does not have: absent, or one of the values that change nothing.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -343,33 +339,3 @@ def read_embeddings(body: Body, *, model: str, width: int) -> EmbeddingsCall:
         dimensions=int(dimensions),
         model=model,
     )
-
-
-def embeddings_document(
-    call: EmbeddingsCall, vectors: Floats, prompt_tokens: int, compute_us: int
-) -> bytes:
-    """The answer. vectors: float32 [texts, width], shortened and renormalised where asked for."""
-    if call.dimensions < vectors.shape[1]:
-        vectors = vectors[:, : call.dimensions]
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors = vectors / np.maximum(norms, np.float32(1e-12))
-    # The provider's numbers are the shortest decimals of float32: orjson writes them so.
-    rows = np.ascontiguousarray(vectors, "<f4")
-    answer = {
-        "object": "list",
-        "data": [
-            {
-                "object": "embedding",
-                "index": index,
-                "embedding": base64.b64encode(row.tobytes()).decode() if call.base64 else row,
-            }
-            for index, row in enumerate(rows)
-        ],
-        "model": call.model,
-        "usage": {
-            "prompt_tokens": prompt_tokens,
-            "total_tokens": prompt_tokens,
-            "tollhouse": {"compute_us": compute_us},
-        },
-    }
-    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)

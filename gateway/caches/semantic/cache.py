@@ -6,13 +6,16 @@ Knows texts, vectors and stored answers. There is no search across partitions to
 
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from gateway.caches.entry import StoredAnswer
 from gateway.caches.semantic import facets, verifier
-from gateway.caches.semantic.index import Index, Slot, Vector
+from gateway.caches.semantic.slot import Slot
+
+if TYPE_CHECKING:
+    from gateway.caches.semantic.index import Index, Vector
 
 CANDIDATES: Final = 8
 COSINE_FLOOR: Final = 0.55
@@ -38,7 +41,7 @@ class NamespaceStats(msgspec.Struct, kw_only=True):
 
 
 class _Namespace:
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: "Index") -> None:
         self.index = index
         self.stats = NamespaceStats()
         self.used_us = 0
@@ -62,7 +65,7 @@ class SemanticCache:
         self._places: dict[str, tuple[bytes, Slot]] = {}  # cache_id → where it lies
 
     def lookup(
-        self, partition: bytes, text: str, vector: Vector, *, now_us: int, max_wrong: float
+        self, partition: bytes, text: str, vector: "Vector", *, now_us: int, max_wrong: float
     ) -> SemanticHit | None:
         """The best entry that may be served, for a promised share of wrong answers among hits.
 
@@ -98,7 +101,7 @@ class SemanticCache:
             )
         return None
 
-    def store(self, partition: bytes, text: str, vector: Vector, entry: StoredAnswer) -> None:
+    def store(self, partition: bytes, text: str, vector: "Vector", entry: StoredAnswer) -> None:
         """Add one answer under the question ``text``; the same question's older answer goes.
 
         vector: float32 [dimensions], unit length. Raises ``ValueError`` for another shape.
@@ -160,6 +163,8 @@ class SemanticCache:
             }
 
     def _open(self, partition: bytes) -> _Namespace:
+        from gateway.caches.semantic.index import Index
+
         if len(self._namespaces) >= self._namespaces_max:
             oldest = min(self._namespaces, key=lambda key: self._namespaces[key].used_us)
             gone = self._namespaces.pop(oldest)

@@ -1,27 +1,19 @@
 """One namespace's vectors: exact search that any thread may run while one writer changes it.
 
 A reader takes one reference to an immutable view. The writer only ever fills rows that no view
-shows yet, or publishes a new matrix; nothing a reader holds is changed under it.
+shows yet, or publishes a new matrix; nothing a reader holds is changed under it. Imported with the
+first entry: who has vectors has NumPy already, and nobody else needs it.
 """
 
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from gateway.caches.entry import StoredAnswer
-from gateway.caches.semantic.facets import Facets
+from gateway.caches.semantic.slot import Slot
 
 Vector = npt.NDArray[np.float32]
 _ROWS_FIRST = 64
-
-
-class Slot(msgspec.Struct, kw_only=True):
-    """One stored question and its answer. ``entry`` becomes None when it is forgotten."""
-
-    facets: Facets
-    entry: StoredAnswer | None
 
 
 class View(NamedTuple):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from gateway.caches.semantic import SemanticCache, SemanticHit
 from gateway.caches.semantic.facets import extract
-from gateway.caches.semantic.index import Index, Slot
+from gateway.caches.semantic.index import Index
+from gateway.caches.semantic.slot import Slot
 from gateway.caches.semantic.verifier import shipped
 from tests.gateway.caches.cached_answers import NOW_US, stored
 

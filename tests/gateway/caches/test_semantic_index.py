@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from gateway.caches.semantic.facets import extract
-from gateway.caches.semantic.index import Index, Slot
+from gateway.caches.semantic.index import Index
+from gateway.caches.semantic.slot import Slot
 
 WIDTH = 384
 
