@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from gateway.errors import PolicyError
+from gateway.supervisor import LOG_FORMAT
 
 _CONFIG = click.option(
     "--config",
@@ -27,11 +28,10 @@ def serve(config_path: Path | None) -> None:
 
     configure_logging()
     try:
-        status = supervise(load_settings(config_path), config_path)
+        supervise(load_settings(config_path), config_path)
     except (PolicyError, StartError) as error:
         click.echo(str(error), err=True)
-        status = 1
-    sys.exit(status)
+        sys.exit(1)
 
 
 @click.command(hidden=True)
@@ -58,7 +58,7 @@ def configure_logging() -> None:
     """One line per record on standard error."""
     logging.basicConfig(
         level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        format=LOG_FORMAT,
         stream=sys.stderr,
     )
     # httpx logs every request at INFO, which is our business only when something is wrong.

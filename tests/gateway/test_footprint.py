@@ -51,6 +51,14 @@ def test_a_gateway_without_local_models_loads_nothing_for_vectors(gateway: Runni
         assert not [library for library in found if VECTORS.search(library)]
 
 
+@pytest.mark.slow
+def test_the_supervisor_carries_nothing_but_the_standard_library(gateway: RunningGateway) -> None:
+    assert gateway.process is not None
+    found = libraries(gateway.process.pid)
+    assert any("python3" in library for library in found), "else nothing was looked at"
+    assert not [library for library in found if "site-packages" in library]
+
+
 def test_who_talks_to_the_model_process_has_numpy_before_the_first_request() -> None:
     """Its import takes 0.1 s, in which a gateway would answer nobody."""
     script = """
