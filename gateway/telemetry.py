@@ -12,6 +12,7 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 from gateway.money import format_usd
 
@@ -22,6 +23,8 @@ SERIES_MAX = 4096  # label sets of one metric; later ones share OTHER in every l
 OTHER = "_other"
 
 Labels = tuple[str, ...]
+Cells = dict[Labels, list[float]]  # one cell of numbers per label set
+Merge = Literal["sum", "max", "min"]  # the level of several processes together
 
 # Seconds. Overhead is ours and small; a request is as long as a model talks.
 REQUEST_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -65,7 +68,15 @@ class Metric:
         self._tenants = tenants
         self._tenant_at = labels.index("tenant") if "tenant" in labels else None
         self._width = width
-        self._cells: dict[Labels, list[float]] = {}
+        self._cells: Cells = {}
+
+    def rows(self) -> list[tuple[Labels, list[float]]]:
+        """Each label set and its cell, for whoever adds up several processes."""
+        return self._rows()
+
+    def load(self, cells: Cells) -> None:
+        """Take these cells for one's own."""
+        self._cells = cells
 
     def _admit(self, labels: Labels) -> list[float]:
         """The cell of a label set seen for the first time, folded where a limit is reached."""
@@ -129,10 +140,13 @@ class Gauge(Metric):
     not block; one that raises leaves the gauge out of that scrape.
     """
 
-    __slots__ = ("callback",)
+    __slots__ = ("callback", "merge")
 
-    def __init__(self, name: str, help_text: str, labels: Labels, tenants: _Tenants) -> None:
+    def __init__(
+        self, name: str, help_text: str, labels: Labels, tenants: _Tenants, merge: Merge
+    ) -> None:
         super().__init__(name, "gauge", help_text, labels, tenants, 1)
+        self.merge = merge
         self.callback: Callable[[], float | Mapping[Labels, float]] | None = None
 
     def set(self, value: float, labels: Labels = ()) -> None:
@@ -160,9 +174,13 @@ class Gauge(Metric):
 
     def samples(self) -> Iterator[tuple[str, str]]:
         """One sample per label set; the callback's word goes before what was set."""
-        levels = {labels: cell[0] for labels, cell in self._rows()} | self._called()
-        for labels, level in levels.items():
+        for labels, (level,) in self.rows():
             yield self.name + _render(self.labels, labels), _number(level)
+
+    def rows(self) -> list[tuple[Labels, list[float]]]:
+        """Each label set and its level."""
+        levels = {labels: cell[0] for labels, cell in self._rows()} | self._called()
+        return [(labels, [level]) for labels, level in levels.items()]
 
     def _called(self) -> dict[Labels, float]:
         if self.callback is None:
@@ -262,7 +280,7 @@ class Metrics:
             "route",
             "target",
         )
-        self.in_flight = gauge("in_flight", "Requests being answered now.")
+        self.in_flight = gauge("in_flight", "Requests being answered now.", merge="sum")
 
         # Upstreams and the local model
         self.upstream_requests_total = counter(
@@ -275,7 +293,9 @@ class Metrics:
         self.upstream_ejected = gauge(
             "upstream_ejected", "1 while the provider's circuit breaker is open.", "provider"
         )
-        self.local_model_up = gauge("local_model_up", "1 while the model process answers.")
+        self.local_model_up = gauge(
+            "local_model_up", "1 while the model process answers.", merge="min"
+        )
         self.local_batch_size = histogram(
             "local_batch_size",
             "Generations at once in the model process, sampled each second while there are any.",
@@ -294,7 +314,7 @@ class Metrics:
         self.cache_lookups_total = counter(
             "cache_lookups_total", "Cache lookups; result is hit, miss or skip.", "tier", "result"
         )
-        self.cache_entries = gauge("cache_entries", "Answers held.", "tier")
+        self.cache_entries = gauge("cache_entries", "Answers held.", "tier", merge="sum")
 
         # Redis
         self.redis_up = gauge("redis_up", "1 while Redis answers; absent where none is configured.")
@@ -371,8 +391,8 @@ class Metrics:
     def __iter__(self) -> Iterator[Metric]:
         return iter(self._all)
 
-    def exposition(self) -> bytes:
-        """Everything in Prometheus text format 0.0.4.
+    def exposition(self, process: Mapping[str, float] | None = None) -> bytes:
+        """Everything in Prometheus text format 0.0.4. process: readings; None: of this process.
 
         Takes 1 ms per thousand samples or so: with many series, call it outside the event loop.
         """
@@ -381,7 +401,7 @@ class Metrics:
             lines.append(f"# HELP {metric.name} {metric.help}")
             lines.append(f"# TYPE {metric.name} {metric.kind}")
             lines.extend(f"{name} {value}" for name, value in metric.samples())
-        lines.extend(_process_lines())
+        lines.extend(_process_lines(process_readings() if process is None else process))
         return ("\n".join(lines) + "\n").encode()
 
     def _counter(self, name: str, help_text: str, *labels: str, pico: bool = False) -> Counter:
@@ -389,8 +409,8 @@ class Metrics:
         self._all.append(made)
         return made
 
-    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
-        made = Gauge(f"tollhouse_{name}", help_text, labels, self._tenants)
+    def _gauge(self, name: str, help_text: str, *labels: str, merge: Merge = "max") -> Gauge:
+        made = Gauge(f"tollhouse_{name}", help_text, labels, self._tenants, merge)
         self._all.append(made)
         return made
 
@@ -412,24 +432,30 @@ PROCESS_METRICS = (
 _STARTED_SECONDS = time.time()
 
 
-def _process_lines() -> Iterator[str]:
-    """The conventional ``process_*`` metrics, from /proc where the platform has it."""
-    readings: dict[str, str] = {"process_start_time_seconds": _number(_STARTED_SECONDS)}
+def process_readings() -> dict[str, float]:
+    """The conventional ``process_*`` metrics by name, from /proc where the platform has it."""
     spent = os.times()
-    readings["process_cpu_seconds_total"] = _number(spent.user + spent.system)
+    readings = {
+        "process_start_time_seconds": _STARTED_SECONDS,
+        "process_cpu_seconds_total": spent.user + spent.system,
+    }
     try:
         with open("/proc/self/statm", "rb") as statm:
             pages = int(statm.read().split()[1])
-        readings["process_resident_memory_bytes"] = str(pages * os.sysconf("SC_PAGE_SIZE"))
-        readings["process_open_fds"] = str(len(os.listdir("/proc/self/fd")))
-        readings["process_max_fds"] = str(os.sysconf("SC_OPEN_MAX"))
+        readings["process_resident_memory_bytes"] = pages * os.sysconf("SC_PAGE_SIZE")
+        readings["process_open_fds"] = len(os.listdir("/proc/self/fd"))
+        readings["process_max_fds"] = os.sysconf("SC_OPEN_MAX")
     except (OSError, ValueError, IndexError):
         pass
+    return readings
+
+
+def _process_lines(readings: Mapping[str, float]) -> Iterator[str]:
     for name, kind, help_text in PROCESS_METRICS:
         if name in readings:
             yield f"# HELP {name} {help_text}"
             yield f"# TYPE {name} {kind}"
-            yield f"{name} {readings[name]}"
+            yield f"{name} {_number(readings[name])}"
 
 
 def _render(names: Labels, values: Labels) -> str:
