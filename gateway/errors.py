@@ -187,6 +187,7 @@ class BudgetExhausted(GatewayError):
     """The tenant's money for this period is spent or reserved."""
 
     status, type, code, fault = 429, "insufficient_quota", "insufficient_quota", "tenant"
+    budget_name: str | None = None  # the one that lacks the money, where its terms may help
 
 
 class ClientClosed(GatewayError):

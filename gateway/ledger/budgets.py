@@ -5,8 +5,9 @@ budgets, tenants and calendars. Does not know requests, prices or where past cha
 """
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from gateway.errors import BudgetExhausted
@@ -55,8 +56,36 @@ class Hold:
         self.settled = False
 
 
+class BudgetKeeper(Protocol):
+    """What a request needs of the budgets, however many processes share them."""
+
+    def configure(self, policy: Policy, now_us: int) -> None:
+        """Take over a policy's budgets."""
+
+    def reserve(
+        self,
+        tenant: Tenant,
+        tags: Mapping[str, str],
+        amount_pico: int,
+        now_us: int,
+        request_id: str = "",
+    ) -> Hold | Awaitable[Hold]:
+        """Hold an amount in every budget that covers the request, or in none of them.
+
+        Raises BudgetExhausted, and BudgetUnavailable where a hard budget cannot be asked.
+        """
+
+    def exceeded(
+        self, tenant: Tenant, tags: Mapping[str, str], amount_pico: int, now_us: int
+    ) -> Budget | None:
+        """The first enforced budget that is known to lack this amount, as far as it is known."""
+
+    def settle(self, hold: Hold, charge_pico: int, now_us: int) -> None:
+        """Post what the request was charged and release the rest. Repeating it changes nothing."""
+
+
 class Budgets:
-    """All budgets of a policy. Safe to use from several threads."""
+    """All budgets of a policy, for one process. Safe to use from several threads."""
 
     def __init__(self, charges: PeriodCharges) -> None:
         """``charges`` must know everything settled before it is called, also if just now."""
@@ -89,18 +118,24 @@ class Budgets:
             self._counters = fresh
 
     def reserve(
-        self, tenant: Tenant, tags: Mapping[str, str], amount_pico: int, now_us: int
+        self,
+        tenant: Tenant,
+        tags: Mapping[str, str],
+        amount_pico: int,
+        now_us: int,
+        request_id: str = "",
     ) -> Hold:
         """Hold an amount in every budget that covers the request, or in none of them.
 
         Raises BudgetExhausted naming the first hard budget that lacks it; soft ones only count.
         """
+        del request_id  # needed where holds must be told apart across processes
         hold = Hold(tenant.id, tags, amount_pico, now_us)
         with self._lock:
             counters = self._covering(tenant.id, tags, now_us)
             for counter in counters:
                 if counter.lacks(amount_pico) and counter.hard:
-                    raise BudgetExhausted(_refusal(tenant.id, counter, amount_pico))
+                    raise BudgetExhausted(refusal(tenant.id, counter, amount_pico))
             for counter in counters:
                 counter.held_pico += amount_pico
             hold.counters = counters
@@ -207,7 +242,8 @@ def _coverage(budget: Budget) -> tuple[object, ...]:
     return (budget.name, budget.period, budget.timezone, tuple(sorted(budget.tags.items())))
 
 
-def _refusal(tenant_id: str, counter: Counter, amount_pico: int) -> str:
+def refusal(tenant_id: str, counter: Counter, amount_pico: int) -> str:
+    """Why an amount does not fit, for whoever reads the client's log."""
     resets_at = datetime.fromtimestamp(counter.end_us / 1e6, UTC).isoformat().replace("+00:00", "Z")
     return (
         f"tenant {tenant_id}: budget {counter.budget.name!r} has"

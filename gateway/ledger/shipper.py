@@ -93,6 +93,10 @@ class Shipper:
                 self._caught_up = time.monotonic()
             return self._booked - before
 
+    def living(self) -> set[str]:
+        """The processes that write logs here, just now."""
+        return {owner for owner in self._segments() if self._alive(owner)}
+
     @property
     def lag_seconds(self) -> float:
         """Age at most of the oldest record that is not in the store; 0 when none is missing."""

@@ -6,7 +6,7 @@ Does not know processes, threads, budgets or HTTP.
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -33,10 +33,12 @@ _BUSY_SECONDS = 10.0
 _RECORDS_PER_BREATH = 32
 _IMPOSSIBLE = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, ValueError)
 # Sums of parts: SQLite's sum() of pico-dollars overflows at 9.2 million dollars.
-_CHARGES = (
+_SUM = (
     "SELECT coalesce(sum(charge_pico / 1000000), 0), coalesce(sum(charge_pico % 1000000), 0)"
-    " FROM usage_event WHERE tenant_id = ? AND ts_us >= ? AND ts_us < ?"
+    " FROM usage_event WHERE "
 )
+_CHARGES = _SUM + "tenant_id = ? AND ts_us >= ? AND ts_us < ?"
+_REQUEST_CHARGE = _SUM + "request_id = ?"
 _TAGGED = " AND EXISTS (SELECT 1 FROM json_each(tags) WHERE key = ? AND value = ?)"
 
 
@@ -168,10 +170,38 @@ class LedgerStore:
         """What a tenant was charged for requests begun in [from_us, to_us) that carry ``tags``."""
         parameters = [part for pair in tags.items() for part in pair]
         with self._lock:
-            micro, rest = self._connection.execute(
+            found = self._connection.execute(
                 _CHARGES + _TAGGED * len(tags), (tenant_id, from_us, to_us, *parameters)
-            ).fetchone()
-        return int(micro) * 1_000_000 + int(rest)
+            )
+            return _charge(found.fetchone())
+
+    def spent(
+        self,
+        tenant_id: str,
+        from_us: int,
+        to_us: int,
+        tags: Mapping[str, str],
+        request_ids: Sequence[str],
+    ) -> tuple[int, dict[str, int]]:
+        """``period_charges``, and the part of it that each of these requests has, at one moment."""
+        parameters = [part for pair in tags.items() for part in pair]
+        span = (tenant_id, from_us, to_us, *parameters)
+        with self.reader() as connection:
+            total = connection.execute(_CHARGES + _TAGGED * len(tags), span).fetchone()
+            parts = {
+                request_id: _charge(
+                    connection.execute(
+                        _CHARGES + _TAGGED * len(tags) + " AND request_id = ?", (*span, request_id)
+                    ).fetchone()
+                )
+                for request_id in request_ids
+            }
+        return _charge(total), parts
+
+    def request_charge(self, request_id: str) -> int:
+        """What a request was charged, with all its attempts."""
+        with self.reader() as connection:
+            return _charge(connection.execute(_REQUEST_CHARGE, (request_id,)).fetchone())
 
     def close_period(self, period: str, *, now_us: int, by: str) -> None:
         """Close a month ("2026-11") for good: later events of it go to the next open one."""
@@ -329,6 +359,11 @@ class _Batch:
             "INSERT INTO rejected_record VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (self.segment_name, offset, content, reason),
         )
+
+
+def _charge(sums: tuple[int, int]) -> int:
+    micro, rest = sums
+    return int(micro) * 1_000_000 + int(rest)
 
 
 def _offset(connection: sqlite3.Connection, segment_name: str) -> int:

@@ -6,6 +6,7 @@ Refuses to merge what it does not understand: an unknown field is part of the ke
 import asyncio
 from collections.abc import Awaitable
 
+from gateway.caches.entry import StoredAnswer
 from gateway.caches.exact import exact_key
 from gateway.caches.shared_exact import SharedExactCache
 from gateway.caches.single_flight import Flight
@@ -52,10 +53,9 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     entry = services.exact.get(key, exchange.started_us)
     if entry is not None and _fresh_enough(exchange.started_us - entry.stored_us, control):
         services.metrics.cache_lookups_total.inc(("exact", "hit"))
-        serve_hit(exchange, services, entry, "hit-exact")  # else a cheaper model answers
         if exchange.deployment is None:  # else the body does not say all
             services.repeats.learn(exchange.tenant.id, exchange.raw, exchange.request)
-        return None
+        return serve_hit(exchange, services, entry, "hit-exact")  # or a cheaper model answers
     if services.shared_exact is not None:
         return _ask_others(exchange, services, services.shared_exact, key, control)
     return _miss(exchange, services, key)
@@ -70,7 +70,7 @@ async def _ask_others(
     if entry is not None and _fresh_enough(exchange.started_us - entry.stored_us, control):
         services.exact.put(key, entry)
         services.metrics.cache_lookups_total.inc(("exact", "hit"))
-        serve_hit(exchange, services, entry, "hit-exact")
+        await _serve(exchange, services, entry)
         return
     waiting = _miss(exchange, services, key)
     if waiting is not None:
@@ -100,7 +100,7 @@ async def _follow(exchange: Exchange, services: Services, key: bytes, flight: Fl
                 return
             entry = await flight.wait(seconds if not stream else 0.0)
             if entry is not None and entry.answer:
-                serve_hit(exchange, services, entry, "hit-exact")
+                await _serve(exchange, services, entry)
                 return
         finally:
             flight.leave()
@@ -141,6 +141,12 @@ async def _follow_stream(
     exchange.tail_content_type = EVENT_STREAM
     exchange.answered, exchange.hit = True, flight.entry
     return True
+
+
+async def _serve(exchange: Exchange, services: Services, entry: StoredAnswer) -> None:
+    waiting = serve_hit(exchange, services, entry, "hit-exact")
+    if waiting is not None:
+        await waiting
 
 
 def _bypass(exchange: Exchange, control: dict[str, str]) -> str | None:

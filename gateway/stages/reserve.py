@@ -3,29 +3,62 @@
 From here on the request is in the ledger, whatever dies.
 """
 
+from collections.abc import Awaitable
+
 from gateway.booking import charge_pico, intent
-from gateway.errors import BudgetUnavailable, InvalidRequest
+from gateway.errors import BudgetExhausted, BudgetUnavailable, InvalidRequest
 from gateway.exchange import Attempt, Exchange, Plan
-from gateway.ledger.budgets import covers, refuses
+from gateway.ledger.budgets import Hold, covers, refuses
+from gateway.plans import downgraded
+from gateway.policy.snapshot import Budget
 from gateway.services import Services
 
 
-def reserve(exchange: Exchange, services: Services) -> None:
-    """Set ``hold`` and begin the first of ``attempts``.
+def reserve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
+    """Set ``hold`` and begin the first of ``attempts``. Waits only where budgets are shared.
 
     Raises BudgetExhausted, BudgetUnavailable, InvalidRequest or MeteringUnavailable.
     """
-    plan, request = exchange.plan, exchange.request
+    plan = exchange.plan
     assert plan is not None, "plan comes before reserve"
+    hold = _hold(exchange, services, plan)
+    if isinstance(hold, Hold):
+        exchange.hold = hold
+        _begin(exchange, services, plan)
+        return None
+    return _wait(exchange, services, plan, hold)
+
+
+async def _wait(exchange: Exchange, services: Services, plan: Plan, hold: Awaitable[Hold]) -> None:
+    """Go on when the shared budgets have answered, with a cheaper plan where one says so."""
+    try:
+        exchange.hold = await hold
+    except BudgetExhausted as error:
+        budget = _downgrading(exchange, error)
+        if budget is None:
+            raise
+        plan = exchange.plan = downgraded(exchange, budget, plan.candidates[0])
+        again = _hold(exchange, services, plan)
+        exchange.hold = again if isinstance(again, Hold) else await again
+    _begin(exchange, services, plan)
+
+
+def _hold(exchange: Exchange, services: Services, plan: Plan) -> Hold | Awaitable[Hold]:
     _refuse_unpriced(exchange, plan)
-    if request.provider_tools is not None:
-        _refuse_unbounded(exchange, request.provider_tools)
-    exchange.hold = services.ledger.budgets.reserve(
+    tools = exchange.request.provider_tools
+    if tools is not None:
+        _refuse_unbounded(exchange, tools)
+    return services.ledger.budgets.reserve(
         exchange.tenant,
         exchange.tags,
         charge_pico(exchange, sum(plan.worst_pico)) or 0,
         exchange.started_us,
+        exchange.request_id,
     )
+
+
+def _begin(exchange: Exchange, services: Services, plan: Plan) -> None:
+    """Put the intent of the first attempt on record."""
     attempt = Attempt(
         number=1,
         target=plan.candidates[0],
@@ -33,8 +66,17 @@ def reserve(exchange: Exchange, services: Services) -> None:
         started_monotonic=services.monotonic(),
         held_pico=plan.worst_pico[0],
     )
-    services.ledger.intend(intent(exchange, attempt, request.prompt_bytes // 4 + 1))
+    prompt_tokens = exchange.request.prompt_bytes // 4 + 1
+    services.ledger.intend(intent(exchange, attempt, prompt_tokens))
     exchange.attempts.append(attempt)
+
+
+def _downgrading(exchange: Exchange, error: BudgetExhausted) -> Budget | None:
+    """The budget that lacks the money, where it sends its tenant to a cheaper model."""
+    for budget in exchange.tenant.budgets:
+        if budget.name == error.budget_name and budget.on_exceeded == "downgrade":
+            return budget
+    return None
 
 
 def _refuse_unpriced(exchange: Exchange, plan: Plan) -> None:

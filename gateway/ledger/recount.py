@@ -1,0 +1,243 @@
+"""The recount: shared budget counters are what the books say, whatever gets lost on the way.
+
+Runs where the books are. It counts a budget that Redis does not know (a new period, a Redis that
+lost its data), checks one known budget after the other, and ends holds whose request is over: of a
+worker that was killed, or whose message never arrived. Knows no HTTP.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from gateway.ledger.books import Books
+from gateway.ledger.budgets import covers
+from gateway.ledger.shared_budgets import SCRIPT, Entry, Keys, OpenHold, Span
+from gateway.policy.snapshot import Budget, Policy
+from gateway.stores.redis import Redis, RedisUnavailable
+
+TICK_SECONDS = 0.5
+SWEEP_SECONDS = 5.0  # between two searches for holds that nobody will end
+_AHEAD_US = 60_000_000  # the next period is counted so long before it begins
+_KEPT_MS = 86_400_000  # a counter, after its period
+_BATCH = 500  # budgets asked for in one turn
+_CHECKS = 20  # budgets checked in one sweep
+
+# What every living worker has open, by its name in the usage log; None: not all could be asked.
+AskHolds = Callable[[], Awaitable[dict[str, list[OpenHold]] | None]]
+_log = logging.getLogger("tollhouse.budgets")
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """One counter as Redis has it."""
+
+    used_pico: int = 0
+    held_pico: int = 0
+    changes: str = ""  # of this gateway's part; "": never counted
+    gateways: int = 0  # that have counted
+
+
+class Recount:
+    """Keeps the shared counters of one gateway true."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        books: Books,
+        *,
+        policy: Callable[[], Policy],
+        open_holds: AskHolds,
+        prefix: str,
+        gateway_id: str,
+        gateways: int,
+        now_us: Callable[[], int],
+    ) -> None:
+        """gateways: how many share the counters."""
+        self._redis = redis
+        self._books = books
+        self._policy = policy
+        self._open_holds = open_holds
+        self._keys = Keys(prefix, gateway_id)
+        self._gateway_id = gateway_id
+        self._gateways = gateways
+        self._now_us = now_us
+        self._turn = asyncio.Lock()  # of rounds
+        self._of: Policy | None = None  # whose spans are known
+        self._known: dict[tuple[str, str], Span] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._checked: dict[str, str] = {}  # by key: the changes at which it was last right
+        self._swept_at = float("-inf")
+        self.state = "not counted yet"  # or "ok", or why not
+        self.begun = False  # the counters are known, or Redis is away
+
+    def used(self, now_us: int) -> list[tuple[str, Budget, int, int]]:
+        """(tenant, budget, spent, held) of every budget in its present period, as last seen."""
+        found = []
+        for span in self._spans(self._policy(), now_us):
+            seen = self._seen.get(span.key)
+            if seen is not None:
+                spent = seen.used_pico - seen.held_pico
+                found.append((span.tenant_id, span.budget, spent, seen.held_pico))
+        return found
+
+    async def run(self) -> None:
+        """Recount for ever."""
+        while True:
+            try:
+                self.begun |= await self.tick()
+            except RedisUnavailable as error:
+                self.state, self.begun = f"Redis: {error}", True
+            except Exception:  # whatever it was: without this loop hard budgets stop for good
+                _log.exception("recounting the budgets failed")
+                self.state = "failing"
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def tick(self, policy: Policy | None = None) -> bool:
+        """One round: count what Redis does not know, and now and then check the rest.
+
+        policy: one that is about to come into force; None: the one that is. False while not every
+        worker can be asked, and therefore nothing counted. Raises RedisUnavailable.
+        """
+        async with self._turn:
+            return await self._round(policy or self._policy())
+
+    async def _round(self, policy: Policy) -> bool:
+        now_us = self._now_us()
+        moments = (now_us, now_us + _AHEAD_US)
+        spans = {span.key: span for at in moments for span in self._spans(policy, at)}
+        await self._look(spans.values())
+        due = asyncio.get_running_loop().time() >= self._swept_at + SWEEP_SECONDS
+        missing = [span for span in spans.values() if not self._seen[span.key].changes]
+        changed = [
+            span
+            for span in spans.values()
+            if self._checked.get(span.key) != self._seen[span.key].changes
+        ]
+        if not (due or missing):
+            return True
+        done = await self.reconcile(missing or changed[:_CHECKS])
+        if done and not missing:
+            self._swept_at = asyncio.get_running_loop().time()
+        if missing and not done:
+            self.state = "waiting for every worker to answer"
+        elif any(seen.gateways < self._gateways for seen in self._seen.values()) and not missing:
+            self.state = f"waiting for all {self._gateways} gateways"
+        else:
+            self.state = "ok"
+        return done
+
+    async def finish(self) -> None:
+        """End all holds: no worker is left. What cannot be done now, the next start does."""
+        with contextlib.suppress(RedisUnavailable):
+            await self.reconcile([])
+
+    def sweep_soon(self) -> None:
+        """A worker has ended: what it held is to be settled."""
+        self._swept_at = float("-inf")
+
+    async def reconcile(self, spans: list[Span]) -> bool:
+        """End the holds of requests that are over, then put what the books say into counters.
+
+        False where not every worker could be asked: then nothing has changed.
+        """
+        # In this order: a hold found here that no worker has afterwards is nobody's any more, and
+        # what its request was charged is in the log. What is settled later changes the counter,
+        # which then is not written.
+        flat = await self._redis.call("HGETALL", self._keys.holds)
+        living = await self._open_holds()
+        if living is None:
+            return False
+        holds = [hold for found in living.values() for hold in found]
+        await asyncio.to_thread(self._books.shipper.ship)
+        await self._end_leftovers(flat, {hold.request_id for hold in holds})
+        for span in spans:
+            await self._count(span, [hold for hold in holds if _in(span, hold)])
+        return True
+
+    async def _end_leftovers(self, flat: list[bytes], known: set[str]) -> None:
+        """flat: request ids and entries in turns; known: the requests that are not over."""
+        left = [
+            (request_id, msgspec.msgpack.decode(entry, type=Entry))
+            for request_id, entry in zip(map(bytes.decode, flat[::2]), flat[1::2], strict=True)
+            if request_id not in known
+        ]
+        for request_id, entry in left:
+            charge = await asyncio.to_thread(self._books.store.request_charge, request_id)
+            amount = entry.amount_pico
+            await self._run(
+                (self._keys.holds, *entry.keys),
+                ("settle", self._gateway_id, request_id, str(amount), str(charge - amount)),
+            )
+        if left:
+            _log.info("ended %d budget holds that their workers had left behind", len(left))
+
+    async def _look(self, spans: Iterable[Span]) -> None:
+        """What Redis has of these budgets, all asked at once."""
+        listed = list(spans)
+        mine = "changes:" + self._gateway_id
+        seen: dict[str, _Seen] = {}
+        for start in range(0, len(listed), _BATCH):
+            batch = listed[start : start + _BATCH]
+            rows = await asyncio.gather(
+                *(
+                    self._redis.call("HMGET", span.key, "used", "held", mine, "gateways")
+                    for span in batch
+                )
+            )
+            for span, (used, held, changes, gateways) in zip(batch, rows, strict=True):
+                seen[span.key] = _Seen(
+                    int(used or 0), int(held or 0), (changes or b"").decode(), int(gateways or 0)
+                )
+        self._seen = seen
+        self._checked = {key: at for key, at in self._checked.items() if key in seen}
+
+    async def _count(self, span: Span, holds: list[OpenHold]) -> None:
+        """Put what the books say into one counter, unless it has changed since it was seen."""
+        spent, parts = await asyncio.to_thread(
+            self._books.store.spent, span.tenant_id, span.start_us, span.end_us,
+            span.budget.tags, [hold.request_id for hold in holds],
+        )  # fmt: skip
+        held = sum(hold.amount_pico for hold in holds)
+        used = spent + held - sum(parts.values())
+        seen = self._seen[span.key].changes
+        end_ms = span.end_us // 1000 + _KEPT_MS
+        entries = [part for hold in holds for part in (hold.request_id.encode(), hold.entry)]
+        written = await self._run(
+            (self._keys.holds, span.key),
+            ("count", self._gateway_id, seen, str(used), str(held), str(end_ms)),
+            entries,
+        )
+        if written:
+            self._checked[span.key] = str(int(seen or 0) + 2)  # as the script leaves it
+
+    async def _run(
+        self, keys: Iterable[str], texts: Iterable[str], entries: Sequence[bytes] = ()
+    ) -> Any:
+        arguments = [*(text.encode() for text in texts), *entries]
+        return await self._redis.run(SCRIPT, [key.encode() for key in keys], arguments)
+
+    def _spans(self, policy: Policy, now_us: int) -> list[Span]:
+        """Every budget in its period of a moment."""
+        if policy is not self._of:
+            self._of, self._known = policy, {}
+        spans: list[Span] = []
+        for tenant in policy.tenants.values():
+            for budget in tenant.budgets:
+                name = (tenant.id, budget.name)
+                span = self._known.get(name)
+                if span is None or not span.start_us <= now_us < span.end_us:
+                    span = self._keys.span(tenant.id, budget, now_us)
+                    self._known[name] = span
+                spans.append(span)
+        return spans
+
+
+def _in(span: Span, hold: OpenHold) -> bool:
+    return (
+        hold.tenant_id == span.tenant_id
+        and span.start_us <= hold.ts_us < span.end_us
+        and covers(span.budget, hold.tags)
+    )

@@ -1,0 +1,335 @@
+"""Budgets of several processes: never exceeded, exact, and right again whatever gets lost."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import BudgetExhausted, BudgetUnavailable
+from gateway.ledger import Books
+from gateway.ledger.budgets import Hold
+from gateway.ledger.journal import open_log
+from gateway.ledger.recount import Recount
+from gateway.ledger.shared_budgets import OpenHold, SharedBudgets
+from gateway.ledger.wal import WriteAheadLog
+from gateway.policy.snapshot import Budget, Tenant
+from gateway.stores.redis import Redis
+from gateway.wire.usage import Usage
+from tests.gateway.ledger.books import NOW_US, PRICE, final
+from tests.gateway.ledger.test_budgets import DAY_US, policy
+from tests.redis_server import RedisServer
+
+USD = 10**12
+
+
+class Node:
+    """One gateway: its books, and as many workers as a test wants, each with its own Redis."""
+
+    def __init__(self, folder: Path, url: str, *budgets: Budget, gateways: int = 1) -> None:
+        self.folder, self.url, self.gateways = folder, url, gateways
+        self.now_us = NOW_US
+        self.tenant = Tenant(id="acme", budgets=budgets)
+        self.policy = policy(*budgets)
+        self.workers: list[SharedBudgets] = []
+        self.logs: list[WriteAheadLog] = []
+        self.answers = True
+        self.books = Books.open(folder, now_us=lambda: self.now_us, interval_seconds=3600)
+        self.books.store.register_prices([PRICE])
+        self.redis = Redis(url, timeout_seconds=1.0)
+        self._connections = [self.redis]
+        self.recount = Recount(
+            self.redis, self.books, policy=lambda: self.policy, open_holds=self._open_holds,
+            prefix="test", gateway_id=folder.name, gateways=gateways, now_us=lambda: self.now_us,
+        )  # fmt: skip
+
+    def worker(self) -> SharedBudgets:
+        redis = Redis(self.url, timeout_seconds=1.0)
+        self._connections.append(redis)
+        log = open_log(self.folder)
+        self.logs.append(log)
+        made = SharedBudgets(
+            redis, prefix="test", gateway_id=self.folder.name, gateways=self.gateways,
+            owner=log.owner,
+        )  # fmt: skip
+        self.workers.append(made)
+        return made
+
+    def kill(self, worker: SharedBudgets) -> None:
+        """What is left of a killed worker: its log, unlocked, and what is in Redis."""
+        position = self.workers.index(worker)
+        del self.workers[position]
+        self.logs.pop(position).close()
+
+    async def reserve(
+        self, worker: SharedBudgets, amount: int, request_id: str, tags: Mapping[str, str] = {}
+    ) -> Hold:
+        held = worker.reserve(self.tenant, tags, amount, self.now_us, request_id)
+        return held if isinstance(held, Hold) else await held
+
+    async def used(self) -> dict[str, tuple[int, int]]:
+        """(spent, held) by budget, once all that was posted has arrived."""
+        for connection in self._connections:
+            if connection.healthy:
+                await connection.call("PING")
+        await self.recount._look(self.recount._spans(self.policy, self.now_us))
+        return {b.name: (spent, held) for _, b, spent, held in self.recount.used(self.now_us)}
+
+    async def close(self) -> None:
+        for connection in self._connections:
+            await connection.close()
+        for log in self.logs:
+            log.close()
+        self.books.close()
+
+    async def _open_holds(self) -> dict[str, list[OpenHold]] | None:
+        if not self.answers:
+            return None
+        return {worker._owner: worker.open_holds() for worker in self.workers}
+
+
+@contextlib.asynccontextmanager
+async def node(folder: Path, url: str, *budgets: Budget, gateways: int = 1) -> AsyncIterator[Node]:
+    made = Node(folder, url, *budgets, gateways=gateways)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+def charged(request_id: str, charge_pico: int, ts_us: int = NOW_US) -> object:
+    return final(
+        request_id, charge_pico=charge_pico, cost_pico=None, list_pico=None, price_id=None,
+        usage=Usage(prompt_tokens=1), ts_us=ts_us,
+    )  # fmt: skip
+
+
+async def test_four_workers_give_out_exactly_the_budget(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """200 requests at once, each of a tenth of what fits: ten are served, to the last pico."""
+    limit = 9_100 * USD + 7  # above what a double counts exactly
+    async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=limit)) as made:
+        workers = [made.worker() for _ in range(4)]
+        await made.recount.tick()
+        amount = limit // 10
+
+        async def one(number: int) -> bool:
+            worker = workers[number % 4]
+            try:
+                hold = await made.reserve(worker, amount, f"R{number}")
+            except BudgetExhausted:
+                return False
+            await asyncio.sleep(0)
+            worker.settle(hold, amount, made.now_us)
+            return True
+
+        served = await asyncio.gather(*(one(number) for number in range(200)))
+        assert sum(served) == 10
+        assert await made.used() == {"b": (amount * 10, 0)}
+        rest = limit - amount * 10
+        with pytest.raises(BudgetExhausted):
+            await made.reserve(workers[0], rest + 1, "one-too-many")
+        await made.reserve(workers[1], rest, "the-last")
+        assert await made.used() == {"b": (amount * 10, rest)}
+
+
+async def test_a_refusal_says_what_all_processes_together_have_spent(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    budget = Budget(name="monthly", amount_pico=5 * USD)
+    async with node(tmp_path, redis_server.url, budget) as made:
+        one, other = made.worker(), made.worker()
+        await made.recount.tick()
+        one.settle(await made.reserve(one, 4 * USD, "A"), 3 * USD, made.now_us)
+        await made.reserve(one, USD, "B")
+        with pytest.raises(BudgetExhausted) as caught:
+            await made.reserve(other, 2 * USD, "C")
+        assert caught.value.budget_name == "monthly"
+        assert "3.0000 USD spent and 1.0000 reserved of 5.0000" in caught.value.message
+
+
+async def test_a_hard_budget_refuses_until_it_is_counted_and_a_soft_one_goes_on(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    hard, soft = Budget(name="h", amount_pico=USD), Budget(name="s", amount_pico=1, enforce="soft")
+    async with node(tmp_path / "hard", redis_server.url, hard) as made:
+        worker = made.worker()
+        with pytest.raises(BudgetUnavailable, match="is being counted"):
+            await made.reserve(worker, 1, "A")
+        assert worker.open_holds() == []
+        await made.recount.tick()
+        await made.reserve(worker, 1, "A")
+    async with node(tmp_path / "soft", redis_server.url, soft) as made:
+        await made.reserve(made.worker(), 1, "A")
+
+
+async def test_without_redis_a_hard_budget_refuses_and_a_soft_one_goes_on(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    nowhere = "redis://127.0.0.1:9"
+    async with node(tmp_path / "hard", nowhere, Budget(name="h", amount_pico=USD)) as made:
+        with pytest.raises(BudgetUnavailable, match="cannot be reached") as caught:
+            await made.reserve(made.worker(), 1, "A")
+        assert (caught.value.status, caught.value.retryable) == (503, True)
+    soft = Budget(name="s", amount_pico=USD, on_exceeded="allow")
+    async with node(tmp_path / "soft", nowhere, soft) as made:
+        worker = made.worker()
+        worker.settle(await made.reserve(worker, 1, "A"), 1, made.now_us)
+
+
+async def test_a_counter_begins_with_what_the_books_say_and_what_is_under_way(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Redis loses everything between a reservation and its end: nothing is lost nor doubled."""
+    async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
+        worker = made.worker()
+        await made.recount.tick()
+        worker.settle(await made.reserve(worker, 30, "A"), 20, made.now_us)
+        made.logs[0].append_final(charged("A", 20))  # type: ignore[arg-type]
+        running = await made.reserve(worker, 40, "B")
+        redis_server.ask("FLUSHALL")
+        with pytest.raises(BudgetUnavailable):
+            await made.reserve(worker, 1, "C")
+        await made.recount.tick()
+        assert await made.used() == {"b": (20, 40)}
+        worker.settle(running, 35, made.now_us)
+        assert await made.used() == {"b": (55, 0)}
+
+
+async def test_nothing_is_counted_while_a_living_worker_does_not_answer(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """It may have spent what nobody else knows of."""
+    async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
+        made.answers = False
+        assert await made.recount.tick() is False
+        with pytest.raises(BudgetUnavailable):
+            await made.reserve(made.worker(), 1, "A")
+
+
+async def test_what_a_killed_worker_held_becomes_what_was_booked(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
+        doomed, other = made.worker(), made.worker()
+        await made.recount.tick()
+        await made.reserve(doomed, 40, "BOOKED")
+        await made.reserve(doomed, 50, "UNSENT")
+        await made.reserve(other, 10, "ALIVE")
+        made.logs[0].append_final(charged("BOOKED", 33))  # type: ignore[arg-type]
+        made.kill(doomed)
+        made.recount.sweep_soon()
+        await made.recount.tick()
+        assert await made.used() == {"b": (33, 10)}
+        assert len(redis_server.ask("HGETALL", f"test:budget-holds:{tmp_path.name}")) == 2
+
+
+async def test_a_settlement_that_never_arrived_is_found_in_the_books(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Its worker lives and thinks it is settled."""
+    async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
+        worker = made.worker()
+        await made.recount.tick()
+        await made.reserve(worker, 40, "A")
+        made.logs[0].append_final(charged("A", 15))  # type: ignore[arg-type]
+        worker._open.clear()  # as if the message had been sent
+        made.recount.sweep_soon()
+        await made.recount.tick()
+        assert await made.used() == {"b": (15, 0)}
+
+
+async def test_a_counter_that_went_wrong_is_put_right(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Such as by a Redis that came back older than it was."""
+    async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
+        worker = made.worker()
+        await made.recount.tick()
+        worker.settle(await made.reserve(worker, 30, "A"), 20, made.now_us)
+        assert await made.used() == {"b": (20, 0)}
+        made.logs[0].append_final(charged("A", 25))  # type: ignore[arg-type]
+        made.recount.sweep_soon()
+        await made.recount.tick()
+        assert await made.used() == {"b": (25, 0)}
+
+
+async def test_a_request_that_is_given_up_while_it_waits_holds_nothing(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
+        worker = made.worker()
+        await made.recount.tick()
+        await made.reserve(worker, 1, "FIRST")  # so that the script is known
+        waiting = asyncio.ensure_future(made.reserve(worker, 40, "A"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert [hold.request_id for hold in worker.open_holds()] == ["FIRST"]
+        assert await made.used() == {"b": (0, 1)}
+
+
+async def test_the_next_period_is_counted_before_it_begins_and_starts_at_nothing(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    budget = Budget(name="b", amount_pico=100, period="day")
+    async with node(tmp_path, redis_server.url, budget) as made:
+        worker = made.worker()
+        midnight_us = NOW_US - NOW_US % DAY_US + DAY_US
+        made.now_us = midnight_us - 1
+        await made.recount.tick()
+        late = await made.reserve(worker, 90, "LATE")
+        made.now_us = midnight_us
+        await made.reserve(worker, 80, "EARLY")
+        worker.settle(late, 90, made.now_us)
+        await made.recount._look(made.recount._spans(made.policy, made.now_us))
+        assert await made.used() == {"b": (0, 80)}
+        assert sorted(
+            int(redis_server.ask("HGET", key, "used"))
+            for key in redis_server.ask("KEYS", "test:budget:*")
+        ) == [80, 90]
+
+
+async def test_every_budget_that_covers_a_request_holds_it_or_none_does(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    budgets = (
+        Budget(name="all", amount_pico=1000),
+        Budget(name="import", amount_pico=50, tags={"feature": "import"}),
+    )
+    async with node(tmp_path, redis_server.url, *budgets) as made:
+        worker = made.worker()
+        await made.recount.tick()
+        await made.reserve(worker, 40, "A", {"feature": "import"})
+        with pytest.raises(BudgetExhausted, match="'import'"):
+            await made.reserve(worker, 20, "B", {"feature": "import"})
+        assert await made.used() == {"all": (0, 40), "import": (0, 40)}
+
+
+async def test_two_gateways_count_together_and_only_once_both_have(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Each has books of its own; the money is one."""
+    budget = Budget(name="b", amount_pico=100)
+    async with (
+        node(tmp_path / "one", redis_server.url, budget, gateways=2) as one,
+        node(tmp_path / "two", redis_server.url, budget, gateways=2) as two,
+    ):
+        here, there = one.worker(), two.worker()
+        await one.recount.tick()
+        with pytest.raises(BudgetUnavailable):
+            await one.reserve(here, 1, "A")
+        await one.recount.tick()
+        assert one.recount.state == "waiting for all 2 gateways"
+        two.logs[0].append_final(charged("OLD", 60))  # type: ignore[arg-type]
+        await two.recount.tick()
+        await one.reserve(here, 30, "A")
+        with pytest.raises(BudgetExhausted):
+            await two.reserve(there, 11, "B")
+        await two.reserve(there, 10, "C")
+        one.recount.sweep_soon()
+        await one.recount.tick()
+        assert await one.used() == {"b": (60, 40)}
