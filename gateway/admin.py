@@ -3,21 +3,26 @@
 import asyncio
 from collections.abc import Mapping
 
+from gateway.bookkeeping import Bookkeeping
 from gateway.caches.entry import StoredAnswer
 from gateway.endpoints import V1
 from gateway.errors import Overloaded
+from gateway.policy.holder import PolicyHolder
 from gateway.services import Services
 from gateway.stores.redis import RedisUnavailable
 from gateway.web.services import AdminServices, Probe
 
 
-def admin_services(services: Services, v1: V1) -> AdminServices:
+def admin_services(services: Services, v1: V1, bookkeeping: Bookkeeping) -> AdminServices:
     """Everything the admin application needs, from the parts of a worker."""
 
     loop = asyncio.get_running_loop()
+    books, policies = bookkeeping.books, services.policies
+    assert books is not None, "a worker with its own admin port keeps the books"
+    assert isinstance(policies, PolicyHolder), "and the policy files"
 
     def ready() -> Probe:
-        healthy = services.ledger.healthy
+        healthy = bookkeeping.healthy
         checks = {
             "policy": services.policies.current.version,
             "ledger": "ok" if healthy else "failing",
@@ -44,10 +49,11 @@ def admin_services(services: Services, v1: V1) -> AdminServices:
 
     return AdminServices(
         keys=services.keys,
-        ledger=services.ledger,
-        policies=services.policies,
+        ledger=books,
+        budgets_used=bookkeeping.budgets_used,
+        policies=policies,
         switches=services.switches,
-        metrics=services.metrics,
+        metrics=services.metrics.exposition,
         purge=lambda tenant: purge(services, tenant, loop),
         live=lambda: Probe(ok=True),
         ready=ready,

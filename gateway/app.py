@@ -18,6 +18,7 @@ import uvloop
 
 from gateway.admin import admin_services
 from gateway.asgi import AsgiHandler
+from gateway.bookkeeping import keep_books, keep_journal
 from gateway.caches.exact import ExactCache
 from gateway.caches.repeats import Repeats
 from gateway.caches.semantic import SemanticCache
@@ -27,18 +28,29 @@ from gateway.config import Settings
 from gateway.endpoints import V1
 from gateway.errors import PolicyError, UpstreamError, UpstreamUnavailable
 from gateway.ids import UlidFactory
-from gateway.ledger import Ledger
+from gateway.policy.follower import PolicyFollower
 from gateway.policy.holder import PolicyHolder
 from gateway.policy.snapshot import Policy, Provider
 from gateway.policy.switches import Switches
 from gateway.routing import Router
 from gateway.server import Server
 from gateway.services import Services
-from gateway.stores.keys import KeyRecord, KeyStore, load_pepper
+from gateway.stores.keys import KeyRecord
 from gateway.stores.limits import Limiter
-from gateway.stores.redis import Redis
 from gateway.stores.shared_limits import SharedLimiter
 from gateway.telemetry import Metrics
+from gateway.upkeep import (
+    Stop,
+    announce,
+    now_us,
+    open_keys,
+    open_policies,
+    open_redis,
+    poll_policies,
+    register_prices,
+    reload_soon,
+    watch_books,
+)
 from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import Bulkhead
 from gateway.upstreams.health import Outcome
@@ -48,9 +60,8 @@ from gateway.upstreams.local_client import PENDING_MAX
 from gateway.upstreams.openai import OpenAIUpstream
 from gateway.upstreams.retry_budget import RetryBudget
 
-_POLICY_POLL_SECONDS = 0.25
 _SAMPLE_SECONDS = 1.0
-_BACKLOG = 2048  # connections that wait to be accepted
+BACKLOG = 2048  # connections that wait to be accepted
 _STOPPED_SECONDS = 2.0  # for answers to those who were told that we stop
 _ADMIN_DRAIN_SECONDS = 5.0
 _GC_THRESHOLDS = (50_000, 20, 50)
@@ -132,26 +143,33 @@ class UpstreamPool:
 class Gateway:
     """One worker's parts, open from construction to ``close``."""
 
-    def __init__(self, settings: Settings, model_socket: Path | None) -> None:
-        """Opens the state folder. Raises PolicyError or OSError with a sentence."""
+    def __init__(
+        self, settings: Settings, model_socket: Path | None, policy: Policy | None = None
+    ) -> None:
+        """Opens the state folder; with a policy, as one of several workers that use it.
+
+        Raises PolicyError or OSError with a sentence.
+        """
         logging.getLogger("tollhouse.access").setLevel(
             logging.INFO if settings.access_log else logging.WARNING
         )
         state_dir = settings.state_dir
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.keys = KeyStore(state_dir / "keys.sqlite", load_pepper(state_dir / "pepper"))
-        self.policies = PolicyHolder(
-            settings.policies,
-            state_dir=state_dir / "policies",
-            settle_seconds=settings.limits.reload_settle_seconds,
-            now_us=now_us,
+        self.keys = open_keys(state_dir)
+        self.policies: PolicyHolder | PolicyFollower = (
+            open_policies(settings) if policy is None else PolicyFollower(policy)
         )
         self.model_process = (
             ModelProcessClient(model_socket, f"worker-{os.getpid()}")
             if model_socket is not None and settings.local.enabled != "off"
             else None
         )
-        ledger = Ledger.open(state_dir, durability=settings.durability, now_us=now_us)
+        metrics = Metrics()
+        redis = open_redis(settings, metrics)
+        self.bookkeeping = (
+            keep_books(settings, redis, lambda: self.policies.current)
+            if policy is None
+            else keep_journal(settings, redis)
+        )
         self.pool = UpstreamPool(settings, self.model_process)
         client = self.model_process
         self.services = Services(
@@ -160,7 +178,7 @@ class Gateway:
             switches=Switches(state_dir / "switches.json"),
             keys=self.keys,
             limiter=Limiter(),
-            ledger=ledger,
+            ledger=self.bookkeeping.journal,
             repeats=Repeats(),
             exact=ExactCache(bytes_max=settings.limits.exact_cache_bytes),
             flights=SingleFlight(),
@@ -173,10 +191,11 @@ class Gateway:
             embed=client.embed if client is not None else None,
             embedding_ready=lambda: client is not None and client.embedding_ready,
             local_answers=lambda: client is not None and client.generation_ready,
-            metrics=Metrics(),
+            metrics=metrics,
             new_id=UlidFactory(),
             now_us=now_us,
             monotonic=time.monotonic,
+            redis=redis,
         )
         _share(self.services)
         self._leases: asyncio.Task[None] | None = None
@@ -188,14 +207,9 @@ class Gateway:
     def _adopt(self, policy: Policy) -> None:
         """What a new policy changes outside itself: static keys, budgets, known prices."""
         self.keys.replace_static(_static_keys(policy))
-        ledger = self.services.ledger
-        ledger.store.register_prices(
-            price
-            for model in policy.models.values()
-            if model.prices is not None
-            for price in model.prices.prices
-        )
-        ledger.budgets.configure(policy, now_us())
+        if self.bookkeeping.books is not None:
+            register_prices(self.bookkeeping.books, policy)
+        self.services.ledger.budgets.configure(policy, now_us())
         self.services.metrics.policy_info.only((policy.version,))
         self.pool.adopt(policy.providers.values())
 
@@ -204,19 +218,9 @@ class Gateway:
         metrics.in_flight.callback = lambda: self.v1.in_flight
         metrics.upstream_ejected.callback = self.pool.ejected
         metrics.local_model_up.callback = lambda: float(services.local_answers())
-        metrics.metering_wal_bytes.callback = lambda: services.ledger.shipper.wal_bytes
-        metrics.metering_lag_seconds.callback = lambda: services.ledger.shipper.lag_seconds
-        metrics.budget_used_ratio.callback = lambda: {
-            (tenant, budget.name): (spent + held) / budget.amount_pico
-            for tenant, budget, spent, held in services.ledger.budgets.used(now_us())
-            if budget.amount_pico
-        }
-        metrics.config_last_reload_successful.callback = lambda: float(
-            self.policies.last_error is None
-        )
-        metrics.config_last_reload_success_timestamp_seconds.callback = lambda: (
-            self.policies.last_success_us / 1e6
-        )
+        books = self.bookkeeping.books
+        if books is not None and isinstance(self.policies, PolicyHolder):
+            watch_books(metrics, books, self.policies, self.bookkeeping.budgets_used)
         metrics.cache_entries.callback = lambda: {
             ("exact",): float(services.exact.stats.entries),
             ("semantic",): float(
@@ -234,6 +238,7 @@ class Gateway:
         if redis is not None and limiter is not None:
             await redis.connect()  # or not: then it comes by itself, and we begin without
             self._leases = asyncio.get_running_loop().create_task(limiter.keep())
+        self.bookkeeping.start()
 
     async def sample_model_process(self) -> None:
         """Note once a second how many generations run at once, for ever."""
@@ -252,8 +257,7 @@ class Gateway:
         await self.pool.close()
         if self.model_process is not None:
             await self.model_process.close()
-        await self.services.ledger.drain()
-        self.services.ledger.close()
+        await self.bookkeeping.close()
         if self._leases is not None:
             self._leases.cancel()
         if self.services.redis is not None:
@@ -263,15 +267,9 @@ class Gateway:
 
 def _share(services: Services) -> None:
     """Limits and exact answers through Redis, where the settings name one."""
-    settings, metrics = services.settings, services.metrics
-    if settings.redis.url is None:
+    settings, metrics, redis = services.settings, services.metrics, services.redis
+    if redis is None:
         return
-    redis = services.redis = Redis(
-        settings.redis.url,
-        timeout_seconds=settings.redis.timeout_seconds,
-        count=lambda kind: metrics.redis_trouble_total.inc((kind,)),
-    )
-    metrics.redis_up.callback = lambda: float(redis.healthy)
     services.shared_limiter = SharedLimiter(
         redis,
         prefix=settings.redis.prefix,
@@ -310,26 +308,6 @@ class AbsentModel:
         """Nothing to close."""
 
 
-class _Stop:
-    """Being told to stop: once, and a second time or by Ctrl-C to hurry."""
-
-    def __init__(self) -> None:
-        self.told = asyncio.Event()
-        self._hurry = asyncio.Event()
-
-    def tell(self, hurry: bool = False) -> None:
-        """A signal has come."""
-        if hurry or self.told.is_set():
-            self._hurry.set()
-        self.told.set()
-
-    async def noticed(self, seconds: float) -> None:
-        """Give whoever sends us requests time to see that we are not ready."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._hurry.wait()
-
-
 def run_worker(settings: Settings, public_fd: int, admin_fd: int, model_socket: Path) -> int:
     """Serve on two inherited sockets until SIGTERM; the exit status."""
     try:
@@ -343,39 +321,30 @@ def run_worker(settings: Settings, public_fd: int, admin_fd: int, model_socket: 
 
 async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket: Path) -> int:
     gateway = Gateway(settings, model_socket)
+    assert isinstance(gateway.policies, PolicyHolder), "nobody else keeps the folder"
+    policies = gateway.policies
     await gateway.open()
     admin_pages = _admin_pages(gateway)
     await admin_pages.startup()
     public, admin = (Server(handler, settings.limits) for handler in (gateway.v1, admin_pages))
-    stop = _Stop()
+    stop = Stop()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.tell)
     loop.add_signal_handler(signal.SIGINT, stop.tell, True)
-    loop.add_signal_handler(signal.SIGHUP, lambda: _reload(gateway.policies))
+    loop.add_signal_handler(signal.SIGHUP, lambda: reload_soon(policies))
     background = [
         loop.create_task(public.sweep()),
         loop.create_task(admin.sweep()),
-        loop.create_task(_poll_policies(gateway.policies)),
+        loop.create_task(poll_policies(policies)),
         loop.create_task(gateway.sample_model_process()),
     ]
     listening = [
-        await loop.create_server(server, sock=socket.socket(fileno=fd), backlog=_BACKLOG)
+        await loop.create_server(server, sock=socket.socket(fileno=fd), backlog=BACKLOG)
         for server, fd in ((public, public_fd), (admin, admin_fd))
     ]
-    _announce(settings, gateway)
-    _settle_garbage_collector()
-    await stop.told.wait()
-    # Not ready first, then nothing new, then what runs may end within drain_seconds.
-    gateway.v1.stopping = True
-    await stop.noticed(settings.unready_seconds)
-    gateway.v1.draining = True
-    listening[0].close()
-    if not await public.drain(settings.drain_seconds):
-        gateway.v1.stop()
-        await public.drain(_STOPPED_SECONDS)
-        public.abort()
-    while gateway.v1.in_flight:  # noqa: ASYNC110 - of clients that have left: soon over
-        await asyncio.sleep(0.01)
+    announce(settings, policies.current.version, gateway.keys)
+    settle_garbage_collector()
+    await drained(gateway, public, listening[0], stop)
     listening[1].close()
     await admin.drain(_ADMIN_DRAIN_SECONDS)
     await admin_pages.shutdown()
@@ -387,26 +356,33 @@ async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket
     return 0
 
 
+async def drained(gateway: Gateway, public: Server, listening: asyncio.Server, stop: Stop) -> None:
+    """Wait until told to stop, then until all that was begun is answered.
+
+    Not ready first, then nothing new, then what runs may end within drain_seconds.
+    """
+    settings = gateway.services.settings
+    await stop.told.wait()
+    gateway.v1.stopping = True
+    await stop.noticed(settings.unready_seconds)
+    gateway.v1.draining = True
+    listening.close()
+    if not await public.drain(settings.drain_seconds):
+        gateway.v1.stop()
+        await public.drain(_STOPPED_SECONDS)
+        public.abort()
+    while gateway.v1.in_flight:  # noqa: ASYNC110 - of clients that have left: soon over
+        await asyncio.sleep(0.01)
+
+
 def _admin_pages(gateway: Gateway) -> AsgiHandler:
     from gateway.web.app import create_admin_app
 
-    return AsgiHandler(create_admin_app(admin_services(gateway.services, gateway.v1)))
+    services = admin_services(gateway.services, gateway.v1, gateway.bookkeeping)
+    return AsgiHandler(create_admin_app(services))
 
 
-async def _poll_policies(policies: PolicyHolder) -> None:
-    while True:
-        await asyncio.sleep(_POLICY_POLL_SECONDS)
-        try:
-            await asyncio.to_thread(policies.poll, time.monotonic())
-        except Exception:  # whatever it was, the next change must be seen
-            _log.exception("looking for changed policy files failed")
-
-
-def _reload(policies: PolicyHolder) -> None:
-    asyncio.get_running_loop().run_in_executor(None, policies.try_reload)
-
-
-def _settle_garbage_collector() -> None:
+def settle_garbage_collector() -> None:
     """What was made at the start stays: never look at it again, and look at the rest less often.
 
     Requests leave next to no cycles; with Python's own thresholds the collector walks the caches
@@ -432,33 +408,3 @@ def _static_keys(policy: Policy) -> dict[str, KeyRecord]:
         for tenant in policy.tenants.values()
         for key in tenant.keys
     }
-
-
-def _announce(settings: Settings, gateway: Gateway) -> None:
-    """Say where we are; on the very first start, show the first admin key."""
-    _log.info(
-        "ready: /v1 on http://%s:%d, admin on http://%s:%d, policy %s",
-        settings.listen.host, settings.listen.port, settings.admin.host, settings.admin.port,
-        gateway.policies.current.version,
-    )  # fmt: skip
-    if not gateway.keys.list("admin"):
-        _, token = gateway.keys.create_admin("admin", None, "first start", now_us=now_us())
-        print(f"\nYour first admin key, shown this once: {token}\n", flush=True)
-    notify_systemd("READY=1")
-
-
-def notify_systemd(state: str) -> None:
-    """Tell systemd, where it asked to be told (sd_notify(3))."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
-        notifier.connect(address)
-        notifier.sendall(state.encode())
-
-
-def now_us() -> int:
-    """UTC, in microseconds."""
-    return time.time_ns() // 1000

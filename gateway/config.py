@@ -156,7 +156,9 @@ class Settings(_Section):
         [], description="Policy files and folders; default: the embedded."
     )
     models_dir: _Path | None = Field(None, description="Local models; default: the XDG cache.")
-    workers: Annotated[int, Field(ge=1)] = Field(1, description="Gateway processes.")
+    workers: Annotated[int, Field(ge=1)] = Field(
+        1, description="Processes that answer; more than one needs redis.url."
+    )
     replicas: Annotated[int, Field(ge=1)] = Field(
         1, description="Gateways that share the Redis; without it each keeps to its share."
     )
@@ -173,6 +175,11 @@ class Settings(_Section):
     local: Local = Local()
     limits: Limits = Limits()
 
+    @property
+    def shares_budgets(self) -> bool:
+        """Whether several processes count the money of a tenant together."""
+        return self.redis.url is not None and self.workers * self.replicas > 1
+
 
 def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
     """Read settings from ``path``, else $TOLLHOUSE_CONFIG, else ./tollhouse.yaml, else defaults.
@@ -187,8 +194,8 @@ def load_settings(path: Path | None = None, environ: Mapping[str, str] = os.envi
             path = None
     document = _overridden(_read(path, environ), environ)
     settings = validate(document, Settings)
-    if settings.workers > 1:
-        message = "more than one worker needs Redis, which is not supported yet; set workers: 1"
+    if settings.workers > 1 and settings.redis.url is None:
+        message = "more than one worker needs Redis: name it under redis: url, or set workers: 1"
         raise PolicyError((document.problem(("workers",), message),))
     computed: dict[str, Any] = {}
     if "state_dir" not in settings.model_fields_set:

@@ -15,7 +15,8 @@ from gateway.caches.shared_exact import SharedExactCache
 from gateway.caches.single_flight import SingleFlight
 from gateway.config import Settings
 from gateway.ids import UlidFactory
-from gateway.ledger import Ledger
+from gateway.ledger import Journal
+from gateway.policy.follower import PolicyFollower
 from gateway.policy.holder import PolicyHolder
 from gateway.policy.snapshot import Provider
 from gateway.policy.switches import Switches
@@ -42,11 +43,11 @@ class Services(msgspec.Struct, kw_only=True):
     """The parts of one gateway worker."""
 
     settings: Settings
-    policies: PolicyHolder
+    policies: PolicyHolder | PolicyFollower
     switches: Switches
     keys: KeyStore
     limiter: Limiter
-    ledger: Ledger
+    ledger: Journal
     repeats: Repeats
     exact: ExactCache
     flights: SingleFlight

@@ -1,5 +1,5 @@
-"""The parent process: binds the sockets, starts the gateway worker and the model process, and
-starts again what dies.
+"""The parent process: binds the sockets, starts gateway workers, admin process and model process,
+and starts again what dies.
 
 It holds no state and serves nothing, so that there is little in it that could fail. A worker that
 dies finds its sockets still open: clients wait for its successor instead of being refused.
@@ -118,18 +118,41 @@ def _end_with_parent() -> None:
 
 def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
     """Become the process that runs the gateway until SIGTERM or SIGINT. Raises StartError."""
-    public = bind(settings.listen.host, settings.listen.port)
+    public = bind_shared(settings.listen.host, settings.listen.port, settings.workers)
     admin = bind(settings.admin.host, settings.admin.port)
     run_dir = Path(tempfile.mkdtemp(prefix="tollhouse-"))  # short: a socket's path has 107 bytes
     model_socket = run_dir / "model.sock"
-    children = [_worker(public, admin, model_socket, config_path)]
+    if settings.workers == 1:
+        children = [_worker(public[0], admin, model_socket, config_path)]
+    else:
+        lock = _hold_state(settings.state_dir)
+        node_socket = run_dir / "node.sock"
+        children = [_admin_process(admin, node_socket, lock, config_path)]
+        children += [
+            _shared_worker(number, listener, model_socket, node_socket, lock, config_path)
+            for number, listener in enumerate(public)
+        ]
     if settings.local.enabled != "off":
         children.insert(0, _model_process(settings, model_socket))
     grace_seconds = settings.unready_seconds + settings.drain_seconds
-    _become_watcher(children, grace_seconds, (public, admin), run_dir)
+    _become_watcher(children, grace_seconds, (*public, admin), run_dir)
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind_shared(host: str, port: int, processes: int) -> list[socket.socket]:
+    """A listening socket per process, all on one port. Raises StartError as ``bind`` does.
+
+    The kernel spreads connections over them by their addresses. Of 64 connections to four processes
+    one got 25 at most and 7 at least; of one socket that all accept from, 64 and 0.
+    """
+    first = bind(host, port)  # alone first: sockets that may share would share with a stranger
+    if processes == 1:
+        return [first]
+    port = first.getsockname()[1]
+    first.close()
+    return [bind(host, port, shared=True) for _ in range(processes)]
+
+
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening TCP socket. Raises StartError naming the address and the way out."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -137,6 +160,8 @@ def bind(host: str, port: int) -> socket.socket:
     # Accepted sockets inherit it. Otherwise the kernel takes some 3 MB for a client that does not
     # read; what is on its way to one that reads is not limited by this.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES_MAX)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
         listener.listen(_BACKLOG)
@@ -163,6 +188,49 @@ def _worker(
         return arguments
 
     return Child("worker", command, (public.fileno(), admin.fileno()))
+
+
+def _shared_worker(
+    number: int,
+    public: socket.socket,
+    model_socket: Path,
+    node_socket: Path,
+    lock: int,
+    config_path: Path | None,
+) -> Child:
+    def command() -> list[str]:
+        arguments = [sys.executable, "-m", "gateway", "worker", "--number", str(number)]
+        arguments += ["--public-fd", str(public.fileno()), "--node-socket", str(node_socket)]
+        arguments += ["--model-socket", str(model_socket)]
+        if config_path is not None:
+            arguments += ["--config", str(config_path)]
+        return arguments
+
+    return Child("worker", command, (public.fileno(), lock))
+
+
+def _admin_process(
+    admin: socket.socket, node_socket: Path, lock: int, config_path: Path | None
+) -> Child:
+    def command() -> list[str]:
+        arguments = [sys.executable, "-m", "gateway", "admin-process", "--lock-fd", str(lock)]
+        arguments += ["--admin-fd", str(admin.fileno()), "--node-socket", str(node_socket)]
+        if config_path is not None:
+            arguments += ["--config", str(config_path)]
+        return arguments
+
+    return Child("admin process", command, (admin.fileno(), lock))
+
+
+def _hold_state(state_dir: Path) -> int:
+    """The state folder's lock, for us and every child: held until the last of us is gone."""
+    from gateway.errors import MeteringUnavailable
+    from gateway.ledger.books import hold_state
+
+    try:
+        return hold_state(state_dir)
+    except MeteringUnavailable as error:
+        raise StartError(error.message) from None
 
 
 def _model_process(settings: "Settings", model_socket: Path) -> Child:
@@ -233,7 +301,9 @@ def _watch(
                         listener.close()
                     return _end(children, grace_seconds, arrived, number)
                 if number == signal.SIGHUP:
-                    children[-1].signal(signal.SIGHUP)
+                    for child in children:
+                        if child.name != "model process":
+                            child.signal(signal.SIGHUP)
             for child in children:
                 status = child.reap()
                 if status == os.EX_CONFIG:
@@ -253,20 +323,29 @@ def _next_wait(children: list[Child]) -> float:
 def _end(
     children: list[Child], grace_seconds: float, arrived: Arrived, number: int = signal.SIGTERM
 ) -> int:
-    """The worker first: it may still be answering from the model process. It gets the signal that
-    came, because after Ctrl-C nobody need notice that it is not ready.
+    """The model process last: the others may still be answering from it.
+
+    They get the signal that came, because after Ctrl-C nobody need notice that they are not ready.
+    The admin process is told with its workers, and ends after them.
     """
     status = 0
+    others = [child for child in children if child.name != "model process"]
+    for child in others:
+        child.signal(number)
+    deadline = time.monotonic() + grace_seconds + _KILL_AFTER_SECONDS
     for child in reversed(children):
-        worker = child.name == "worker"
-        child.signal(number if worker else signal.SIGTERM)
-        deadline = time.monotonic() + (grace_seconds + _KILL_AFTER_SECONDS if worker else 5.0)
+        if child not in others:
+            child.signal(signal.SIGTERM)
+            deadline = time.monotonic() + _KILL_AFTER_SECONDS
+        elif child.name == "admin process":
+            deadline += _KILL_AFTER_SECONDS  # to book what the workers have left
         while child.running() and (left := deadline - time.monotonic()) > 0:
             again = arrived(left)
             if signal.SIGINT in again:
                 break  # a second Ctrl-C: whoever sits there does not want to wait
             if signal.SIGTERM in again:
-                child.signal(signal.SIGTERM)  # it need not wait to be noticed
+                for other in others:
+                    other.signal(signal.SIGTERM)  # they need not wait to be noticed
         status = child.end() or status
     return 0 if status == 0 else 1
 

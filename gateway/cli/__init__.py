@@ -23,8 +23,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "usage": ("gateway.cli.usage", "usage", "Report what was used and what it cost."),
     "ledger": ("gateway.cli.usage", "ledger", "Verify, rebuild and inspect the ledger."),
     "worker": ("gateway.cli.serve", "worker", ""),
+    "admin-process": ("gateway.cli.serve", "admin_process", ""),
 }
-HIDDEN = frozenset({"worker"})
+HIDDEN = frozenset({"worker", "admin-process"})
 
 
 class LazyGroup(click.Group):

@@ -3,12 +3,17 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gateway.errors import PolicyError
 from gateway.supervisor import LOG_FORMAT
+
+if TYPE_CHECKING:
+    from gateway.config import Settings
 
 _CONFIG = click.option(
     "--config",
@@ -17,6 +22,9 @@ _CONFIG = click.option(
     default=None,
     help="tollhouse.yaml; default: $TOLLHOUSE_CONFIG, ./tollhouse.yaml, built-in defaults.",
 )
+
+
+_PATH = click.Path(path_type=Path)
 
 
 @click.command()
@@ -37,17 +45,48 @@ def serve(config_path: Path | None) -> None:
 @click.command(hidden=True)
 @_CONFIG
 @click.option("--public-fd", type=int, required=True)
-@click.option("--admin-fd", type=int, required=True)
-@click.option("--model-socket", type=click.Path(path_type=Path), required=True)
-def worker(config_path: Path | None, public_fd: int, admin_fd: int, model_socket: Path) -> None:
+@click.option("--admin-fd", type=int, help="The only worker serves the admin port itself.")
+@click.option("--model-socket", type=_PATH, required=True)
+@click.option("--node-socket", type=_PATH, help="Others answer the admin process here.")
+@click.option("--number", type=int, default=0)
+def worker(
+    config_path: Path | None, public_fd: int, admin_fd: int | None, model_socket: Path,
+    node_socket: Path | None, number: int,
+) -> None:  # fmt: skip
     """One gateway process; started by ``serve``."""
-    from gateway.app import run_worker
+
+    def run(settings: "Settings") -> int:
+        if node_socket is not None:
+            from gateway.worker import run_shared_worker
+
+            return run_shared_worker(settings, number, public_fd, model_socket, node_socket)
+        from gateway.app import run_worker
+
+        assert admin_fd is not None, "serve gives one or the other"
+        return run_worker(settings, public_fd, admin_fd, model_socket)
+
+    _run(config_path, run)
+
+
+@click.command("admin-process", hidden=True)
+@_CONFIG
+@click.option("--admin-fd", type=int, required=True)
+@click.option("--node-socket", type=_PATH, required=True)
+@click.option("--lock-fd", type=int, required=True)
+def admin_process(config_path: Path | None, admin_fd: int, node_socket: Path, lock_fd: int) -> None:
+    """The admin process of several workers; started by ``serve``."""
+    from gateway.admin_process import run_admin
+
+    _run(config_path, lambda settings: run_admin(settings, admin_fd, node_socket, lock_fd))
+
+
+def _run(config_path: Path | None, run: "Callable[[Settings], int]") -> None:
+    """Run a child of ``serve`` with its settings, to its end."""
     from gateway.config import load_settings
 
     configure_logging()
     try:
-        settings = load_settings(config_path)
-        status = run_worker(settings, public_fd, admin_fd, model_socket)
+        status = run(load_settings(config_path))
     except PolicyError as error:
         click.echo(str(error), err=True)
         status = os.EX_CONFIG  # tells the supervisor that trying again is in vain

@@ -12,12 +12,21 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from gateway.errors import PolicyError
 from gateway.policy.load import SourceFile, compile_files, policy_files, read_files
 from gateway.policy.snapshot import Policy
 from gateway.policy.versions import Versions
 
 _log = logging.getLogger("tollhouse.policy")
+
+
+class Adopted(msgspec.Struct, frozen=True):
+    """What was put in force last: the how-manieth it is, and its sources."""
+
+    serial: int
+    files: tuple[SourceFile, ...]
 
 
 class PolicyHolder:
@@ -49,7 +58,9 @@ class PolicyHolder:
         self._changed_at: float | None = None
         self.last_error: tuple[str, ...] | None = None
         self.last_tried_us = self.last_success_us = now_us()
-        self.current = self._first()
+        self.on_adopted: Callable[[], object] = int  # for whoever tells other processes
+        self.current, files = self._first()
+        self.adopted = Adopted(1, tuple(files))
 
     def subscribe(self, callback: Callable[[Policy], None]) -> None:
         """Call ``callback`` with each policy that comes into force from now on."""
@@ -110,11 +121,12 @@ class PolicyHolder:
         entries = self._versions.history().entries
         return list(dict.fromkeys(entry.version for entry in reversed(entries)))
 
-    def _first(self) -> Policy:
+    def _first(self) -> tuple[Policy, Sequence[SourceFile]]:
         history = self._versions.history()
         if history.pinned is not None and history.pinned_over == self._contents():
             with contextlib.suppress(KeyError, PolicyError):  # gone, or of an older gateway
-                return self._compile(self._versions.files_of(history.pinned))
+                files = self._versions.files_of(history.pinned)
+                return self._compile(files), files
         try:
             files = read_files(self._paths)
             policy = self._compile(files)
@@ -124,17 +136,18 @@ class PolicyHolder:
             self.last_error = error.problems
             return self._last_good(error)
         self._versions.remember(policy.version, files, self._now_us())
-        return policy
+        return policy, files
 
-    def _last_good(self, error: PolicyError) -> Policy:
+    def _last_good(self, error: PolicyError) -> tuple[Policy, Sequence[SourceFile]]:
         for version in self.versions():
             try:
-                policy = self._compile(self._versions.files_of(version))
+                files = self._versions.files_of(version)
+                policy = self._compile(files)
             except (PolicyError, KeyError):
                 continue
             _log.error("the policy files are not acceptable; beginning with the last good version"
                        " %s:\n%s", version, error)  # fmt: skip
-            return policy
+            return policy, files
         raise error
 
     def _previous(self) -> str:
@@ -153,6 +166,7 @@ class PolicyHolder:
             callback(policy)
         # After them, so that a request never sees a policy whose prices and budgets are not known.
         self.current = policy
+        self.adopted = Adopted(self.adopted.serial + 1, tuple(files))
         self.last_error, self.last_success_us = None, self._now_us()
         _log.info("policy %s is in force", policy.version)
         try:
@@ -162,6 +176,7 @@ class PolicyHolder:
         except OSError as error:  # a full disk keeps no policy from coming into force
             _log.error("policy %s is not on record, a restart may not find it: %s",
                        policy.version, error)  # fmt: skip
+        self.on_adopted()
 
     def _contents(self) -> str:
         """Changes whenever the text of a file does, and with nothing else."""

@@ -4,7 +4,7 @@ Kept in one small file, so that a restart forgets none. Knows no request.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -36,6 +36,7 @@ class Switches:
         self._path = path
         self._lock = threading.Lock()
         self._until: dict[str, int | None] = self._read()
+        self.on_change: Callable[[], object] = int  # for whoever tells other processes
 
     def thrown(self, name: str, now_us: int) -> bool:
         """Whether a switch is thrown and has not expired."""
@@ -51,6 +52,15 @@ class Switches:
     def reset(self, name: str) -> None:
         """Set a switch back. Raises KeyError."""
         self._change(name, {})
+
+    @property
+    def until_us(self) -> dict[str, int | None]:
+        """What is thrown, and until when."""
+        return self._until
+
+    def follow(self, until_us: dict[str, int | None]) -> None:
+        """Stand as the switches of another process, which keeps the file."""
+        self._until = until_us
 
     def states(self, now_us: int) -> Sequence[SwitchState]:
         """Every switch."""
@@ -72,6 +82,7 @@ class Switches:
             changed = {**remaining, **change}
             write_atomically(self._path, msgspec.json.encode(changed))
             self._until = changed
+        self.on_change()
 
     def _read(self) -> dict[str, int | None]:
         try:

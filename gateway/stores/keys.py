@@ -14,6 +14,7 @@ import sqlite3
 import stat
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -83,7 +84,9 @@ class KeyStore:
         self._static: dict[str, KeyRecord] = {}
         self._recent: dict[str, KeyRecord] = {}  # by the keys themselves; anew with every change
         self._tenant_secrets: dict[str, bytes] = {}  # of tenants that the policy has named
-        self._load()
+        self.changes = 0  # of this store's own doing
+        self.on_change: Callable[[], object] = int  # for whoever tells other processes
+        self.reload()
 
     def create_api(
         self,
@@ -125,8 +128,16 @@ class KeyStore:
                 "UPDATE access_key SET revoked_us = ? WHERE id = ? AND revoked_us IS NULL",
                 (now_us, key_id),
             ).rowcount
-        self._load()
+        self.reload()
+        self._changed()
         return changed == 1
+
+    def reload(self) -> None:
+        """Read the keys again: another process has changed them."""
+        with self._lock:
+            rows = self._database.execute(_SELECT + " WHERE revoked_us IS NULL").fetchall()
+            self._by_digest = {row[-1]: _record(row) for row in rows}
+            self._recent = {}
 
     def authenticate(self, token: str, kind: Kind, now_us: int) -> KeyRecord | None:
         """The record of a live key of this kind, or None. Never raises, whatever the text."""
@@ -197,13 +208,12 @@ class KeyStore:
                 (record.id, digest, kind, tenant_id, project_id, role, name, now_us, expires_us),
             )
             self._by_digest = {**self._by_digest, digest: record}
+        self._changed()
         return record, token
 
-    def _load(self) -> None:
-        with self._lock:
-            rows = self._database.execute(_SELECT + " WHERE revoked_us IS NULL").fetchall()
-            self._by_digest = {row[-1]: _record(row) for row in rows}
-            self._recent = {}
+    def _changed(self) -> None:
+        self.changes += 1
+        self.on_change()
 
 
 _SELECT = (

@@ -29,9 +29,7 @@ def started(request: Caller) -> Response[bytes]:
 @get("/metrics", opt=SCRAPE, include_in_schema=False, sync_to_thread=True)
 def metrics(request: Caller) -> Response[bytes]:
     """Prometheus text. From this machine without a key, from elsewhere with one."""
-    return Response(
-        services_of(request).metrics.exposition(), headers={"content-type": CONTENT_TYPE}
-    )
+    return Response(services_of(request).metrics(), headers={"content-type": CONTENT_TYPE})
 
 
 def _answer(probe: Probe) -> Response[bytes]:

@@ -3,16 +3,16 @@
 Built by the composition root; tests build their own. Knows no HTTP.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from gateway.ledger import Ledger
+from gateway.ledger import Books, Ledger
 from gateway.policy.holder import PolicyHolder
+from gateway.policy.snapshot import Budget
 from gateway.policy.switches import Switches
 from gateway.stores.keys import KeyStore
-from gateway.telemetry import Metrics
 
 LINKS_MAX = 1_000  # one-time login links open at a time
 SESSIONS_ENDED_MAX = 10_000  # signed-out sessions remembered until they would have expired
@@ -35,10 +35,11 @@ class AdminServices:
     """Everything behind the admin port."""
 
     keys: KeyStore
-    ledger: Ledger
+    ledger: Books | Ledger
+    budgets_used: Callable[[int], Sequence[tuple[str, Budget, int, int]]]  # at a moment
     policies: PolicyHolder
     switches: Switches
-    metrics: Metrics
+    metrics: Callable[[], bytes]  # Prometheus text; may wait, so not in the event loop
     purge: Callable[[str | None], int]  # drops cached answers of one tenant or all; how many
     live: Callable[[], Probe]
     ready: Callable[[], Probe]

@@ -275,7 +275,7 @@ def _budgets(services: AdminServices) -> dict[str, list[BudgetLine]]:
     """The budgets of every tenant in their running periods."""
     now_us = services.now_us()
     found: dict[str, list[BudgetLine]] = {}
-    for tenant_id, budget, spent_pico, held_pico in services.ledger.budgets.used(now_us):
+    for tenant_id, budget, spent_pico, held_pico in services.budgets_used(now_us):
         line = _budget_line(budget, spent_pico, held_pico, period_bounds(budget, now_us)[1])
         found.setdefault(tenant_id, []).append(line)
     return found

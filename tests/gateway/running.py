@@ -133,7 +133,8 @@ class RunningGateway:
 
     def __init__(
         self, folder: Path, provider_url: str, *, local: bool = False, policy: str = POLICY,
-        environment: dict[str, str] | None = None, unready_seconds: float = 0.0,
+        settings: str = "", environment: dict[str, str] | None = None,
+        unready_seconds: float = 0.0,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.state_dir = folder / "state"
@@ -146,10 +147,10 @@ class RunningGateway:
             f"listen: {{port: {self.port}}}\nadmin: {{port: {self.admin_port}}}\n"
             f"state_dir: {self.state_dir}\npolicies: [policy.yaml]\n"
             f"drain_seconds: 10.0\nunready_seconds: {unready_seconds}\n"
-            f"local: {{enabled: {'on' if local else 'off'}}}\n"
+            f"local: {{enabled: {'on' if local else 'off'}}}\n{settings}"
         )
         self._local = local
-        self._environment = {
+        self.environment = {
             **os.environ,
             "TOLLHOUSE_TEST_PROVIDER": provider_url,
             "TOLLHOUSE_TEST_SECRET": "sk-provider-secret-1234567890",
@@ -171,7 +172,7 @@ class RunningGateway:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "gateway", "serve", "--config", str(self.config)],
-                env=self._environment, stdout=log, stderr=log,
+                env=self.environment, stdout=log, stderr=log,
             )  # fmt: skip
         self.wait_ready()
 
@@ -190,7 +191,12 @@ class RunningGateway:
 
     def child(self, name: str) -> int:
         """The process id of a running child of the supervisor, by a word of its command line."""
+        return self.children(name)[0]
+
+    def children(self, name: str) -> list[int]:
+        """The process ids of all such children."""
         assert self.process is not None
+        found: list[int] = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
@@ -198,8 +204,10 @@ class RunningGateway:
                 fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
                 command = (entry / "cmdline").read_bytes()
                 if int(fields[1]) == self.process.pid and name.encode() in command:
-                    return int(entry.name)
-        raise LookupError(name)
+                    found.append(int(entry.name))
+        if not found:
+            raise LookupError(name)
+        return found
 
     def kill_worker(self) -> None:
         os.kill(self.child("worker"), signal.SIGKILL)

@@ -138,8 +138,8 @@ def test_a_variable_that_is_no_setting_is_refused(tmp_path: Path) -> None:
          " did you mean 'power'?"),
         ("limits: {body_seconds: 0}",
          "1:24: limits.body_seconds: must be more than 0.0, not the number 0"),
-        ("workers: 2", "1:10: workers: more than one worker needs Redis, which is not supported"
-         " yet; set workers: 1"),
+        ("workers: 2", "1:10: workers: more than one worker needs Redis: name it under redis:"
+         " url, or set workers: 1"),
         ("redis: {url: 'http://cache'}",
          "1:14: redis.url: a Redis URL begins with redis://, rediss:// (TLS) or unix://"),
         ("redis: {url: 'redis://:secret@cache'}", "1:14: redis.url: a password is a reference,"

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.supervisor import Child, StartError, bind
+from gateway.supervisor import Child, StartError, bind, bind_shared
 from tests.gateway.running import RunningGateway, wait_for
 
 SOON_SECONDS = 10.0
@@ -67,6 +67,39 @@ def test_a_bound_socket_takes_connections_before_anybody_serves_it(host: str) ->
         pytest.skip(f"this machine has no {host}")
     with listener, socket.create_connection(listener.getsockname()[:2], 5):
         pass
+
+
+def test_connections_are_spread_over_the_sockets_of_one_port() -> None:
+    """Of 64 each of four gets some: that one gets none happens once in 25 million times."""
+    listeners = bind_shared("127.0.0.1", 0, 4)
+    address = listeners[0].getsockname()
+    assert {listener.getsockname() for listener in listeners} == {address}
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener)
+            listener.setblocking(False)
+        for _ in range(64):
+            stack.enter_context(socket.create_connection(address, 5))
+        accepted = []
+        for listener in listeners:
+            accepted.append(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    stack.enter_context(listener.accept()[0])
+                    accepted[-1] += 1
+    assert sum(accepted) == 64
+    assert min(accepted) > 0
+
+
+def test_a_port_of_another_gateway_is_not_shared_with_it() -> None:
+    """Though the kernel would let two that may share."""
+    first = bind_shared("127.0.0.1", 0, 2)
+    try:
+        with pytest.raises(StartError, match="is in use"):
+            bind_shared("127.0.0.1", first[0].getsockname()[1], 2)
+    finally:
+        for listener in first:
+            listener.close()
 
 
 def test_a_child_that_dies_is_started_again_ever_more_slowly_up_to_a_limit() -> None:

@@ -160,7 +160,7 @@ def test_ship_books_what_a_dead_gateway_left(state: Path) -> None:
     opened._wal.close()  # as its death would
     opened.shipper.stop()
     opened.store.close()
-    os.close(opened._lock)
+    os.close(opened.books.lock)
     assert run(ledger, state, "ship").exit_code == 0
     assert json.loads(run(usage, state, "event", "r3").output)["state"] == "estimated"
 

@@ -132,9 +132,10 @@ class World:
         self.services = AdminServices(
             keys=self.keys,
             ledger=self.ledger,
+            budgets_used=self.ledger.budgets.used,
             policies=self.policies,
             switches=Switches(folder / "switches.json"),
-            metrics=self.metrics,
+            metrics=self.metrics.exposition,
             purge=self._purge,
             live=lambda: Probe(ok=True),
             ready=lambda: self.ready,

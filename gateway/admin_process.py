@@ -1,0 +1,254 @@
+"""The admin process of a gateway with several workers: pages, probes, metrics, books, policy.
+
+It is the one owner of the state folder. The workers answer requests without it; what changes, they
+hear from it. Knows no request.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import uvloop
+
+from gateway.asgi import AsgiHandler
+from gateway.bookkeeping import recounting
+from gateway.config import Settings
+from gateway.errors import Overloaded, PolicyError
+from gateway.ledger import Books
+from gateway.ledger.shared_budgets import OpenHold
+from gateway.merged_metrics import Merger, Snapshot, take, unpack
+from gateway.node.hub import Hub, Peer
+from gateway.node.messages import Adopt, Holds, ListHolds, Measure, Measured, Purge, Purged, Wanted
+from gateway.policy.snapshot import Policy
+from gateway.policy.switches import Switches
+from gateway.server import Server
+from gateway.stores.redis import RedisUnavailable
+from gateway.telemetry import Metrics
+from gateway.upkeep import (
+    announce,
+    now_us,
+    open_keys,
+    open_policies,
+    open_redis,
+    poll_policies,
+    register_prices,
+    reload_soon,
+    watch_books,
+)
+from gateway.web.services import AdminServices, Probe
+
+_BACKLOG = 128
+_DRAIN_SECONDS = 5.0
+_MEASURE_SECONDS_MAX = 5.0
+_COUNT_SECONDS_MAX = 1.0  # a new policy does not wait longer for its budgets
+_log = logging.getLogger("tollhouse")
+
+
+class Headquarters:
+    """What the state folder holds, and the workers that use it."""
+
+    def __init__(self, settings: Settings, lock: int) -> None:
+        """lock: the state folder's. Raises PolicyError or OSError with a sentence."""
+        self.settings = settings
+        state_dir = settings.state_dir
+        self.metrics = Metrics()
+        self.keys = open_keys(state_dir)
+        self.policies = open_policies(settings)
+        self.switches = Switches(state_dir / "switches.json")
+        self.books = Books.open(state_dir, now_us=now_us, lock=lock)
+        redis = open_redis(settings, self.metrics)
+        assert redis is not None, "load_settings refuses several workers without Redis"
+        self.redis = redis
+        self.hub = Hub(settings.workers, wanted=self._wanted, policy=self._policy, left=self._left)
+        self.recount = recounting(
+            settings, redis, self.books, lambda: self.policies.current, self._open_holds
+        )
+        self.draining = False
+        self._merger = Merger()
+        self._loop = asyncio.get_running_loop()
+        self.policies.subscribe(self._adopt)
+        self._adopt(self.policies.current)
+        for source in (self.keys, self.switches):
+            source.on_change = self.hub.publish
+        self.policies.on_adopted = self.hub.publish
+        watch_books(self.metrics, self.books, self.policies, self.recount.used)
+
+    async def open(self, node_socket: Path) -> None:
+        """Begin to ship, and wait for workers."""
+        self.books.start()
+        await self.redis.connect()
+        await self.hub.open(node_socket)
+
+    def services(self) -> AdminServices:
+        """Everything the admin application needs."""
+        return AdminServices(
+            keys=self.keys,
+            ledger=self.books,
+            budgets_used=self.recount.used,
+            policies=self.policies,
+            switches=self.switches,
+            metrics=self._exposition,
+            purge=self._purge,
+            live=lambda: Probe(ok=True),
+            ready=self.ready,
+            started=self._started,
+            stats=self._stats,
+            now_us=now_us,
+            cookie_secret=self.keys.derive("admin cookies"),
+            environment=self.settings.environment,
+        )
+
+    def ready(self) -> Probe:
+        """Whether every worker serves the policy in force, and what they do is booked."""
+        workers = sum(peer.standing.healthy for peer in self.hub.peers)
+        checks = {
+            "policy": self.policies.current.version,
+            "ledger": "ok" if self.books.healthy else "failing",
+            "traffic": "draining" if self.draining else "ok",
+            "workers": f"{workers} of {self.settings.workers}",
+            "redis": "ok" if self.redis.healthy else "away",  # told, not required
+            "budgets": self.recount.state,
+        }
+        ready = self.books.healthy and self.hub.ready and self.recount.begun
+        return Probe(ok=ready and not self.draining, checks=checks)
+
+    async def close(self) -> None:
+        """End what the workers left open, book everything and give the folder up."""
+        await self.hub.close()
+        await self.recount.finish()
+        await self.redis.close()
+        await asyncio.to_thread(self.books.close)
+        self.keys.close()
+
+    # What the hub asks of us
+
+    def _wanted(self) -> Wanted:
+        return Wanted(self.policies.adopted.serial, self.keys.changes, self.switches.until_us)
+
+    def _policy(self) -> Adopt:
+        adopted = self.policies.adopted
+        return Adopt(adopted.serial, [(str(file.path), file.content) for file in adopted.files])
+
+    def _left(self, peer: Peer) -> None:
+        if peer.snapshot:
+            self._merger.retire(unpack(peer.snapshot))
+        self.recount.sweep_soon()
+
+    def _adopt(self, policy: Policy) -> None:
+        """Before any worker has it: its prices are in the books, its budgets are counted."""
+        register_prices(self.books, policy)
+        if threading.current_thread() is threading.main_thread():
+            return  # at the start, when there is no worker yet
+        counting = asyncio.run_coroutine_threadsafe(self.recount.tick(policy), self._loop)
+        with contextlib.suppress(TimeoutError, RedisUnavailable):
+            counting.result(_COUNT_SECONDS_MAX)
+
+    # What is asked of the workers
+
+    async def _open_holds(self) -> dict[str, list[OpenHold]] | None:
+        # Who lives is looked up first: a worker that comes later has nothing open before we ask.
+        living = await asyncio.to_thread(self.books.shipper.living)
+        answers = await self.hub.ask_all(ListHolds())
+        found = {answer.owner: answer.holds for _, answer in answers if isinstance(answer, Holds)}
+        return found if living <= found.keys() else None
+
+    def _exposition(self) -> bytes:
+        asking = asyncio.run_coroutine_threadsafe(self.hub.ask_all(Measure()), self._loop)
+        for peer, answer in asking.result(_MEASURE_SECONDS_MAX):
+            if isinstance(answer, Measured) and answer.snapshot:
+                peer.snapshot = answer.snapshot
+        living: list[Snapshot] = [unpack(peer.snapshot) for peer in self.hub.peers if peer.snapshot]
+        return self._merger.exposition([take(self.metrics), *living])
+
+    def _purge(self, tenant: str | None) -> int:
+        asking = asyncio.run_coroutine_threadsafe(self.hub.ask_all(Purge(tenant)), self._loop)
+        entries = 0
+        for peer, answer in asking.result():
+            if not isinstance(answer, Purged) or answer.problem:
+                why = answer.problem if isinstance(answer, Purged) else "it does not answer"
+                raise Overloaded(f"Not purged in worker {peer.number}: {why}")
+            entries += answer.entries
+        return entries
+
+    def _started(self) -> Probe:
+        wanted = self.settings.local.enabled != "off"
+        standings = [peer.standing for peer in self.hub.peers]
+        here = len(standings) == self.settings.workers
+        embeds = here and all(standing.embedding_ready for standing in standings)
+        answers = here and all(standing.local_answers for standing in standings)
+        checks = {
+            "embedding": "ok" if embeds or not wanted else "loading",
+            "generation": "ok" if answers or not wanted else "loading",
+        }
+        return Probe(ok=all(state == "ok" for state in checks.values()), checks=checks)
+
+    def _stats(self) -> Mapping[str, object]:
+        standings = [peer.standing for peer in self.hub.peers]
+        return {
+            "workers": len(standings),
+            "in_flight": sum(standing.in_flight for standing in standings),
+            "exact_cache_entries": sum(standing.exact_entries for standing in standings),
+            "semantic_namespaces": sum(standing.semantic_namespaces for standing in standings),
+        }
+
+
+def run_admin(settings: Settings, admin_fd: int, node_socket: Path, lock: int) -> int:
+    """Serve the admin port and the workers until SIGTERM; the exit status."""
+    try:
+        return uvloop.run(_serve(settings, admin_fd, node_socket, lock))
+    except PolicyError:
+        raise
+    except (OSError, RuntimeError) as error:
+        _log.error("cannot start: %s", error)
+        return 1
+
+
+async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int) -> int:
+    from gateway.web.app import create_admin_app
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    headquarters = Headquarters(settings, lock)
+    policies = headquarters.policies
+    loop.add_signal_handler(signal.SIGHUP, lambda: reload_soon(policies))
+    await headquarters.open(node_socket)
+    pages = AsgiHandler(create_admin_app(headquarters.services()))
+    await pages.startup()
+    server = Server(pages, settings.limits)
+    listening = await loop.create_server(
+        server, sock=socket.socket(fileno=admin_fd), backlog=_BACKLOG
+    )
+    background = [
+        loop.create_task(server.sweep()),
+        loop.create_task(poll_policies(policies)),
+        loop.create_task(headquarters.recount.run()),
+        loop.create_task(_announce_once(headquarters)),
+    ]
+    await stop.wait()
+    headquarters.draining = True
+    # The workers were told to stop as well; each is gone when its log is complete.
+    while headquarters.hub.peers:  # noqa: ASYNC110 - the supervisor sets the deadline
+        await asyncio.sleep(0.02)
+    listening.close()
+    await server.drain(_DRAIN_SECONDS)
+    await pages.shutdown()
+    server.abort()
+    for task in background:
+        task.cancel()
+    await asyncio.gather(*background, return_exceptions=True)
+    await headquarters.close()
+    return 0
+
+
+async def _announce_once(headquarters: Headquarters) -> None:
+    while not headquarters.ready().ok:  # noqa: ASYNC110 - of four parts, in three processes
+        await asyncio.sleep(0.05)
+    version = headquarters.policies.current.version
+    await asyncio.to_thread(announce, headquarters.settings, version, headquarters.keys)

@@ -1,0 +1,40 @@
+"""A worker's end: answers the admin process, and finds it again when it has been restarted.
+
+Knows no policy and no request; what to answer is the worker's business.
+"""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Protocol
+
+from gateway.node import messages
+from gateway.node.messages import Answer, Hello, Question
+
+_PAUSE_SECONDS = 0.1  # between attempts to reach the admin process
+
+
+class Worker(Protocol):
+    """Who answers."""
+
+    def connected(self) -> None:
+        """There is an admin process, perhaps a new one: what the last one said is void."""
+
+    async def answer(self, question: Question) -> Answer:
+        """Do what is asked. Never raises."""
+
+
+async def keep_link(path: Path, number: int, worker: Worker) -> None:
+    """Answer the admin process at ``path`` for ever. ``number``: which worker this is."""
+    while True:
+        with contextlib.suppress(OSError, EOFError):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                await messages.send(writer, Hello(number))
+                worker.connected()
+                while True:
+                    question = await messages.read_question(reader)
+                    await messages.send(writer, await worker.answer(question))
+            finally:
+                writer.close()
+        await asyncio.sleep(_PAUSE_SECONDS)

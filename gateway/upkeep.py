@@ -1,0 +1,157 @@
+"""What whoever keeps the state folder does beside serving: watch, announce, report.
+
+That is the worker where there is one, else the admin process. Knows no request.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gateway.config import Settings
+from gateway.ids import UlidFactory
+from gateway.ledger import Books, Ledger
+from gateway.policy.holder import PolicyHolder
+from gateway.policy.snapshot import Budget, Policy
+from gateway.policy.versions import write_atomically
+from gateway.stores.keys import KeyStore, load_pepper
+from gateway.stores.redis import Redis
+from gateway.telemetry import Metrics
+
+_POLICY_POLL_SECONDS = 0.25
+_log = logging.getLogger("tollhouse")
+
+BudgetsUsed = Callable[[int], Sequence[tuple[str, Budget, int, int]]]
+
+
+class Stop:
+    """Being told to stop: once, and a second time or by Ctrl-C to hurry."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    def tell(self, hurry: bool = False) -> None:
+        """A signal has come."""
+        if hurry or self.told.is_set():
+            self._hurry.set()
+        self.told.set()
+
+    async def noticed(self, seconds: float) -> None:
+        """Give whoever sends us requests time to see that we are not ready."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+
+
+def open_keys(state_dir: Path) -> KeyStore:
+    """The keys of a state folder; makes folder and pepper. Raises OSError with a sentence."""
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return KeyStore(state_dir / "keys.sqlite", load_pepper(state_dir / "pepper"))
+
+
+def open_policies(settings: Settings) -> PolicyHolder:
+    """The policy files, watched and kept. Raises PolicyError."""
+    return PolicyHolder(
+        settings.policies,
+        state_dir=settings.state_dir / "policies",
+        settle_seconds=settings.limits.reload_settle_seconds,
+        now_us=now_us,
+    )
+
+
+def open_redis(settings: Settings, metrics: Metrics) -> Redis | None:
+    """The Redis of the settings, not connected yet; None where they name none."""
+    if settings.redis.url is None:
+        return None
+    redis = Redis(
+        settings.redis.url,
+        timeout_seconds=settings.redis.timeout_seconds,
+        count=lambda kind: metrics.redis_trouble_total.inc((kind,)),
+    )
+    metrics.redis_up.callback = lambda: float(redis.healthy)
+    return redis
+
+
+def gateway_id(state_dir: Path) -> str:
+    """The name under which this state folder counts in a shared Redis; made on first use."""
+    path = state_dir / "gateway-id"
+    if not path.exists():
+        write_atomically(path, UlidFactory()().encode())
+    return path.read_text()
+
+
+def register_prices(ledger: Ledger | Books, policy: Policy) -> None:
+    """Enter a policy's prices into the price book."""
+    ledger.store.register_prices(
+        price
+        for model in policy.models.values()
+        if model.prices is not None
+        for price in model.prices.prices
+    )
+
+
+def watch_books(
+    metrics: Metrics, ledger: Ledger | Books, policies: PolicyHolder, budgets_used: BudgetsUsed
+) -> None:
+    """Report what only whoever keeps the books knows."""
+    metrics.metering_wal_bytes.callback = lambda: ledger.shipper.wal_bytes
+    metrics.metering_lag_seconds.callback = lambda: ledger.shipper.lag_seconds
+    metrics.budget_used_ratio.callback = lambda: {
+        (tenant, budget.name): (spent + held) / budget.amount_pico
+        for tenant, budget, spent, held in budgets_used(now_us())
+        if budget.amount_pico
+    }
+    metrics.config_last_reload_successful.callback = lambda: float(policies.last_error is None)
+    metrics.config_last_reload_success_timestamp_seconds.callback = lambda: (
+        policies.last_success_us / 1e6
+    )
+
+
+async def poll_policies(policies: PolicyHolder) -> None:
+    """Look for changed policy files, for ever."""
+    while True:
+        await asyncio.sleep(_POLICY_POLL_SECONDS)
+        try:
+            await asyncio.to_thread(policies.poll, time.monotonic())
+        except Exception:  # whatever it was, the next change must be seen
+            _log.exception("looking for changed policy files failed")
+
+
+def reload_soon(policies: PolicyHolder) -> None:
+    """Load the policy files again, in a thread."""
+    asyncio.get_running_loop().run_in_executor(None, policies.try_reload)
+
+
+def announce(settings: Settings, version: str, keys: KeyStore) -> None:
+    """Say where we are; on the very first start, show the first admin key."""
+    _log.info(
+        "ready: /v1 on http://%s:%d, admin on http://%s:%d, policy %s",
+        settings.listen.host, settings.listen.port, settings.admin.host, settings.admin.port,
+        version,
+    )  # fmt: skip
+    if not keys.list("admin"):
+        _, token = keys.create_admin("admin", None, "first start", now_us=now_us())
+        print(f"\nYour first admin key, shown this once: {token}\n", flush=True)
+    notify_systemd("READY=1")
+
+
+def notify_systemd(state: str) -> None:
+    """Tell systemd, where it asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notifier:
+        notifier.connect(address)
+        notifier.sendall(state.encode())
+
+
+def now_us() -> int:
+    """UTC, in microseconds."""
+    return time.time_ns() // 1000
