@@ -476,7 +476,7 @@ class GuardedProtocol(asyncio.Protocol):
         self._resume_reading()
         if self._refusal is not None:
             self._send_refusal(self._refusal)
-        elif call.received:
+        elif self._owed == "nothing":  # else a body, or the next head, is arriving
             self._owe("request", self._limits.keep_alive_seconds)
 
     def send(self, data: bytes) -> None:

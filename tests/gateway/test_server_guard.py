@@ -581,6 +581,25 @@ async def test_too_deep_a_pipeline_is_refused_once_what_came_before_is_answered(
     writer.close()
 
 
+@guarded_server
+async def test_an_answer_between_two_parts_of_the_next_head_takes_no_header_from_it(
+    guard: Guarded,
+) -> None:
+    reader, writer = await guard.connect()
+    writer.write(request(line="GET /slow HTTP/1.1"))
+    await until(lambda: len(guard.application.asked) == 1)
+    (connection,) = guard.server.connections
+    writer.write(b"GET /echo HTTP/1.1\r\nHost: a\r\nX-First: 1\r\n")
+    await until(lambda: connection._owed == "headers")
+    guard.application.go_on.set()
+    await asyncio.wait_for(reader.readuntil(b"}"), GRACE_SECONDS)
+    writer.write(b"X-Second: 2\r\n\r\n")
+    await until(lambda: len(guard.application.asked) == 2)
+    headers = guard.application.asked[1][1]
+    assert (headers[b"x-first"], headers.get(b"x-second")) == (b"1", b"2")
+    writer.close()
+
+
 @pytest.mark.parametrize(
     "second",
     [b"\0\0garbage\r\n\r\n", request("Transfer-Encoding: chunked\r\n", b"zz\r\n"), b"GET /x HTT"],
