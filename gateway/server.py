@@ -416,7 +416,7 @@ class GuardedProtocol(asyncio.Protocol):
         if call.wanted:
             self.server.handler.body(call)
         elif call.answered:  # the answer came before the body's end
-            if call.keep_alive:
+            if call.keep_alive and not self.server.draining:
                 self._owe("request", self._limits.keep_alive_seconds)
             else:
                 self.transport.close()

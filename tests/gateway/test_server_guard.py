@@ -780,6 +780,20 @@ async def test_draining_answers_what_is_asked_and_closes_the_rest(guard: Guarded
 
 
 @guarded_server
+async def test_draining_closes_a_connection_whose_answer_came_before_the_body(
+    guard: Guarded,
+) -> None:
+    reader, writer = await guard.connect()
+    writer.write(request("Content-Length: 3\r\n", line="POST /early HTTP/1.1"))
+    await asyncio.wait_for(reader.readuntil(b"}}"), GRACE_SECONDS)
+    draining = asyncio.create_task(guard.server.drain(LIMITS.keep_alive_seconds / 2))
+    await until(lambda: guard.server.draining)
+    writer.write(b"abc")
+    assert await draining
+    writer.close()
+
+
+@guarded_server
 async def test_an_expected_100_continue_is_sent_only_where_the_body_is_wanted(
     guard: Guarded,
 ) -> None:
