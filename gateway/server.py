@@ -441,12 +441,16 @@ class GuardedProtocol(asyncio.Protocol):
 
     def _ask(self, call: Call) -> None:
         """It is this call's turn: show its head to the handler."""
-        if call.gone or call.answered:
+        if call.gone or call.answered or self.transport.is_closing():
             return
+        keeps = call.keep_alive
+        if not call.received and b"expect" in call.headers:
+            # Who is refused may hold the body back, and nobody knows where the next head begins.
+            call.keep_alive = False
         wanted = self.server.handler.head(call)
         if not wanted or call.answered:
             return
-        call.wanted = True
+        call.wanted, call.keep_alive = True, keeps
         if not call.received and call.headers.get(b"expect", b"").lower() == b"100-continue":
             self.send(_CONTINUE)
 

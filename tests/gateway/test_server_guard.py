@@ -812,6 +812,20 @@ async def test_an_expected_100_continue_is_sent_only_where_the_body_is_wanted(
 
 
 @guarded_server
+async def test_a_body_held_back_for_100_continue_is_not_looked_for_in_the_next_request(
+    guard: Guarded,
+) -> None:
+    """Who was refused need not send it: what follows may be a request, and may not pass for it."""
+    head = f"Expect: 100-continue\r\nContent-Length: {len(GET)}\r\n"
+    raw = request(head, line="POST /early HTTP/1.1")
+    received, closed = await guard.talk(raw, GET + GET)
+    (answer,) = parse(received)
+    assert (answer[0], answer[1]["connection"]) == (413, "close")
+    assert closed
+    assert guard.application.asked == []
+
+
+@guarded_server
 async def test_a_body_beyond_its_limit_is_answered_and_its_connection_goes_on(
     guard: Guarded,
 ) -> None:
