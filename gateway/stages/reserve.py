@@ -93,12 +93,12 @@ def _refuse_unpriced(exchange: Exchange, plan: Plan) -> None:
 
 
 def _refuse_unbounded(exchange: Exchange, tool: str) -> None:
-    """A tool that runs at the provider reads and bills as much as it likes."""
+    """A tool that runs at the provider bills as much as it likes; a faster tier what it likes."""
     for budget in exchange.tenant.budgets:
         if refuses(budget) and covers(budget, exchange.tags):
             raise InvalidRequest(
                 f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard, and '{tool}'"
-                " runs at the provider, at a cost that nobody knows beforehand: leave it out, or"
+                " is billed by the provider at a cost nobody knows beforehand: leave it out, or"
                 " make the budget soft",
                 param="tools",
             )

@@ -310,6 +310,8 @@ def _has_json_format(body: dict[str, Any]) -> bool:
 def _provider_tools(body: dict[str, Any]) -> str | None:
     if body.get("mcp_servers"):
         return "mcp_servers"
+    if body.get("speed") not in (None, "standard"):
+        return "speed"
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else None

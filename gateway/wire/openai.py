@@ -21,6 +21,7 @@ WITHOUT_OUTPUT: frozenset[Endpoint] = frozenset({"embeddings", "count_tokens"}) 
 DEPTH_MAX = 64
 KEYS_MAX = 10_000
 USER_LENGTH_MAX = 512
+_TIERS = (None, "auto", "default", "flex")  # at the list price or below it
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 CONTAINERS_MAX = 100_000  # lists and objects; an empty list of three bytes takes 60 in memory
 RETRY_AFTER_SECONDS_MAX = 60.0
@@ -50,7 +51,7 @@ class ParsedRequest(msgspec.Struct, kw_only=True):
     user: str | None = None
     temperature: float | None = None
     canonical: bytes | None = None  # as ``canonical_body`` spells it
-    provider_tools: str | None = None  # names a tool that runs, and bills, at the provider
+    provider_tools: str | None = None  # names what the provider bills as no price foretells
 
 
 def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None) -> ParsedRequest:
@@ -74,6 +75,9 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
         user=user_of(body, "user") if "user" in body else None,
         temperature=number_of(body, "temperature"),
     )
+    if "service_tier" in body or "web_search_options" in body:
+        searches = body.get("web_search_options") is not None
+        request.provider_tools = "web_search_options" if searches else dearer_tier(body)
     if endpoint == "chat":
         _read_messages(request)
     elif endpoint == "completions":
@@ -107,6 +111,11 @@ def decode_body(raw: bytes, model: str | None = None) -> dict[str, Any]:
     elif not isinstance(body.get("model"), str) or not body["model"]:
         raise InvalidRequest("you must provide a model parameter", param="model")
     return body
+
+
+def dearer_tier(body: dict[str, Any]) -> str | None:
+    """The field's name where it asks for a tier that is, or may be, dearer than the list price."""
+    return None if body.get("service_tier") in _TIERS else "service_tier"
 
 
 def encode_request(

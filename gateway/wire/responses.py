@@ -15,6 +15,7 @@ from gateway.wire.openai import (
     Endpoint,
     ParsedRequest,
     boolean_of,
+    dearer_tier,
     decode_body,
     number_of,
     positive_of,
@@ -226,9 +227,12 @@ def _has_json_format(body: dict[str, Any]) -> bool:
 
 
 def _provider_tools(body: dict[str, Any]) -> str | None:
-    """The first of what runs, or is kept, at the provider and adds to the prompt there."""
+    """The first of what is billed by more than the tokens that we see, at more than their price."""
     if body.get("prompt") is not None:
         return "prompt"
+    tier = dearer_tier(body)
+    if tier is not None:
+        return tier
     for tool in _objects(body.get("tools")):
         kind = tool.get("type")
         environment = tool.get("environment")

@@ -219,14 +219,25 @@ def test_an_image_in_a_tools_result_counts_as_one() -> None:
             {"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]},
             "shell",
         ),
+        ("messages", {"speed": "fast"}, "speed"),
+        ("responses", {"service_tier": "priority"}, "service_tier"),
+        ("chat", {"service_tier": "priority"}, "service_tier"),
+        ("chat", {"web_search_options": {}}, "web_search_options"),
     ],
 )
-def test_a_tool_that_runs_at_the_provider_is_known(
+def test_what_the_provider_bills_as_no_price_foretells_is_known(
     endpoint: Endpoint, changes: dict[str, Any], tool: str
 ) -> None:
     """Nobody knows beforehand what it costs, so that a hard budget cannot allow it."""
-    body = MESSAGE if endpoint == "messages" else RESPONSE
+    body = RESPONSE if endpoint == "responses" else MESSAGE
     assert parse(endpoint, {**body, **changes}).provider_tools == tool
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "responses"])
+@pytest.mark.parametrize("tier", [None, "auto", "default", "flex"])
+def test_a_tier_at_the_list_price_or_below_is_no_surprise(endpoint: Endpoint, tier: Any) -> None:
+    body = RESPONSE if endpoint == "responses" else MESSAGE
+    assert parse(endpoint, {**body, "service_tier": tier}).provider_tools is None
 
 
 @pytest.mark.parametrize(
