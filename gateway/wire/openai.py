@@ -465,6 +465,6 @@ def _retry_after_seconds(
                 seconds = parsedate_to_datetime(text).timestamp() - now_seconds
         else:
             return None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return min(seconds, RETRY_AFTER_SECONDS_MAX) if seconds >= 0 else None

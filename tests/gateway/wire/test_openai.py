@@ -273,6 +273,8 @@ def test_a_refusal_costs_nothing_and_a_failure_may(status: int, free: bool) -> N
         ([(b"retry-after", b"-5")], None),
         ([(b"retry-after", b"nan")], None),
         ([(b"retry-after", b"soon")], None),
+        ([(b"retry-after", b"Mon, 01 Jan 99999999999999 00:00:00 GMT")], None),
+        ([(b"retry-after", b"Mon, 01 Jan 2020 00:00:00 +99999999999999999999999")], None),
         ([(b"retry-after", b"Sun, 06 Nov 1994 08:49:47 GMT")], 10.0),
         ([(b"retry-after", b"Sun, 06 Nov 1994 08:49:27 GMT")], None),
         ([], None),
