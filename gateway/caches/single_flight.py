@@ -198,6 +198,7 @@ class Flight:
     def _end_abandoned(self) -> None:
         shared = self._shared
         if shared.abandoned and not shared.followers and shared.task is not None:
+            self._owner._land(self._key, shared)  # who comes now would only get a broken stream
             shared.task.cancel()
 
 

@@ -182,6 +182,19 @@ async def test_a_leader_whose_client_leaves_goes_on_until_its_last_follower_leav
     assert task.cancelled == 1
 
 
+async def test_nobody_follows_a_leader_that_was_cancelled_and_is_still_being_booked() -> None:
+    flights = SingleFlight()
+    leader = joined(flights, stream=True)
+    task = asyncio.create_task(asyncio.sleep(60))
+    leader.publish(b"begun")
+    leader.outliving(task).cancel()  # finish comes when its books are safe, which may take a while
+    newcomer = joined(flights, stream=True)
+    assert newcomer.leads
+    leader.finish(None, "its client has left")
+    assert not joined(flights, stream=True).leads, "the newcomer is followed"
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def test_a_leader_without_followers_ends_at_once_and_a_finished_one_never() -> None:
     flights = SingleFlight()
     leader = joined(flights)
