@@ -42,7 +42,7 @@ class Call(respond.Call, Protocol):
 
     method: bytes
     target: bytes  # path and query, as they came
-    headers: dict[bytes, bytes]  # names in lower case; of a repeated one the last
+    headers: dict[bytes, bytes]  # names in lower case; a repeated one's values as a list
     body: bytes | bytearray
     context: object  # ours, from head to body
 

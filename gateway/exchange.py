@@ -111,7 +111,7 @@ class Exchange:
         # endpoints
         self.request_id = request_id  # ULID, ours
         self.endpoint: Endpoint = endpoint
-        self.headers = headers  # names in lower case; of a repeated one the last
+        self.headers = headers  # names in lower case; a repeated one's values as a list
         self.raw = raw  # the body as it came
         self.client = client
         self.policy = policy  # the one version this request sees

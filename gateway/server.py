@@ -66,7 +66,7 @@ class Call:
     ) -> None:  # fmt: skip
         self.method = method
         self.target = target  # path and query, as they came
-        self.headers = headers  # names in lower case; of a repeated one the last
+        self.headers = headers  # names in lower case; a repeated one's values as a list
         self.body: bytes | bytearray = b""
         self.context: object = None  # the handler's own, from head to body
         self.keep_alive = keep_alive
@@ -363,8 +363,10 @@ class GuardedProtocol(asyncio.Protocol):
         if self._headers_count > self._limits.header_count_max:
             raise HeadersTooLarge(f"More than {self._limits.header_count_max} headers.")
         name = name.lower()
-        if name in self._headers and name in _SINGLE:
-            raise InvalidRequest(f"The header {name.decode()} is given twice.")
+        if name in self._headers:
+            if name in _SINGLE:
+                raise InvalidRequest(f"The header {name.decode()} is given twice.")
+            value = b"%b, %b" % (self._headers[name], value)  # RFC 9110 §5.3
         self._headers[name] = value
 
     def on_headers_complete(self) -> None:

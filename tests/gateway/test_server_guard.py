@@ -346,6 +346,12 @@ async def test_chunks_arrive_as_one_body_and_trailers_never_pass_for_headers(
 
 
 @guarded_server
+async def test_a_header_given_twice_is_one_list_and_neither_value_is_lost(guard: Guarded) -> None:
+    await guard.answers(request("Cache-Control: no-store\r\ncache-control: max-age=5\r\n"))
+    assert guard.application.asked[0][1][b"cache-control"] == b"no-store, max-age=5"
+
+
+@guarded_server
 async def test_http_1_0_is_answered_and_closed_with_or_without_a_host(guard: Guarded) -> None:
     for raw in (b"GET /echo HTTP/1.0\r\n\r\n", b"GET /echo HTTP/1.0\r\nHost: a\r\n\r\n"):
         received, closed = await guard.talk(raw)
