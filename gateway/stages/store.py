@@ -11,6 +11,8 @@ from gateway.exchange import Exchange
 from gateway.services import Services
 from gateway.wire.assemble import complete
 
+_DEPTH_CERTAIN = 200  # so many containers cannot be too deep to be written
+
 
 def store(exchange: Exchange, services: Services) -> None:
     """Write the caches. A follower always hears, be it that there is nothing.
@@ -54,6 +56,8 @@ def _entry(exchange: Exchange) -> StoredAnswer | None:
         return None
     if not exchange.request.stream:
         kept = exchange.tail
+        if exchange.endpoint != "embeddings" and not _can_be_written(kept, answer):
+            return None
     else:  # of a stream too long to be kept the followers have the frames: they book, no more
         kept = orjson.dumps(answer) if answer is not None else b""
     target = exchange.attempts[-1].target
@@ -72,6 +76,17 @@ def _entry(exchange: Exchange) -> StoredAnswer | None:
         tenant_id=exchange.tenant.id,
         writer_key_id=exchange.key.id,
     )
+
+
+def _can_be_written(kept: bytes, answer: object) -> bool:
+    """Whether a hit can be made of it: orjson reads deeper documents than it writes."""
+    if kept.count(b"{") + kept.count(b"[") <= _DEPTH_CERTAIN:
+        return True
+    try:
+        orjson.dumps(answer)
+    except TypeError:
+        return False
+    return True
 
 
 def _write(exchange: Exchange, services: Services, entry: StoredAnswer) -> None:
