@@ -148,7 +148,9 @@ async def _ask(
     except UpstreamError as error:
         if isinstance(error, UpstreamOverloaded):
             outcome = "unknown"  # it was not asked
-        if attempt.usage is None and not error.unsent:
+        if error.unsent:
+            attempt.usage = None
+        elif attempt.usage is None:
             attempt.usage = _estimate(exchange, services, attempt, None)
         raise
     except BaseException:

@@ -110,6 +110,11 @@ class TypedEventRelay:
             raise UpstreamProtocolError("The provider sent an event that is no JSON object.")
         try:
             return self._study(document, event)
+        except UpstreamStatus as error:
+            # As a status would have said so, had the answer not begun with 200.
+            begun = self.prompt or self.usage or self.content_events
+            error.unsent = error.retryable and not begun
+            raise
         except (AttributeError, TypeError):
             raise UpstreamProtocolError("The provider sent an event of another shape.") from None
 

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.simulator.faults import FAULTS
 from tests.fakes import Peer, RawUpstream
-from tests.gateway.running import RunningGateway, gateway_from_a_loop
+from tests.gateway.running import POLICY, RunningGateway, gateway_from_a_loop
 
 # Of the policy these tests run under: 2 s to the first byte, 1 s between chunks.
 DEADLINE_SECONDS = 2.0
@@ -164,3 +164,53 @@ async def test_a_provider_that_never_ends_is_cut_off_at_a_limit(tmp_path: Path) 
             assert sum(written) < 32 * MIB, name
             await upstream.finished(number)  # its connection is closed
         assert resident_bytes(gateway) - before < 24 * MIB
+
+
+# A provider whose answer is odd
+
+DEEP = (
+    b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": "hi"},'
+    b' "finish_reason": "stop"}], "usage": {"prompt_tokens": 3, "completion_tokens": 1}, "deep": '
+    + b"[" * 300 + b"]" * 300 + b"}"
+)  # fmt: skip
+OVERLOADED = (
+    b"event: error\n"
+    b'data: {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}\n\n'
+)
+
+
+async def odd(peer: Peer) -> None:
+    while True:
+        request = await peer.request()
+        body, kind = (
+            (OVERLOADED, b"text/event-stream") if b"/messages" in request else (DEEP, b"a/b")
+        )
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n"
+        await peer.send(head % (kind, len(body)) + body)
+
+
+@pytest.mark.slow
+async def test_an_odd_answer_is_neither_stored_nor_billed_as_if_it_were_a_good_one(
+    tmp_path: Path,
+) -> None:
+    """A document too deep to be written again makes no hit; a refusal in a stream costs nothing."""
+    policy = POLICY.replace("    simulated: true\n", "    dialects: [chat, messages]\n", 1)
+    async with (
+        RawUpstream(odd) as upstream,
+        gateway_from_a_loop(
+            tmp_path, f"http://127.0.0.1:{upstream.port}", policy=policy
+        ) as gateway,
+        httpx.AsyncClient(base_url=gateway.base_url, trust_env=False, timeout=10) as client,
+    ):
+        client.headers["authorization"] = f"Bearer {await asyncio.to_thread(gateway.key, 'globex')}"
+        body = {"model": "large", "messages": [{"role": "user", "content": "Hello."}]}
+        for _ in range(2):
+            answer = await client.post("/chat/completions", json=body)
+            assert answer.status_code == 200
+            assert answer.headers["x-tollhouse-cache"] == "miss"
+        answer = await client.post("/messages", json={**body, "max_tokens": 5, "stream": True})
+        assert answer.status_code == 529
+        request_id = answer.headers["request-id"]
+        attempts = len(upstream.peers[0].requests) - 2
+        events = await asyncio.to_thread(gateway.events, request_id, attempts)
+        assert [event.cost_pico for event in events] == [0] * attempts
