@@ -23,7 +23,7 @@ from gateway.errors import (
 from gateway.exchange import EVENT_STREAM, Attempt, Exchange
 from gateway.policy.snapshot import Model
 from gateway.services import Services
-from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
+from gateway.upstreams.base import UNSENT, Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.health import Outcome
 from gateway.wire.dialects import DIALECTS, Relay
 from gateway.wire.openai import RETRY_AFTER_SECONDS_MAX, WITHOUT_OUTPUT
@@ -153,9 +153,9 @@ async def _ask(
         elif attempt.usage is None:
             attempt.usage = _estimate(exchange, services, attempt, None)
         raise
-    except BaseException:
+    except BaseException as failure:
         outcome = "unknown"  # the client left: nobody's fault, and no proof of health
-        if attempt.usage is None:
+        if attempt.usage is None and UNSENT not in failure.args:
             attempt.usage = _estimate(exchange, services, attempt, None)
         raise
     finally:

@@ -13,6 +13,8 @@ from gateway.upstreams.health import Outcome
 from gateway.upstreams.retry_budget import RetryBudget
 
 Headers = tuple[tuple[bytes, bytes], ...]
+UNSENT = "unsent"
+"""Argument of the CancelledError that leaves ``send`` before the provider could see anything."""
 
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from gateway.upstreams.base import Headers
+from gateway.upstreams.base import UNSENT, Headers
 from gateway.upstreams.connect import Connector
 
 HEAD_BYTES_MAX = 64 * 1024
@@ -115,6 +115,8 @@ class Http1Pool:
         self._connecting += 1
         try:
             connection = await self._connector.open(lambda: _Connection(self), deadline)
+        except asyncio.CancelledError:
+            raise asyncio.CancelledError(UNSENT) from None
         finally:
             self._connecting -= 1
         self._busy.add(connection)

@@ -14,7 +14,7 @@ import pytest
 
 from gateway.simulator.faults import FAULTS
 from tests.fakes import Peer, RawUpstream
-from tests.gateway.running import POLICY, RunningGateway, gateway_from_a_loop
+from tests.gateway.running import POLICY, RunningGateway, gateway_from_a_loop, wait_for
 
 # Of the policy these tests run under: 2 s to the first byte, 1 s between chunks.
 DEADLINE_SECONDS = 2.0
@@ -214,3 +214,37 @@ async def test_an_odd_answer_is_neither_stored_nor_billed_as_if_it_were_a_good_o
         attempts = len(upstream.peers[0].requests) - 2
         events = await asyncio.to_thread(gateway.events, request_id, attempts)
         assert [event.cost_pico for event in events] == [0] * attempts
+
+
+async def mute(peer: Peer) -> None:
+    await peer.gone()
+
+
+@pytest.mark.slow
+async def test_who_leaves_before_the_provider_is_reached_pays_nothing(tmp_path: Path) -> None:
+    """The provider accepts, and never says a word of TLS: it cannot have seen the request."""
+    async with RawUpstream(mute) as upstream:
+        policy = POLICY.replace("http://127.0.0.1:9/v1", f"https://127.0.0.1:{upstream.port}/v1", 1)
+        async with (
+            gateway_from_a_loop(tmp_path, "http://127.0.0.1:9/v1", policy=policy) as gateway,
+            httpx.AsyncClient(base_url=gateway.base_url, trust_env=False, timeout=10) as client,
+        ):
+            key = await asyncio.to_thread(gateway.key, "globex")
+            body = {"model": "other", "messages": [{"role": "user", "content": "Hello. " * 99}]}
+            asking = asyncio.create_task(
+                client.post(
+                    "/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
+                )
+            )
+            await upstream.until(lambda: len(upstream.peers) > 0)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await upstream.finished()
+            pattern = re.compile(r'tokens_total\{[^}]*"input"[^}]*"other"[^}]*\} (\d+)')
+
+            def counted() -> list[str]:
+                url = gateway.admin_url + "/metrics"
+                return pattern.findall(httpx.get(url, trust_env=False).text)
+
+            await asyncio.to_thread(wait_for, lambda: bool(counted()), 5.0)
+            assert await asyncio.to_thread(counted) == ["0"]
