@@ -166,6 +166,8 @@ def _refuse_what_stays(body: dict[str, Any], given: str | list[Any]) -> None:
     found = [n for n in ("previous_response_id", "conversation") if body.get(n) is not None]
     if isinstance(given, list) and any(map(_is_reference, _objects(given))):
         found.append("input")
+    if any(map(_uses_container, _objects(body.get("tools")))):
+        found.append("tools")
     if found:
         raise InvalidRequest(
             f"'{found[0]}' refers to what the provider keeps, and it does not keep the gateway's"
@@ -178,6 +180,14 @@ def _is_reference(item: dict[str, Any]) -> bool:
     """An item that is its id alone is a reference, too."""
     kind = item.get("type")
     return kind == "item_reference" or (kind is None and "role" not in item)
+
+
+def _uses_container(tool: dict[str, Any]) -> bool:
+    """Whether a tool names a container of an earlier request, instead of having one made."""
+    environment = tool.get("environment")
+    return isinstance(tool.get("container"), str) or (
+        isinstance(environment, dict) and environment.get("container_id") is not None
+    )
 
 
 def _size(value: Any) -> int:

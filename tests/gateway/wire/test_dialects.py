@@ -259,6 +259,16 @@ def test_a_tier_at_the_list_price_or_below_is_no_surprise(endpoint: Endpoint, ti
         ("responses", {"conversation": "conv_1"}, "conversation"),
         ("responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}, "input"),
         ("responses", {"input": [{"id": "msg_1"}]}, "input"),
+        (
+            "responses",
+            {"tools": [{"type": "code_interpreter", "container": "cntr_of_another"}]},
+            "tools",
+        ),
+        (
+            "responses",
+            {"tools": [{"type": "shell", "environment": {"container_id": "cntr_of_another"}}]},
+            "tools",
+        ),
     ],
 )
 def test_what_cannot_be_answered_is_refused_by_name(
