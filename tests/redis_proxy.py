@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Literal
 
-Mode = Literal["faithful", "slow", "garbage", "loading"]
+Mode = Literal["faithful", "slow", "far", "garbage", "loading"]
 
 SLOW_SECONDS = 0.5
 
@@ -67,6 +67,8 @@ class RedisProxy:
         with contextlib.suppress(ConnectionError):
             try:
                 while data := await source.read(65_536):
+                    if not replies and self.mode == "far":
+                        await asyncio.sleep(SLOW_SECONDS)
                     sink.write(await self._altered(data) if replies else data)
             finally:
                 sink.transport.abort()

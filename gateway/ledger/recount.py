@@ -15,7 +15,14 @@ import msgspec
 
 from gateway.ledger.books import Books
 from gateway.ledger.budgets import covers
-from gateway.ledger.shared_budgets import SCRIPT, Entry, Keys, OpenHold, Span
+from gateway.ledger.shared_budgets import (
+    AMOUNT_PICO_MAX,
+    SCRIPT,
+    Entry,
+    Keys,
+    OpenHold,
+    Span,
+)
 from gateway.policy.snapshot import Budget, Policy
 from gateway.stores.redis import Redis, RedisUnavailable
 
@@ -150,11 +157,16 @@ class Recount:
         living = await self._open_holds()
         if living is None:
             return False
-        holds = [hold for found in living.values() for hold in found]
+        found = [hold for holds in living.values() for hold in holds]
         await asyncio.to_thread(self._books.shipper.ship)
-        await self._end_leftovers(flat, {hold.request_id for hold in holds})
+        await self._end_leftovers(flat, {hold.request_id for hold in found})
+        known = set(flat[::2])
+        # A reservation that is on its way counts itself when it arrives, where it is admitted.
+        holds = [hold for hold in found if hold.admitted or hold.request_id.encode() in known]
         for span in spans:
-            await self._count(span, [hold for hold in holds if _in(span, hold)])
+            right = await self._count(span, [hold for hold in holds if _in(span, hold)])
+            if right is not None and len(holds) == len(found):
+                self._checked[span.key] = right
         return True
 
     async def _end_leftovers(self, flat: list[bytes], known: set[str]) -> None:
@@ -194,14 +206,18 @@ class Recount:
         self._seen = seen
         self._checked = {key: at for key, at in self._checked.items() if key in seen}
 
-    async def _count(self, span: Span, holds: list[OpenHold]) -> None:
-        """Put what the books say into one counter, unless it has changed since it was seen."""
+    async def _count(self, span: Span, holds: list[OpenHold]) -> str | None:
+        """Put what the books say into one counter, unless it has changed since it was seen.
+
+        The changes at which it is right; None: it is to be looked at again.
+        """
         spent, parts = await asyncio.to_thread(
             self._books.store.spent, span.tenant_id, span.start_us, span.end_us,
             span.budget.tags, [hold.request_id for hold in holds],
         )  # fmt: skip
         held = sum(hold.amount_pico for hold in holds)
         used = spent + held - sum(parts.values())
+        used, held = min(used, AMOUNT_PICO_MAX), min(held, AMOUNT_PICO_MAX)  # no limit is larger
         seen = self._seen[span.key].changes
         end_ms = span.end_us // 1000 + _KEPT_MS
         entries = [part for hold in holds for part in (hold.request_id.encode(), hold.entry)]
@@ -210,8 +226,7 @@ class Recount:
             ("count", self._gateway_id, seen, str(used), str(held), str(end_ms)),
             entries,
         )
-        if written:
-            self._checked[span.key] = str(int(seen or 0) + 2)  # as the script leaves it
+        return str(int(seen or 0) + 2) if written else None  # as the script leaves it
 
     async def _run(
         self, keys: Iterable[str], texts: Iterable[str], entries: Sequence[bytes] = ()

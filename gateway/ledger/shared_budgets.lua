@@ -64,14 +64,18 @@ local function settle()
 end
 
 -- count, gateway, changes seen ('' = never counted), used, held, end of the key in ms, then holds:
--- request id, hold. Replaces this gateway's part, unless it has changed since it was looked at.
+-- request id, hold. Replaces this gateway's part, unless it has changed since it was looked at. A
+-- counter that cannot be added to (beyond 64 bits, or no number) goes, and is counted anew by all.
 local function count()
   local counter = KEYS[2]
   local before = redis.call('HMGET', counter, changes, used, held)
   if (before[1] or '') ~= ARGV[3] then return 0 end
   if not before[1] then redis.call('HINCRBY', counter, 'gateways', 1) end
-  add(counter, negated(before[2] or '0'), negated(before[3] or '0'))
-  add(counter, ARGV[4], ARGV[5])
+  local added = pcall(add, counter, negated(before[2] or '0'), negated(before[3] or '0'))
+  if not (added and pcall(add, counter, ARGV[4], ARGV[5])) then
+    redis.call('DEL', counter)
+    return 0
+  end
   redis.call('PEXPIREAT', counter, ARGV[6])
   for i = 7, #ARGV, 2 do
     redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1])

@@ -41,6 +41,7 @@ class OpenHold(msgspec.Struct, frozen=True, array_like=True):
     amount_pico: int
     ts_us: int
     entry: bytes  # as it is in Redis
+    admitted: bool  # False: still being asked; Redis may refuse it, or not know it yet
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -54,7 +55,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
 class SharedHold(Hold):
     """A hold that other processes see too."""
 
-    __slots__ = ("entry", "keys", "request_id")
+    __slots__ = ("admitted", "entry", "keys", "request_id")
 
     def __init__(
         self,
@@ -68,6 +69,7 @@ class SharedHold(Hold):
         self.request_id = request_id
         self.keys: list[str] = []
         self.entry = b""
+        self.admitted = False
 
 
 class Keys:
@@ -125,6 +127,10 @@ class SharedBudgets:
         spans = [span for span in self._current(tenant, now_us) if covers(span.budget, tags)]
         if not spans:
             return hold
+        for span in spans:
+            if refuses(span.budget) and max(span.budget.amount_pico, amount_pico) > AMOUNT_PICO_MAX:
+                raise _unavailable(span, "it is too large to be counted together")
+        hold.amount_pico = amount_pico = min(amount_pico, AMOUNT_PICO_MAX)
         hold.keys = [span.key for span in spans]
         hold.entry = msgspec.msgpack.encode(Entry(self._owner, amount_pico, hold.keys))
         return self._reserve(hold, spans)
@@ -159,7 +165,7 @@ class SharedBudgets:
         return [
             OpenHold(
                 hold.request_id, hold.tenant_id, dict(hold.tags), hold.amount_pico, hold.ts_us,
-                hold.entry,
+                hold.entry, hold.admitted,
             )
             for hold in self._open.values()
         ]  # fmt: skip
@@ -172,6 +178,7 @@ class SharedBudgets:
         except RedisUnavailable:
             hard = [span for span in spans if refuses(span.budget)]
             if not hard:
+                hold.admitted = True
                 return hold
             self._open.pop(hold.request_id, None)
             raise _unavailable(hard[0], "its counter cannot be reached") from None
@@ -179,6 +186,7 @@ class SharedBudgets:
             self.settle(hold, 0, hold.ts_us)  # travels behind the reservation
             raise
         if answer[0] == b"held":
+            hold.admitted = True
             return hold
         self._open.pop(hold.request_id, None)
         span = spans[int(answer[1])]
@@ -193,12 +201,9 @@ class SharedBudgets:
 
     async def _ask(self, hold: SharedHold, spans: list[Span]) -> list[bytes | int]:
         amount = hold.amount_pico
-        over = []
-        for span in spans:
-            limit = span.budget.amount_pico
-            if refuses(span.budget) and max(limit, amount) > AMOUNT_PICO_MAX:
-                raise _unavailable(span, "it is too large to be counted together")
-            over.append(str(amount - limit) if refuses(span.budget) else "")
+        over = [
+            str(amount - span.budget.amount_pico) if refuses(span.budget) else "" for span in spans
+        ]
         answer: list[bytes | int] = await self._redis.run(
             SCRIPT,
             [self._keys.holds.encode(), *(key.encode() for key in hold.keys)],

@@ -12,13 +12,14 @@ from gateway.ledger import Books
 from gateway.ledger.budgets import Hold
 from gateway.ledger.journal import open_log
 from gateway.ledger.recount import Recount
-from gateway.ledger.shared_budgets import OpenHold, SharedBudgets
+from gateway.ledger.shared_budgets import AMOUNT_PICO_MAX, OpenHold, SharedBudgets
 from gateway.ledger.wal import WriteAheadLog
 from gateway.policy.snapshot import Budget, Tenant
 from gateway.stores.redis import Redis
 from gateway.wire.usage import Usage
 from tests.gateway.ledger.books import NOW_US, PRICE, final
 from tests.gateway.ledger.test_budgets import DAY_US, policy
+from tests.redis_proxy import RedisProxy
 from tests.redis_server import RedisServer
 
 USD = 10**12
@@ -44,8 +45,8 @@ class Node:
             prefix="test", gateway_id=folder.name, gateways=gateways, now_us=lambda: self.now_us,
         )  # fmt: skip
 
-    def worker(self) -> SharedBudgets:
-        redis = Redis(self.url, timeout_seconds=1.0)
+    def worker(self, url: str | None = None) -> SharedBudgets:
+        redis = Redis(url or self.url, timeout_seconds=1.0)
         self._connections.append(redis)
         log = open_log(self.folder)
         self.logs.append(log)
@@ -270,6 +271,58 @@ async def test_a_request_that_is_given_up_while_it_waits_holds_nothing(
             await waiting
         assert [hold.request_id for hold in worker.open_holds()] == ["FIRST"]
         assert await made.used() == {"b": (0, 1)}
+
+
+async def test_a_reservation_that_a_recount_overtakes_is_judged_like_any_other(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """It is on its way while the counter is put right: it is not admitted by being known."""
+    proxy = RedisProxy(redis_server.socket)
+    try:
+        async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
+            worker, far = made.worker(), made.worker(proxy.url)
+            await made.recount.tick()
+            await made.reserve(worker, 80, "A")
+            await far._redis.connect()
+            proxy.mode = "far"
+            late = asyncio.ensure_future(made.reserve(far, 80, "B"))
+            await asyncio.sleep(0)
+            made.recount.sweep_soon()
+            await made.recount.tick()
+            assert not late.done()
+            with pytest.raises(BudgetExhausted):
+                await late
+            assert far.open_holds() == []
+            assert await made.used() == {"b": (0, 80)}
+    finally:
+        proxy.stop()
+
+
+async def test_what_is_too_large_to_be_counted_is_refused_and_leaves_no_hold(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Or one absurd request would use up its tenant's budget until the worker ends."""
+    hard, soft = Budget(name="h", amount_pico=USD), Budget(name="s", amount_pico=1, enforce="soft")
+    async with node(tmp_path / "hard", redis_server.url, hard) as made:
+        worker = made.worker()
+        await made.recount.tick()
+        for amount in (AMOUNT_PICO_MAX + 1, 2**64, 2**90):
+            with pytest.raises(BudgetUnavailable, match="too large"):
+                await made.reserve(worker, amount, f"R{amount}")
+        assert worker.open_holds() == []
+    async with node(tmp_path / "soft", redis_server.url, soft) as made:
+        worker = made.worker()
+        await made.recount.tick()
+        absurd = [await made.reserve(worker, 2**90, f"R{number}") for number in range(9)]
+        redis_server.ask("FLUSHALL")
+        await made.recount.tick()
+        assert await made.used() == {"s": (0, AMOUNT_PICO_MAX)}
+        for hold in absurd:
+            worker.settle(hold, 5, made.now_us)
+        for _ in range(2):  # of a counter that left its 64 bits there is nothing to be trusted
+            made.recount.sweep_soon()
+            await made.recount.tick()
+        assert await made.used() == {"s": (0, 0)}  # none was booked
 
 
 async def test_the_next_period_is_counted_before_it_begins_and_starts_at_nothing(
