@@ -21,7 +21,7 @@ PeriodCharges = Callable[[str, int, int, Mapping[str, str]], int]
 class Counter:
     """One budget in one period. Changed only under the lock of its ``Budgets``."""
 
-    __slots__ = ("budget", "end_us", "held_pico", "spent_pico", "start_us")
+    __slots__ = ("budget", "end_us", "held_pico", "left", "spent_pico", "start_us")
 
     def __init__(self, budget: Budget, start_us: int, end_us: int, spent_pico: int) -> None:
         self.budget = budget
@@ -29,6 +29,7 @@ class Counter:
         self.end_us = end_us
         self.spent_pico = spent_pico
         self.held_pico = 0
+        self.left: Counter | None = None  # of the period counted before this one
 
     def lacks(self, amount_pico: int) -> bool:
         """Whether this amount does not fit any more."""
@@ -113,7 +114,8 @@ class Budgets:
                     if counter is None:
                         counter = self._seeded(tenant.id, budget, now_us)
                     else:
-                        counter.budget = budget
+                        for same in filter(None, (counter, counter.left)):
+                            same.budget = budget
                     fresh.setdefault(tenant.id, []).append(counter)
             self._counters = fresh
 
@@ -183,14 +185,13 @@ class Budgets:
         return [c for c in self._current(counters, now_us) if covers(c.budget, tags)]
 
     def _current(self, counters: list[Counter], now_us: int) -> Iterable[Counter]:
-        """The counters, each replaced by an empty one where its period is over.
+        """The counters, each replaced by that of its next period where its own is over.
 
         Holds keep the counter they were made in, so nothing moves between periods.
         """
         for position, counter in enumerate(counters):
-            if now_us >= counter.end_us:
-                start_us, end_us = period_bounds(counter.budget, now_us)
-                counters[position] = Counter(counter.budget, start_us, end_us, 0)
+            if not counter.start_us <= now_us < counter.end_us:
+                counters[position] = _at(counter, now_us)
         return counters
 
     def _seeded(self, tenant_id: str, budget: Budget, now_us: int) -> Counter:
@@ -207,6 +208,21 @@ class Budgets:
                 counter.held_pico += hold.amount_pico
                 hold.counters.append(counter)
         return counter
+
+
+def _at(counter: Counter, now_us: int) -> Counter:
+    """The counter of the period around a moment that is outside of this one's.
+
+    A clock that was ahead for a while gives no fresh budget: its way back finds what was left.
+    """
+    left, counter.left = counter.left, None
+    if left is None or not left.start_us <= now_us < left.end_us:
+        if now_us < counter.start_us:
+            counter.left = left
+            return counter  # nobody here knows that period: its requests count in this one
+        left = Counter(counter.budget, *period_bounds(counter.budget, now_us), 0)
+    left.left = counter
+    return left
 
 
 def period_bounds(budget: Budget, now_us: int) -> tuple[int, int]:

@@ -210,6 +210,25 @@ def test_a_new_period_starts_empty_and_keeps_nothing_of_the_old() -> None:
     assert used(budgets, tomorrow) == {"b": (60, 0)}
 
 
+def test_a_clock_that_was_ahead_for_a_while_gives_no_fresh_budget() -> None:
+    """Over midnight and back, again and again: each day has one counter."""
+    budget = Budget(name="b", amount_pico=100, period="day")
+    budgets, tenant = configured(budget)
+    today, tomorrow = NOW_US, NOW_US + DAY_US
+    budgets.settle(budgets.reserve(tenant, {}, 90, today), 90, today)
+    budgets.settle(budgets.reserve(tenant, {}, 70, tomorrow), 70, tomorrow)
+    for _ in range(2):
+        with pytest.raises(BudgetExhausted):
+            budgets.reserve(tenant, {}, 11, today)
+        budgets.configure(policy(budget), today)
+        with pytest.raises(BudgetExhausted):
+            budgets.reserve(tenant, {}, 31, tomorrow)
+    assert used(budgets, today) == {"b": (90, 0)}
+    assert used(budgets, today - DAY_US) == {"b": (90, 0)}, "of the day before nothing is known"
+    assert used(budgets, tomorrow) == {"b": (70, 0)}
+    assert used(budgets, tomorrow + DAY_US) == {"b": (0, 0)}
+
+
 def test_a_reload_keeps_what_is_spent_and_held() -> None:
     """A changed amount applies at once; a new budget knows the past and the holds it covers."""
     asked: list[tuple[str, int, int]] = []
