@@ -63,7 +63,7 @@ class Follower:
         self._policy, self._keys = 0, -1
 
     async def answer(self, question: Question) -> Answer:
-        """Do what is asked. Never raises."""
+        """Do what is asked. Where that fails, the link ends and is made anew."""
         match question:
             case Wanted():
                 await self._follow(question)

@@ -4,7 +4,7 @@ Knows no policy and no request; what to answer is the worker's business.
 """
 
 import asyncio
-import contextlib
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from gateway.node import messages
 from gateway.node.messages import Answer, Hello, Question
 
 _PAUSE_SECONDS = 0.1  # between attempts to reach the admin process
+_log = logging.getLogger("tollhouse.node")
 
 
 class Worker(Protocol):
@@ -21,13 +22,13 @@ class Worker(Protocol):
         """There is an admin process, perhaps a new one: what the last one said is void."""
 
     async def answer(self, question: Question) -> Answer:
-        """Do what is asked. Never raises."""
+        """Do what is asked. Where that fails, the link ends and is made anew."""
 
 
 async def keep_link(path: Path, number: int, worker: Worker) -> None:
     """Answer the admin process at ``path`` for ever. ``number``: which worker this is."""
     while True:
-        with contextlib.suppress(OSError, EOFError):
+        try:
             reader, writer = await asyncio.open_unix_connection(path)
             try:
                 await messages.send(writer, Hello(number))
@@ -37,4 +38,8 @@ async def keep_link(path: Path, number: int, worker: Worker) -> None:
                     await messages.send(writer, await worker.answer(question))
             finally:
                 writer.close()
+        except (OSError, EOFError):
+            pass
+        except Exception:  # whatever it was: without this link no revoked key is heard of
+            _log.exception("answering the admin process failed; beginning anew")
         await asyncio.sleep(_PAUSE_SECONDS)
