@@ -62,16 +62,21 @@ class Child:
         self.start_at: float | None = 0.0  # monotonic; None: not to be started again
 
     def start(self) -> None:
-        """Start it now."""
+        """Start it now, or later where that cannot be done."""
         self.started = time.monotonic()
         self.start_at = None
-        self.process = subprocess.Popen(  # noqa: S603 - our own modules, no text from outside
-            self.command(),
-            pass_fds=self.fds,
-            stdin=subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C is for us, who know in which order to end
-            preexec_fn=_end_with_parent,
-        )
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 - our own modules, no text from outside
+                self.command(),
+                pass_fds=self.fds,
+                stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for us, who know in which order to end
+                preexec_fn=_in_child,
+            )
+        except OSError as error:  # no process or memory to be had: the others must go on
+            _log.error("%s cannot be started: %s", self.name, error.strerror)
+            self._start_later()
+            return
         _log.info("%s runs as process %d", self.name, self.process.pid)
 
     def reap(self) -> int | None:
@@ -82,13 +87,7 @@ class Child:
         if status is None:
             return None
         self.process = None
-        steady = time.monotonic() - self.started >= _STEADY_SECONDS
-        self._delay_seconds = (
-            _RESTART_SECONDS_MIN
-            if steady
-            else min(_RESTART_SECONDS_MAX, max(_RESTART_SECONDS_MIN, self._delay_seconds * 2))
-        )
-        self.start_at = time.monotonic() + self._delay_seconds
+        self._start_later()
         return status
 
     def signal(self, number: int) -> None:
@@ -110,10 +109,22 @@ class Child:
             self.process.kill()
         return self.process.wait()
 
+    def _start_later(self) -> None:
+        steady = time.monotonic() - self.started >= _STEADY_SECONDS
+        self._delay_seconds = (
+            _RESTART_SECONDS_MIN
+            if steady
+            else min(_RESTART_SECONDS_MAX, max(_RESTART_SECONDS_MIN, self._delay_seconds * 2))
+        )
+        self.start_at = time.monotonic() + self._delay_seconds
 
-def _end_with_parent() -> None:
-    """In the child: get SIGTERM when the supervisor dies, so that no orphan holds its sockets."""
+
+def _in_child() -> None:
+    """Get SIGTERM when the supervisor dies, so that no orphan holds its sockets. Told to reload
+    before it listens for that, a child need not: it is about to read everything.
+    """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:

@@ -125,6 +125,29 @@ def test_a_child_that_ran_steadily_is_started_again_at_once() -> None:
     assert dying.start_at - time.monotonic() == pytest.approx(0.1, abs=0.05)
 
 
+def test_a_child_that_cannot_be_started_is_tried_again_ever_more_slowly(tmp_path: Path) -> None:
+    """The supervisor survives that, as do the children that run."""
+    program = tmp_path / "python"
+    absent = Child("child", lambda: [str(program), "-c", "raise SystemExit(4)"], ())
+    delays = []
+    for _ in range(3):
+        absent.start()
+        assert absent.reap() is None
+        assert absent.start_at is not None
+        delays.append(absent.start_at - time.monotonic())
+    assert delays == pytest.approx([0.2, 0.4, 0.8], abs=0.05)
+    program.symlink_to(sys.executable)
+    absent.start()
+    assert reaped(absent) == 4
+
+
+def test_a_child_told_to_reload_before_it_listens_goes_on() -> None:
+    starting = child("import sys; sys.stdin.read(); import time; time.sleep(0.3); raise SystemExit(5)")
+    starting.start()
+    starting.signal(signal.SIGHUP)
+    assert reaped(starting) == 5
+
+
 def test_a_child_gets_its_sockets_and_no_others() -> None:
     with bind("127.0.0.1", 0) as given, bind("127.0.0.1", 0) as other:
         script = (
