@@ -16,6 +16,7 @@ from gateway.prices import Price
 from gateway.wire.usage import Usage
 
 _PPM = 1_000_000
+_HELD_PICO_MAX = 2**63 - 1  # a log record's integers have 64 bits
 _NOTHING = Usage(source="none")
 _BOOKED_CACHE_STATUS: dict[str, CacheStatus] = {
     "miss": "miss",
@@ -36,7 +37,7 @@ def intent(exchange: Exchange, attempt: Attempt, prompt_tokens: int) -> Intent:
             _price(_baseline(exchange), exchange.started_us, prompt_tokens),
         ),
         prompt_tokens=prompt_tokens,
-        held_pico=attempt.held_pico,
+        held_pico=min(attempt.held_pico, _HELD_PICO_MAX),
         markup_ppm=exchange.tenant.charging.markup_ppm,
     )
 

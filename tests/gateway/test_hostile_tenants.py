@@ -76,6 +76,12 @@ def test_the_larger_of_two_output_limits_counts(plain: RunningGateway) -> None:
     assert refused.json()["error"]["code"] == "insufficient_quota"
 
 
+def test_what_could_cost_more_than_64_bits_can_count_is_answered(plain: RunningGateway) -> None:
+    """As many choices of as many tokens as may be written down: no error of ours, and booked."""
+    answer = ask(plain, plain.key("globex"), {"n": 2**31, "max_tokens": 2**31, "text": "Absurd."})
+    assert answer.status_code < 500, answer.text
+
+
 def test_cached_answers_spend_the_budget_they_are_charged_to(plain: RunningGateway) -> None:
     key = plain.key("charged")
     statuses = []
