@@ -144,9 +144,15 @@ class Gateway:
     """One worker's parts, open from construction to ``close``."""
 
     def __init__(
-        self, settings: Settings, model_socket: Path | None, policy: Policy | None = None
+        self,
+        settings: Settings,
+        model_socket: Path | None,
+        policy: Policy | None = None,
+        lock: int | None = None,
     ) -> None:
         """Opens the state folder; with a policy, as one of several workers that use it.
+
+        lock: the folder's, where a parent holds it; None: we do, as long as the books are open.
 
         Raises PolicyError or OSError with a sentence.
         """
@@ -166,7 +172,7 @@ class Gateway:
         metrics = Metrics()
         redis = open_redis(settings, metrics)
         self.bookkeeping = (
-            keep_books(settings, redis, lambda: self.policies.current)
+            keep_books(settings, redis, lambda: self.policies.current, lock)
             if policy is None
             else keep_journal(settings, redis)
         )
@@ -308,10 +314,12 @@ class AbsentModel:
         """Nothing to close."""
 
 
-def run_worker(settings: Settings, public_fd: int, admin_fd: int, model_socket: Path) -> int:
+def run_worker(
+    settings: Settings, public_fd: int, admin_fd: int, model_socket: Path, lock: int | None
+) -> int:
     """Serve on two inherited sockets until SIGTERM; the exit status."""
     try:
-        return uvloop.run(_serve(settings, public_fd, admin_fd, model_socket))
+        return uvloop.run(_serve(settings, public_fd, admin_fd, model_socket, lock))
     except PolicyError:
         raise
     except (OSError, RuntimeError) as error:
@@ -319,8 +327,10 @@ def run_worker(settings: Settings, public_fd: int, admin_fd: int, model_socket: 
         return 1
 
 
-async def _serve(settings: Settings, public_fd: int, admin_fd: int, model_socket: Path) -> int:
-    gateway = Gateway(settings, model_socket)
+async def _serve(
+    settings: Settings, public_fd: int, admin_fd: int, model_socket: Path, lock: int | None
+) -> int:
+    gateway = Gateway(settings, model_socket, lock=lock)
     assert isinstance(gateway.policies, PolicyHolder), "nobody else keeps the folder"
     policies = gateway.policies
     await gateway.open()

@@ -57,13 +57,18 @@ class Bookkeeping:
 
 
 def keep_books(
-    settings: Settings, redis: Redis | None, policy: Callable[[], Policy]
+    settings: Settings, redis: Redis | None, policy: Callable[[], Policy], lock: int | None = None
 ) -> Bookkeeping:
-    """For the only worker of a gateway. Raises MeteringUnavailable where another one runs."""
+    """For the only worker of a gateway. lock: the state folder's, where a parent holds it.
+
+    Raises MeteringUnavailable where another gateway runs.
+    """
     if redis is None or not settings.shares_budgets:
-        ledger = Ledger.open(settings.state_dir, durability=settings.durability, now_us=now_us)
+        ledger = Ledger.open(
+            settings.state_dir, durability=settings.durability, now_us=now_us, lock=lock
+        )
         return Bookkeeping(ledger, ledger.books, ledger.budgets.used)
-    books = Books.open(settings.state_dir, now_us=now_us)
+    books = Books.open(settings.state_dir, now_us=now_us, lock=lock)
     books.start()
     journal, budgets = _sharing(settings, redis)
 

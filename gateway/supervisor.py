@@ -131,12 +131,12 @@ def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
     """Become the process that runs the gateway until SIGTERM or SIGINT. Raises StartError."""
     public = bind_shared(settings.listen.host, settings.listen.port, settings.workers)
     admin = bind(settings.admin.host, settings.admin.port)
+    lock = _hold_state(settings.state_dir)  # before anybody reads or writes there
     run_dir = Path(tempfile.mkdtemp(prefix="tollhouse-"))  # short: a socket's path has 107 bytes
     model_socket = run_dir / "model.sock"
     if settings.workers == 1:
-        children = [_worker(public[0], admin, model_socket, config_path)]
+        children = [_worker(public[0], admin, model_socket, lock, config_path)]
     else:
-        lock = _hold_state(settings.state_dir)
         node_socket = run_dir / "node.sock"
         children = [_admin_process(admin, node_socket, lock, config_path)]
         children += [
@@ -188,17 +188,21 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 
 def _worker(
-    public: socket.socket, admin: socket.socket, model_socket: Path, config_path: Path | None
+    public: socket.socket,
+    admin: socket.socket,
+    model_socket: Path,
+    lock: int,
+    config_path: Path | None,
 ) -> Child:
     def command() -> list[str]:
-        arguments = [sys.executable, "-m", "gateway", "worker"]
+        arguments = [sys.executable, "-m", "gateway", "worker", "--lock-fd", str(lock)]
         arguments += ["--public-fd", str(public.fileno()), "--admin-fd", str(admin.fileno())]
         arguments += ["--model-socket", str(model_socket)]
         if config_path is not None:
             arguments += ["--config", str(config_path)]
         return arguments
 
-    return Child("worker", command, (public.fileno(), admin.fileno()))
+    return Child("worker", command, (public.fileno(), admin.fileno(), lock))
 
 
 def _shared_worker(
@@ -242,6 +246,8 @@ def _hold_state(state_dir: Path) -> int:
         return hold_state(state_dir)
     except MeteringUnavailable as error:
         raise StartError(error.message) from None
+    except OSError as error:
+        raise StartError(f"Cannot use the state folder {state_dir}: {error.strerror}.") from None
 
 
 def _model_process(settings: "Settings", model_socket: Path) -> Child:

@@ -48,10 +48,11 @@ def serve(config_path: Path | None) -> None:
 @click.option("--admin-fd", type=int, help="The only worker serves the admin port itself.")
 @click.option("--model-socket", type=_PATH, required=True)
 @click.option("--node-socket", type=_PATH, help="Others answer the admin process here.")
+@click.option("--lock-fd", type=int, help="The state folder's, for whoever keeps it.")
 @click.option("--number", type=int, default=0)
 def worker(
     config_path: Path | None, public_fd: int, admin_fd: int | None, model_socket: Path,
-    node_socket: Path | None, number: int,
+    node_socket: Path | None, lock_fd: int | None, number: int,
 ) -> None:  # fmt: skip
     """One gateway process; started by ``serve``."""
 
@@ -63,7 +64,7 @@ def worker(
         from gateway.app import run_worker
 
         assert admin_fd is not None, "serve gives one or the other"
-        return run_worker(settings, public_fd, admin_fd, model_socket)
+        return run_worker(settings, public_fd, admin_fd, model_socket, lock_fd)
 
     _run(config_path, run)
 

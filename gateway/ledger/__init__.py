@@ -38,13 +38,14 @@ class Ledger(Journal):
         now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
         interval_seconds: float = 1.0,
         segment_bytes: int = SEGMENT_BYTES,
+        lock: int | None = None,
     ) -> Self:
         """Open the books of one state folder, after settling what an earlier process left.
 
-        Raises MeteringUnavailable with a sentence where another process has them open, and
+        lock: the state folder's, where the caller's parent holds it. Raises MeteringUnavailable with a sentence where another process has them open, and
         ValueError where a newer release wrote them.
         """
-        books = Books.open(state_dir, now_us=now_us, interval_seconds=interval_seconds)
+        books = Books.open(state_dir, now_us=now_us, interval_seconds=interval_seconds, lock=lock)
         try:
             wal = open_log(state_dir, durability=durability, segment_bytes=segment_bytes)
         except BaseException:

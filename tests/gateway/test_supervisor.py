@@ -292,3 +292,32 @@ def test_serve_without_an_acceptable_policy_says_where_and_ends(gateway: Running
     assert "policy.yaml:2:" in said
     assert "Traceback" not in said
     assert said.count("policy.yaml:2:") == 1
+
+
+@pytest.mark.slow
+def test_a_second_gateway_on_the_folder_ends_with_one_sentence_and_leaves_it_alone(
+    gateway: RunningGateway,
+) -> None:
+    """Its policy must not become the one that the first goes back to, nor may it wait to take over
+    while the first one's worker is being started again.
+    """
+    gateway.start()
+    history = gateway.state_dir / "policies" / "history.json"
+    before = history.read_bytes()
+    folder = gateway.folder / "other"
+    folder.mkdir()
+    text = gateway.policy_file.read_text().replace("{id: globex}", "{id: globex, name: Other}")
+    (folder / "policy.yaml").write_text(text)
+    settings = gateway.config.read_text()
+    for port in (gateway.port, gateway.admin_port):
+        settings = settings.replace(str(port), "0")
+    (folder / "tollhouse.yaml").write_text(settings)
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway", "serve", "--config", str(folder / "tollhouse.yaml")],
+        env=gateway.environment, capture_output=True, text=True, timeout=10,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    assert "another Tollhouse process has the ledger" in ended.stderr
+    assert history.read_bytes() == before
+    assert gateway.stop() == 0
