@@ -42,8 +42,9 @@ class Ledger(Journal):
     ) -> Self:
         """Open the books of one state folder, after settling what an earlier process left.
 
-        lock: the state folder's, where the caller's parent holds it. Raises MeteringUnavailable with a sentence where another process has them open, and
-        ValueError where a newer release wrote them.
+        lock: the state folder's, where the caller's parent holds it. Raises MeteringUnavailable
+        with a sentence where another process has them open, and ValueError where a newer release
+        wrote them.
         """
         books = Books.open(state_dir, now_us=now_us, interval_seconds=interval_seconds, lock=lock)
         try:
