@@ -21,7 +21,7 @@ from gateway.config import Settings
 from gateway.errors import Overloaded, PolicyError
 from gateway.ledger import Books
 from gateway.ledger.shared_budgets import OpenHold
-from gateway.merged_metrics import Merger, Snapshot, take, unpack
+from gateway.merged_metrics import Merger, Snapshot, pack, take, unpack
 from gateway.node.hub import Hub, Peer
 from gateway.node.messages import Adopt, Holds, ListHolds, Measure, Measured, Purge, Purged, Wanted
 from gateway.policy.snapshot import Policy
@@ -64,7 +64,13 @@ class Headquarters:
         redis = open_redis(settings, self.metrics)
         assert redis is not None, "load_settings refuses several workers without Redis"
         self.redis = redis
-        self.hub = Hub(settings.workers, wanted=self._wanted, policy=self._policy, left=self._left)
+        self.hub = Hub(
+            settings.workers,
+            wanted=self._wanted,
+            policy=self._policy,
+            came=self._came,
+            left=self._left,
+        )
         self.recount = recounting(
             settings, redis, self.books, lambda: self.policies.current, self._open_holds
         )
@@ -134,9 +140,14 @@ class Headquarters:
         adopted = self.policies.adopted
         return Adopt(adopted.serial, [(str(file.path), file.content) for file in adopted.files])
 
+    def _came(self, peer: Peer) -> None:
+        last = self._merger.returned(peer.process)
+        if last is not None:
+            peer.snapshot = pack(last)
+
     def _left(self, peer: Peer) -> None:
         if peer.snapshot:
-            self._merger.retire(unpack(peer.snapshot))
+            self._merger.retire(peer.process, unpack(peer.snapshot))
         self.recount.sweep_soon()
 
     def _adopt(self, policy: Policy) -> None:
@@ -158,17 +169,27 @@ class Headquarters:
         return found if living <= found.keys() else None
 
     def _exposition(self) -> bytes:
-        asking = asyncio.run_coroutine_threadsafe(self.hub.ask_all(Measure()), self._loop)
-        for peer, answer in asking.result(_MEASURE_SECONDS_MAX):
-            if isinstance(answer, Measured) and answer.snapshot:
+        measuring = asyncio.run_coroutine_threadsafe(self._measure(), self._loop)
+        packed, gone = measuring.result(_MEASURE_SECONDS_MAX)
+        return self._merger.exposition([take(self.metrics), *map(unpack, packed)], gone)
+
+    async def _measure(self) -> tuple[list[bytes], tuple[Snapshot, ...]]:
+        """What every worker tells, and what those had told that are gone; each in one of them."""
+        for peer, answer in await self.hub.ask_all(Measure()):
+            if isinstance(answer, Measured) and answer.snapshot and peer in self.hub.peers:
                 peer.snapshot = answer.snapshot
-        living: list[Snapshot] = [unpack(peer.snapshot) for peer in self.hub.peers if peer.snapshot]
-        return self._merger.exposition([take(self.metrics), *living])
+        return [peer.snapshot for peer in self.hub.peers if peer.snapshot], self._merger.gone
 
     def _purge(self, tenant: str | None) -> int:
         asking = asyncio.run_coroutine_threadsafe(self.hub.ask_all(Purge(tenant)), self._loop)
         entries = 0
-        for peer, answer in asking.result():
+        answers = asking.result()
+        if len(answers) < self.settings.workers:  # one that is cut off still answers from its own
+            missing = self.settings.workers - len(answers)
+            raise Overloaded(
+                f"Not purged in {missing} of {self.settings.workers} workers: try again."
+            )
+        for peer, answer in answers:
             if not isinstance(answer, Purged) or answer.problem:
                 why = answer.problem if isinstance(answer, Purged) else "it does not answer"
                 raise Overloaded(f"Not purged in worker {peer.number}: {why}")

@@ -14,6 +14,7 @@ from gateway.telemetry import Cells, Gauge, Labels, Merge, Metrics, process_read
 Report = Iterable[tuple[Labels, list[float]]]  # each label set and its cell
 _COMBINE: Mapping[Merge, Callable[[list[float]], float]] = {"sum": sum, "max": max, "min": min}
 _GROWS = "process_cpu_seconds_total"
+_GONE_MAX = 16  # processes that may only have been cut off
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +50,32 @@ class Merger:
     def __init__(self) -> None:
         self._ended: dict[str, Cells] = {}
         self._ended_cpu_seconds = 0.0
+        self._gone: dict[str, Snapshot] = {}  # by process, oldest first
 
-    def retire(self, last: Snapshot) -> None:
-        """A process has ended; this is the last it told."""
+    def retire(self, process: str, last: Snapshot) -> None:
+        """A process is gone; this is the last it told."""
+        self._gone[process] = last
+        if len(self._gone) > _GONE_MAX:
+            self._fold(self._gone.pop(next(iter(self._gone))))
+
+    def returned(self, process: str) -> Snapshot | None:
+        """It was only cut off: what it told last is its own again, lest it count twice."""
+        return self._gone.pop(process, None)
+
+    @property
+    def gone(self) -> tuple[Snapshot, ...]:
+        """What those told last that may come back."""
+        return tuple(self._gone.values())
+
+    def _fold(self, last: Snapshot) -> None:
         for metric in Metrics():
             if not isinstance(metric, Gauge):
                 _add(self._ended.setdefault(metric.name, {}), last.cells.get(metric.name, ()))
         self._ended_cpu_seconds += last.process.get(_GROWS, 0.0)
 
-    def exposition(self, living: Iterable[Snapshot]) -> bytes:
-        """One page of Prometheus text from what all processes tell now."""
-        found = tuple(living)
+    def exposition(self, living: Iterable[Snapshot], gone: Iterable[Snapshot]) -> bytes:
+        """One page of Prometheus text from what all processes tell, and had told, at one moment."""
+        found, gone = tuple(living), tuple(gone)
         merged = Metrics()
         for metric in merged:
             reports = [snapshot.cells.get(metric.name, ()) for snapshot in found]
@@ -69,12 +85,16 @@ class Merger:
                 cells = {
                     labels: list(cell) for labels, cell in self._ended.get(metric.name, {}).items()
                 }
+                reports += [snapshot.cells.get(metric.name, ()) for snapshot in gone]
                 for report in reports:
                     _add(cells, report)
             metric.load(cells)
-        return merged.exposition(self._process([snapshot.process for snapshot in found]))
+        ended_cpu = self._ended_cpu_seconds + sum(last.process.get(_GROWS, 0.0) for last in gone)
+        return merged.exposition(self._process([snapshot.process for snapshot in found], ended_cpu))
 
-    def _process(self, readings: list[dict[str, float]]) -> dict[str, float]:
+    def _process(
+        self, readings: list[dict[str, float]], ended_cpu_seconds: float
+    ) -> dict[str, float]:
         """Resources together, limits and the start of whoever has the least and is the oldest."""
         names = {name for reading in readings for name in reading}
         merged: dict[str, float] = {}
@@ -83,7 +103,7 @@ class Merger:
             least = name in ("process_max_fds", "process_start_time_seconds")
             merged[name] = min(values) if least else sum(values)
         if _GROWS in merged:
-            merged[_GROWS] += self._ended_cpu_seconds
+            merged[_GROWS] += ended_cpu_seconds
         return merged
 
 

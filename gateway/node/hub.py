@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gateway.node import messages
-from gateway.node.messages import Adopt, Answer, Question, Standing, Wanted
+from gateway.node.messages import Adopt, Answer, Hello, Question, Standing, Wanted
 
 BEAT_SECONDS = 0.25
 ANSWER_SECONDS_MAX = 10.0  # a large policy takes a worker a second; a dead one must not hold us
@@ -24,9 +24,9 @@ class Peer:
     """One worker. Questions to it are asked one after the other."""
 
     def __init__(
-        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, hello: Hello, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self.number = number
+        self.number, self.process = hello.number, hello.process
         self.standing = Standing()
         self.snapshot = b""  # the metrics it last reported
         self._reader = reader
@@ -57,13 +57,14 @@ class Hub:
         *,
         wanted: Callable[[], Wanted],
         policy: Callable[[], Adopt],
+        came: Callable[[Peer], None],
         left: Callable[[Peer], None],
     ) -> None:
-        """workers: how many there should be; left: told of each that has gone."""
+        """workers: how many there should be; came, left: told of each that is there, and gone."""
         self._workers = workers
         self._wanted = wanted
         self._policy = policy
-        self._left = left
+        self._came, self._left = came, left
         self._peers: dict[int, Peer] = {}
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -136,7 +137,11 @@ class Hub:
         except (OSError, EOFError):
             writer.close()
             return
-        peer = self._peers[hello.number] = Peer(hello.number, reader, writer)
+        before = self._peers.get(hello.number)
+        peer = self._peers[hello.number] = Peer(hello, reader, writer)
+        if before is not None and before.process == peer.process:  # its end is noticed later
+            peer.snapshot, before.snapshot = before.snapshot, b""
+        self._came(peer)
         try:
             while True:
                 await self._tell(peer)

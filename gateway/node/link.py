@@ -5,6 +5,7 @@ Knows no policy and no request; what to answer is the worker's business.
 
 import asyncio
 import logging
+import secrets
 from pathlib import Path
 from typing import Protocol
 
@@ -27,11 +28,12 @@ class Worker(Protocol):
 
 async def keep_link(path: Path, number: int, worker: Worker) -> None:
     """Answer the admin process at ``path`` for ever. ``number``: which worker this is."""
+    hello = Hello(number, secrets.token_hex(8))
     while True:
         try:
             reader, writer = await asyncio.open_unix_connection(path)
             try:
-                await messages.send(writer, Hello(number))
+                await messages.send(writer, hello)
                 worker.connected()
                 while True:
                     question = await messages.read_question(reader)

@@ -17,6 +17,7 @@ class Hello(msgspec.Struct, tag=True):
     """A worker's first words."""
 
     number: int
+    process: str  # another one after a restart, the same after a cut
 
 
 class Wanted(msgspec.Struct, tag=True):

@@ -8,7 +8,9 @@ from gateway.telemetry import Metrics
 
 def page(merger: Merger, *processes: Metrics) -> dict[tuple[str, ...], float]:
     """What an independent reader finds: values by name and label values."""
-    text = merger.exposition([unpack(pack(take(metrics))) for metrics in processes]).decode()
+    text = merger.exposition(
+        [unpack(pack(take(metrics))) for metrics in processes], merger.gone
+    ).decode()
     return {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -35,7 +37,7 @@ def test_money_stays_exact_beyond_64_bits() -> None:
     one, other = Metrics(), Metrics()
     one.cost_usd_total.inc(("acme", "large"), 2**64)
     other.cost_usd_total.inc(("acme", "large"), 1)
-    text = Merger().exposition([unpack(pack(take(one))), take(other)]).decode()
+    text = Merger().exposition([unpack(pack(take(one))), take(other)], ()).decode()
     assert 'cost_usd_total{tenant="acme",model="large"} 18446744.073709551617' in text
 
 
@@ -62,8 +64,28 @@ def test_what_an_ended_process_counted_stays_counted_and_its_levels_go() -> None
         metrics.requests_total.inc(("rest", "large", "ok"))
         metrics.in_flight.set(2)
     before = page(merger, ended, living)
-    merger.retire(take(ended))
+    merger.retire("ended", take(ended))
     after = page(merger, living)
     assert after["tollhouse_requests_total", "rest", "large", "ok"] == 2
     assert after["tollhouse_in_flight",] == 2
     assert after["process_cpu_seconds_total",] >= before["process_cpu_seconds_total",]
+
+
+def test_a_process_that_was_only_cut_off_is_not_counted_twice() -> None:
+    merger, cut = Merger(), Metrics()
+    cut.requests_total.inc(("rest", "large", "ok"), 5)
+    merger.retire("cut", take(cut))
+    name = ("tollhouse_requests_total", "rest", "large", "ok")
+    assert page(merger)[name] == 5
+    cut.requests_total.inc(("rest", "large", "ok"))
+    merger.returned("cut")
+    assert page(merger, cut)[name] == 6
+
+
+def test_what_very_many_ended_processes_counted_stays_counted() -> None:
+    merger = Merger()
+    for number in range(100):
+        ended = Metrics()
+        ended.requests_total.inc(("rest", "large", "ok"))
+        merger.retire(str(number), take(ended))
+    assert page(merger)["tollhouse_requests_total", "rest", "large", "ok"] == 100

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from gateway.node.hub import Hub
+from gateway.node.hub import Hub, Peer
 from gateway.node.link import keep_link
 from gateway.node.messages import Adopt, Answer, Question, Standing, Wanted
 
@@ -29,8 +29,13 @@ class Clumsy:
 
 async def test_a_worker_that_fails_to_answer_is_asked_again_over_a_new_link(tmp_path: Path) -> None:
     """Or it would serve on for ever, and never hear of a revoked key."""
+    left: list[Peer] = []
     hub = Hub(
-        1, wanted=lambda: Wanted(0, 0, {}), policy=lambda: Adopt(0, []), left=lambda _: None
+        1,
+        wanted=lambda: Wanted(0, 0, {}),
+        policy=lambda: Adopt(0, []),
+        came=lambda _: None,
+        left=left.append,
     )
     await hub.open(tmp_path / "node.sock")
     worker = Clumsy()
@@ -38,7 +43,7 @@ async def test_a_worker_that_fails_to_answer_is_asked_again_over_a_new_link(tmp_
     try:
         async with asyncio.timeout(5.0):
             await worker.up_to_date.wait()
-        assert len(hub.peers) == 1
+        assert [peer.process for peer in hub.peers] == [peer.process for peer in left]
     finally:
         link.cancel()
         await asyncio.gather(link, return_exceptions=True)
