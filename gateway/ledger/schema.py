@@ -200,7 +200,8 @@ CREATE TABLE usage_context (
   superseded INTEGER NOT NULL,
   usage_source TEXT NOT NULL
 ) STRICT;
-CREATE INDEX usage_context_by_tenant ON usage_context (tenant_id);
+CREATE INDEX usage_context_by_tenant
+  ON usage_context (tenant_id, billing_period, policy_version, key_id);
 
 CREATE TABLE usage_fact (
   seq INTEGER PRIMARY KEY,
