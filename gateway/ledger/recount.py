@@ -171,10 +171,14 @@ class Recount:
 
     async def _end_leftovers(self, flat: list[bytes], known: set[str]) -> None:
         """flat: request ids and entries in turns; known: the requests that are not over."""
+        pairs = zip(map(bytes.decode, flat[::2]), flat[1::2], strict=True)
+        gone = [(request_id, entry) for request_id, entry in pairs if request_id not in known]
+        if ended := [request_id for request_id, entry in gone if not entry]:
+            await self._redis.call("HDEL", self._keys.holds, *ended)
         left = [
             (request_id, msgspec.msgpack.decode(entry, type=Entry))
-            for request_id, entry in zip(map(bytes.decode, flat[::2]), flat[1::2], strict=True)
-            if request_id not in known
+            for request_id, entry in gone
+            if entry
         ]
         for request_id, entry in left:
             charge = await asyncio.to_thread(self._books.store.request_charge, request_id)

@@ -1,6 +1,7 @@
 -- Budgets that several processes count together. Each operation happens wholly or not at all.
 --
--- KEYS[1]   hash: request id -> hold, of the requests of one gateway
+-- KEYS[1]   hash: request id -> hold, of the requests of one gateway; '' where one has ended while
+--           one of its counters was not counted: whoever counts it and thinks it open is late
 -- KEYS[2..] hash per budget and period:
 --             used, held                 pico-USD of all gateways; held is a part of used
 --             used:N, held:N, changes:N  the part of gateway N, and how often it has changed
@@ -56,9 +57,15 @@ end
 
 -- settle, gateway, request id, amount, charge - amount
 local function settle()
-  if redis.call('HDEL', KEYS[1], ARGV[3]) == 0 then return 0 end
+  local hold = redis.call('HGET', KEYS[1], ARGV[3])
+  if not hold or hold == '' then return 0 end
+  redis.call('HDEL', KEYS[1], ARGV[3])
   for i = 2, #KEYS do
-    if counted(KEYS[i]) then add(KEYS[i], ARGV[5], negated(ARGV[4])) end
+    if counted(KEYS[i]) then
+      add(KEYS[i], ARGV[5], negated(ARGV[4]))
+    else
+      redis.call('HSET', KEYS[1], ARGV[3], '')
+    end
   end
   return 1
 end
@@ -70,6 +77,9 @@ local function count()
   local counter = KEYS[2]
   local before = redis.call('HMGET', counter, changes, used, held)
   if (before[1] or '') ~= ARGV[3] then return 0 end
+  for i = 7, #ARGV, 2 do
+    if redis.call('HGET', KEYS[1], ARGV[i]) == '' then return 0 end
+  end
   if not before[1] then redis.call('HINCRBY', counter, 'gateways', 1) end
   local added = pcall(add, counter, negated(before[2] or '0'), negated(before[3] or '0'))
   if not (added and pcall(add, counter, ARGV[4], ARGV[5])) then

@@ -12,7 +12,7 @@ from gateway.ledger import Books
 from gateway.ledger.budgets import Hold
 from gateway.ledger.journal import open_log
 from gateway.ledger.recount import Recount
-from gateway.ledger.shared_budgets import AMOUNT_PICO_MAX, OpenHold, SharedBudgets
+from gateway.ledger.shared_budgets import AMOUNT_PICO_MAX, OpenHold, SharedBudgets, Span
 from gateway.ledger.wal import WriteAheadLog
 from gateway.policy.snapshot import Budget, Tenant
 from gateway.stores.redis import Redis
@@ -296,6 +296,38 @@ async def test_a_reservation_that_a_recount_overtakes_is_judged_like_any_other(
             assert await made.used() == {"b": (0, 80)}
     finally:
         proxy.stop()
+
+
+async def test_what_ends_between_two_counters_is_in_neither_twice(
+    tmp_path: Path, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a Redis that lost its data, one counter is there again and the next is not yet."""
+    both = (Budget(name="a", amount_pico=1000), Budget(name="b", amount_pico=1000))
+    async with node(tmp_path, redis_server.url, *both) as made:
+        worker = made.worker()
+        await made.recount.tick()
+        running = await made.reserve(worker, 400, "B")
+        redis_server.ask("FLUSHALL")
+        counted: list[str] = []
+        count = made.recount._count
+
+        async def counting(span: Span, holds: list[OpenHold]) -> str | None:
+            if len(counted) == 1:
+                made.logs[0].append_final(charged("B", 100))  # type: ignore[arg-type]
+                worker.settle(running, 100, made.now_us)
+                await worker._redis.call("PING")
+            counted.append(span.key)
+            return await count(span, holds)
+
+        monkeypatch.setattr(made.recount, "_count", counting)
+        await made.recount.tick()
+        assert len(counted) == 2
+        assert (await made.used())["a"] == (100, 0)
+        for _ in range(3):
+            made.recount.sweep_soon()
+            await made.recount.tick()
+            assert await made.used() == {"a": (100, 0), "b": (100, 0)}
+        assert redis_server.ask("HLEN", "test:budget-holds:" + tmp_path.name) == 0
 
 
 async def test_what_is_too_large_to_be_counted_is_refused_and_leaves_no_hold(
