@@ -85,6 +85,7 @@ class KeyStore:
         self._recent: dict[str, KeyRecord] = {}  # by the keys themselves; anew with every change
         self._tenant_secrets: dict[str, bytes] = {}  # of tenants that the policy has named
         self.changes = 0  # of this store's own doing
+        self._version = -1  # of the file, as far as others have changed it
         self.on_change: Callable[[], object] = int  # for whoever tells other processes
         self.reload()
 
@@ -138,6 +139,14 @@ class KeyStore:
             rows = self._database.execute(_SELECT + " WHERE revoked_us IS NULL").fetchall()
             self._by_digest = {row[-1]: _record(row) for row in rows}
             self._recent = {}
+
+    def refresh(self) -> None:
+        """Read the keys again where another process has changed them; cheap where none has."""
+        with self._lock:
+            (version,) = self._database.execute("PRAGMA data_version").fetchone()
+        if version != self._version:
+            self._version = version  # first: what changes while we read is read again
+            self.reload()
 
     def authenticate(self, token: str, kind: Kind, now_us: int) -> KeyRecord | None:
         """The record of a live key of this kind, or None. Never raises, whatever the text."""

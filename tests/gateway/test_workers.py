@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway.stores.keys import KeyStore, load_pepper
 from tests.gateway.running import (
     POLICY,
     ProviderThread,
@@ -174,6 +175,27 @@ async def test_a_revoked_key_is_refused_by_every_worker_within_a_second(
             admin.delete(f"/admin/keys/{made['key']['id']}").raise_for_status()
             assert codes(await crowd.all()) == {401: CONNECTIONS}
             assert time.monotonic() - began < 2.0, "one of it for the requests themselves"
+
+
+async def test_a_revoked_key_is_refused_while_the_admin_process_does_not_answer(
+    gateway: RunningGateway,
+) -> None:
+    """Frozen, or busy with a large policy or purge: the workers look at the keys themselves."""
+    with gateway.admin() as admin:
+        made = admin.post("/admin/keys", json={"kind": "api", "tenant": "acme", "name": "b"}).json()
+    keys = KeyStore(gateway.state_dir / "keys.sqlite", load_pepper(gateway.state_dir / "pepper"))
+    admin_process = gateway.child("admin-process")
+    async with Crowd(gateway, made["token"], 8) as crowd:
+        assert codes(await crowd.all()) == {200: 8}
+        os.kill(admin_process, signal.SIGSTOP)
+        try:
+            keys.revoke(made["key"]["id"], now_us=time.time_ns() // 1000)
+            async with asyncio.timeout(1.0):
+                while codes(await crowd.all()) != {401: 8}:  # noqa: ASYNC110 - asks, over HTTP
+                    await asyncio.sleep(0.02)
+        finally:
+            os.kill(admin_process, signal.SIGCONT)
+            keys.close()
 
 
 async def test_a_switch_is_thrown_in_every_worker(gateway: RunningGateway) -> None:

@@ -85,6 +85,21 @@ def test_a_revoked_key_is_refused_from_the_next_moment_on(store: KeyStore) -> No
     assert not store.revoke("key_unknown", now_us=NOW_US)
 
 
+def test_what_another_process_has_changed_is_known_from_the_next_refresh_on(
+    store: KeyStore, tmp_path: Path
+) -> None:
+    """Also of a key that has just been used."""
+    store.refresh()
+    other = KeyStore(tmp_path / "keys.sqlite", PEPPER)
+    record, token = other.create_api("acme", "chat", "ci", now_us=NOW_US)
+    store.refresh()
+    assert store.authenticate(token, "api", NOW_US) == record
+    other.revoke(record.id, now_us=NOW_US)
+    store.refresh()
+    assert store.authenticate(token, "api", NOW_US) is None
+    other.close()
+
+
 def test_a_key_ends_at_the_microsecond_of_its_expiry(store: KeyStore) -> None:
     _, token = store.create_api("acme", "chat", "ci", expires_us=NOW_US + 5, now_us=NOW_US)
     assert store.authenticate(token, "api", NOW_US + 4) is not None
