@@ -240,7 +240,7 @@ async def _relay_stream(
         exchange.answer = relay.answer()
     finally:
         exchange.next_sequence = relay.next_sequence
-        attempt.usage = relay.usage or _estimate(exchange, services, attempt, relay)
+        attempt.usage = _streamed_usage(exchange, services, attempt, relay)
 
 
 async def _first_frames(relay: Relay, response: UpstreamResponse, seconds: float) -> bytes:
@@ -389,6 +389,21 @@ def _upstream_request_id(response: UpstreamResponse) -> str | None:
 
 def _event_id(exchange: Exchange, attempt: Attempt) -> str:
     return f"{exchange.request_id}/{attempt.number}"
+
+
+def _streamed_usage(
+    exchange: Exchange, services: Services, attempt: Attempt, relay: Relay
+) -> Usage:
+    """What the provider has told, unless more came through after that and the end never did."""
+    told = relay.usage
+    if told is not None and (exchange.tail or told.completion_tokens >= _tokens_so_far(relay)):
+        return told
+    seen = _estimate(exchange, services, attempt, relay)
+    if told is None:
+        return seen
+    return msgspec.structs.replace(
+        told, completion_tokens=seen.completion_tokens, source="partial_stream"
+    )
 
 
 def _estimate(

@@ -26,7 +26,9 @@ BUFFER_BYTES_MAX = 16 * 1024  # of an answer, unread by us, before we stop readi
 # Of one read. uvloop's own are 250 KB, and a stream that nobody reads keeps several of them.
 _READ_BYTES_MAX = 32 * 1024
 IDLE_SECONDS_MAX = 60.0  # an idle connection older than this is not used again
-_STALE_SECONDS_MAX = 1.0  # a reused connection that dies later than this has read the request
+# A reused connection that dies later than this may have read the request: a round trip across an
+# ocean. Whoever asks a provider twice may pay twice.
+_STALE_SECONDS_MAX = 0.2
 _JOINED_BYTES_MAX = 64 * 1024  # larger bodies are not copied behind their head
 _TIMER_SECONDS = 0.002  # timers may fire so much early: uvloop counts in milliseconds
 _HOP_BY_HOP = frozenset(

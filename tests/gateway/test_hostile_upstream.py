@@ -248,3 +248,33 @@ async def test_who_leaves_before_the_provider_is_reached_pays_nothing(tmp_path: 
 
             await asyncio.to_thread(wait_for, lambda: bool(counted()), 5.0)
             assert await asyncio.to_thread(counted) == ["0"]
+
+
+FIRST = b'data: {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 0}}\n\n'
+TOKEN = b'data: {"choices": [{"index": 0, "delta": {"content": "word "}}]}\n\n'
+
+
+async def modest(peer: Peer) -> None:
+    await peer.request()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    await peer.send(head + FIRST + TOKEN * 50)  # and the end of the connection
+
+
+@pytest.mark.slow
+async def test_usage_told_before_a_cut_stream_does_not_hide_what_came_after_it(
+    tmp_path: Path,
+) -> None:
+    async with (
+        RawUpstream(modest) as upstream,
+        gateway_from_a_loop(tmp_path, f"http://127.0.0.1:{upstream.port}") as gateway,
+        httpx.AsyncClient(base_url=gateway.base_url, trust_env=False, timeout=10) as client,
+    ):
+        client.headers["authorization"] = f"Bearer {await asyncio.to_thread(gateway.key, 'globex')}"
+        body = {"model": "large", "messages": [{"role": "user", "content": "Hello."}]}
+        answer = await client.post("/chat/completions", json={**body, "stream": True})
+        assert "[DONE]" not in answer.text
+        request_id = answer.headers["x-request-id"]
+        (event,) = await asyncio.to_thread(gateway.events, request_id, 1)
+        assert event.prompt_tokens == 3
+        assert event.completion_tokens == 50
+        assert event.state == "estimated"
