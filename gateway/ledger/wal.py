@@ -129,6 +129,8 @@ class WriteAheadLog:
             try:
                 if self._file == _CLOSED or self._size + size > self._segment_bytes:
                     self._rotate()
+                # Not a mapped file, though that costs 1.1 us less under load: when ext4 turns
+                # read-only it takes such stores without an error and loses them, or sends SIGBUS.
                 written = os.write(self._file, frame)
             except OSError as error:
                 self._cut_back()
