@@ -570,7 +570,7 @@ RESIDENT_GROWTH_BYTES_MAX = 8 * MIB  # 84 bytes for each of 100,000
 async def survives(folder: Path, provider: ProviderThread, count: int) -> None:
     """``count`` damaged requests, after some that fill what is filled once."""
     async with gateway_to(provider.base_url, folder) as target:
-        await attack(target, 1, 1000)
+        await attack(target, 1, max(1000, count // 4))
         resident, files = target.resident_bytes, target.open_files
         statuses = await attack(target, 20_261_121, count)
         assert statuses[400] > count // 3, "the damage is seen"
