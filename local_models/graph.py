@@ -126,9 +126,17 @@ def _build(gguf_path: Path, options: Options, folder: Path) -> None:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     # Also what a killed process left half-built; a graph in use stays mapped until it is closed.
-    built = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    built = sorted(folder.parent.iterdir(), key=_changed_ns, reverse=True)
     for old in built[GRAPHS_MAX:]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _changed_ns(path: Path) -> int:
+    """When a folder was last changed; 0 where somebody has just removed it."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 class _Builder:

@@ -217,21 +217,26 @@ def test_a_value_that_somebody_altered_in_redis_is_a_miss(
 ) -> None:
     """Whatever it says, the provider is asked; and the next one finds the new value."""
     text = "What is poisoned?"
+    before = exact_names(world)  # of what others have asked
     first = world.ask(text)
-    names = [name for name in world.redis.ask("KEYS", "*") if b":exact:" in name]
-    assert len(names) == 1
-    value = world.redis.ask("GET", names[0])
+    wait_for(lambda: len(exact_names(world) - before) == 1, 5.0)
+    (name,) = exact_names(world) - before
+    value = world.redis.ask("GET", name)
     purge(world)
-    assert world.redis.ask("EXISTS", names[0]) == 0  # purged there too
+    assert world.redis.ask("EXISTS", name) == 0  # purged there too
     for poisoned in (value.replace(b"assistant", b"attackers"), value[:-1], b"\x80\x04K\x01."):
         assert poisoned != value
         invalid = world.metric("shared_cache_lookups_total")
-        world.redis.ask("SET", names[0], poisoned)
+        world.redis.ask("SET", name, poisoned)
         answer = world.ask(text)
         assert answer.headers["x-tollhouse-cache"] == "miss"
         assert answer.json()["choices"] == first.json()["choices"]
         assert world.metric("shared_cache_lookups_total") == invalid + 1
         purge(world)
+
+
+def exact_names(world: World) -> set[bytes]:
+    return {name for name in world.redis.ask("KEYS", "*") if b":exact:" in name}
 
 
 def purge(world: World) -> None:
