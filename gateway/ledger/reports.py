@@ -166,19 +166,21 @@ def by_route(store: LedgerStore, period: str, tenant: str | None = None) -> list
 
 def daily(store: LedgerStore, period: str, tenant: str | None = None) -> list[Summary]:
     """One row per UTC day on which something was booked, ``2026-11-21``, oldest first."""
-    return sorted(summary(store, period, tenant, "day"), key=lambda row: row.key)
+    return summary(store, period, tenant, "day")
 
 
 def summary(
     store: LedgerStore, period: str, tenant: str | None, grouping: Grouping
 ) -> list[Summary]:
-    """Sums of one billing period by one property, dearest first."""
+    """Sums of one billing period by one property: days in their order, all else dearest first."""
     key, provider = _GROUPS[grouping]
     only, parameters = _narrowed("billing_period = ?", period, tenant)
     question = f"SELECT {key} AS key, {provider} AS provider, {_SUMS} FROM rollup"  # noqa: S608
     with store.reader() as connection:
         found = connection.execute(f"{question} WHERE {only} GROUP BY 1, 2", parameters)
         rows = [_summary(row, grouping) for row in found]
+    if grouping == "day":
+        return sorted(rows, key=lambda row: row.key)
     return sorted(rows, key=lambda row: (-row.cost_pico, row.key, row.provider))
 
 

@@ -185,7 +185,9 @@ class PriceSection(Section):
         description="Where the price comes from; unpriced is shown as such, never as zero."
     )
     provider: str | None = Field(None, description="The name in genai-prices, if it differs.")
-    contract_id: str | None = Field(None, description="Shown with every cost.")
+    contract_id: str | None = Field(
+        None, description="Named in the price book, and on a request's page for all but tenants."
+    )
     currency: Literal["USD"] = Field("USD", description="Of per_mtok.")
     effective_from: str | None = Field(None, description="A date, 2026-10-01, UTC.")
     per_mtok: dict[Meter, Money] | None = Field(None, description="Dollars per million tokens.")

@@ -12,9 +12,11 @@ from markupsafe import Markup
 
 from gateway.web.figures import usd
 
-WIDTH, HEIGHT = 960, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 8, 16, 30
+WIDE, NARROW, HEIGHT = 960, 420, 260  # the page shows the one that fits
+_RIGHT, _TOP, _BOTTOM = 8, 16, 30
+_LEFT_LEAST, _TICK_GAP, _DIGIT_WIDTH = 84, 10, 8  # a digit of 13 px is below 8 px wide
 _LABEL_EVERY = 5  # days between labels under the axis
+_EMPTY = "Nothing was charged or saved."
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,35 +28,47 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
     saved_pico: int  # drawn only where positive
 
 
-def daily_chart(bars: Sequence[Bar], title: str) -> Markup:
-    """Stacked bars of spend and saving per day, with three grid lines."""
-    top_pico = nice_ceiling(
-        max((bar.spent_pico + max(0, bar.saved_pico) for bar in bars), default=0)
-    )
+def daily_chart(bars: Sequence[Bar], title: str, width: int = WIDE) -> Markup:
+    """Stacked bars of spend and saving per day, with three labelled grid lines.
+
+    width: of the picture, in its own units. Without any amount only the zero is labelled, and the
+    chart says that it is empty.
+    """
+    highest = max((bar.spent_pico + max(0, bar.saved_pico) for bar in bars), default=0)
+    top_pico = nice_ceiling(highest)
+    labels = {quarter: usd(top_pico * quarter // 4) for quarter in ((0, 2, 4) if highest else (0,))}
+    left = max(_LEFT_LEAST, _TICK_GAP + _DIGIT_WIDTH * max(map(len, labels.values())))
     plot_height = HEIGHT - _TOP - _BOTTOM
     base = HEIGHT - _BOTTOM
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}"'
+        f'<svg class="chart{" narrow" if width == NARROW else ""}" viewBox="0 0 {width} {HEIGHT}"'
         f' role="img" aria-label={quoteattr(title)}>'
     ]
     for quarter in (0, 1, 2, 3, 4):
         y = base - plot_height * quarter / 4
         kind = "axis" if quarter == 0 else "grid"
         parts.append(
-            f'<line class="{kind}" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<line class="{kind}" x1="{left}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         )
-        if quarter in (0, 2, 4):
-            label = escape(usd(top_pico * quarter // 4))
-            parts.append(f'<text class="tick" x="{_LEFT - 10}" y="{y + 4:.1f}">{label}</text>')
-    slot = (WIDTH - _LEFT - _RIGHT) / max(1, len(bars))
+        if quarter in labels:
+            label = escape(labels[quarter])
+            parts.append(
+                f'<text class="tick" x="{left - _TICK_GAP}" y="{y + 4:.1f}">{label}</text>'
+            )
+    if not highest:
+        middle = (left + width - _RIGHT) / 2
+        parts.append(f'<text class="day" x="{middle:.1f}" y="{HEIGHT / 2}">{_EMPTY}</text>')
+    slot = (width - left - _RIGHT) / max(1, len(bars))
     for index, bar in enumerate(bars):
-        parts.append(_bar(bar, index, slot, base, plot_height, top_pico))
+        parts.append(_bar(bar, index, left + slot * index, slot, base, plot_height, top_pico))
     parts.append("</svg>")
     return Markup("".join(parts))  # noqa: S704 - every text above went through escape or quoteattr
 
 
-def _bar(bar: Bar, index: int, slot: float, base: float, plot_height: float, top_pico: int) -> str:
-    left = _LEFT + slot * (index + 0.16)
+def _bar(
+    bar: Bar, index: int, start: float, slot: float, base: float, plot_height: float, top_pico: int
+) -> str:
+    left = start + slot * 0.16
     width = slot * 0.68
     spent = plot_height * bar.spent_pico / top_pico
     saved = plot_height * max(0, bar.saved_pico) / top_pico

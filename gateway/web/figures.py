@@ -4,6 +4,7 @@ Every amount is formatted from integers, so that what is shown is what was booke
 Knows no page and no database.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 
@@ -34,6 +35,33 @@ def _rounded(pico: int) -> str:
     whole, _, cents = f"{amount:f}".partition(".")
     cents = cents[:2] + cents[2:].rstrip("0")
     return f"{int(whole):,}.{cents}"
+
+
+def places_of(amounts: Iterable[int | None]) -> int:
+    """The decimals that make a column of amounts comparable: as many in every row.
+
+    Enough for the smallest amount's first two digits, and fewer where the largest one is large:
+    2 from 1,000 dollars on, 4 from one dollar on, else 12 at most.
+    """
+    sizes = [abs(pico) for pico in amounts if pico]
+    if not sizes:
+        return 2
+    largest = max(sizes)
+    most = 2 if largest >= 1_000 * PICO_PER_USD else 4 if largest >= PICO_PER_USD else 12
+    # An amount of d digits in pico-dollars starts at decimal place 13 − d.
+    return max(2, min(most, 13 - len(str(min(sizes))) + 1))
+
+
+def usd_aligned(pico: int | None, places: int) -> str:
+    """Dollars with so many decimals; an amount too small for them is "< $0.01", never zero."""
+    if pico is None:
+        return ABSENT
+    sign = MINUS if pico < 0 else ""
+    step = 10 ** (12 - places)
+    if 0 < abs(pico) < step:
+        return f"{'> ' if sign else '< '}{sign}${Decimal(1).scaleb(-places):f}"
+    amount = Decimal(abs(pico)).scaleb(-12).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN)
+    return f"{sign}${amount:,f}"
 
 
 def usd_exact(pico: int | None) -> str:

@@ -50,7 +50,8 @@ _templates.filters.update(
     moment=figures.moment,
     month_name=figures.month_name,
 )
-_templates.globals["share"] = figures.share
+_templates.filters["aligned"] = figures.usd_aligned
+_templates.globals.update(share=figures.share, places_of=figures.places_of)
 
 
 @get("/", opt=LOOK_AT_PAGE, include_in_schema=False, sync_to_thread=False)

@@ -14,7 +14,7 @@ from gateway.ledger import reports
 from gateway.ledger.budgets import period_bounds
 from gateway.ledger.reports import EventRow, Summary
 from gateway.policy.snapshot import Budget, Policy
-from gateway.web.charts import Bar, daily_chart, meter
+from gateway.web.charts import NARROW, Bar, daily_chart, meter
 from gateway.web.exports import total
 from gateway.web.figures import month_name, month_of, months_before, parse_month, share, usd
 from gateway.web.services import MONTHS_SHOWN, RECENT_EVENTS, AdminServices
@@ -37,6 +37,16 @@ class Months(msgspec.Struct, frozen=True, kw_only=True):
     running: bool
 
 
+class BudgetUse(msgspec.Struct, frozen=True, kw_only=True):
+    """How full one budget is, or was in the month shown."""
+
+    name: str
+    span: str  # the period that is meant: "November 2026", "today"
+    used_ppm: int
+    used: str
+    meter: Markup
+
+
 class TenantLine(msgspec.Struct, frozen=True, kw_only=True):
     """One row of the overview."""
 
@@ -45,8 +55,7 @@ class TenantLine(msgspec.Struct, frozen=True, kw_only=True):
     cost_center: str
     figures: Summary
     share_meter: Markup
-    budget_used: str  # of the fullest budget
-    budget_meter: Markup | None
+    budgets: tuple[BudgetUse, ...]  # the fullest of each length of period
 
 
 class BudgetLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,9 +129,11 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     last: EventRow
     attempts: tuple[EventRow, ...]
     simulated_providers: frozenset[str]
-    charge_pico: int
+    sources: dict[str, str]  # by price: the list or contract it comes from
+    charge_pico: int | None  # None: no attempt has a price
     cost_pico: int
     unpriced: bool
+    took_us: int  # from the request's first byte to the end of its last attempt
 
 
 def month(services: AdminServices, period: str) -> str:
@@ -145,7 +156,7 @@ def overview(services: AdminServices, period: str) -> Overview:
     rows = reports.tenant_summary(store, shown)
     days = reports.daily(store, shown)
     models = reports.by_model(store, shown)
-    budgets = _budgets(services)
+    budgets = _budgets_used(services, shown)
     sums = total(rows)
     known = {row.key for row in rows}
     idle = [Summary(key=tenant) for tenant in policy.tenants if tenant not in known]
@@ -194,7 +205,7 @@ def tenant(services: AdminServices, tenant_id: str, period: str) -> TenantView:
         routes=tuple(reports.by_route(store, shown, tenant_id)),
         chart=_chart(shown, days, tenant_id),
         days=_day_lines(days),
-        events=tuple(
+        events=_latest(
             reports.events(store, tenant_id, *reports.period_bounds(shown), limit=RECENT_EVENTS)
         ),
         simulated_providers=simulated,
@@ -205,9 +216,13 @@ def tenant(services: AdminServices, tenant_id: str, period: str) -> TenantView:
 
 def request(services: AdminServices, request_id: str) -> RequestView | None:
     """Everything about one request; None where the ledger does not know it."""
-    attempts = reports.request(services.ledger.store, request_id)
+    store = services.ledger.store
+    attempts = reports.request(store, request_id)
     if not attempts:
         return None
+    prices = {attempt.price_id for attempt in attempts if attempt.price_id is not None}
+    found = {price_id: store.price(price_id) for price_id in prices}
+    charges = [attempt.charge_pico for attempt in attempts if attempt.charge_pico is not None]
     return RequestView(
         request_id=request_id,
         tenant=attempts[0].tenant,
@@ -215,9 +230,11 @@ def request(services: AdminServices, request_id: str) -> RequestView | None:
         last=attempts[-1],
         attempts=tuple(attempts),
         simulated_providers=_simulated(services.policies.current),
-        charge_pico=sum(attempt.charge_pico or 0 for attempt in attempts),
+        sources={price_id: price.source for price_id, price in found.items() if price is not None},
+        charge_pico=sum(charges) if charges else None,
         cost_pico=sum(attempt.cost_pico or 0 for attempt in attempts),
         unpriced=any(attempt.cost_pico is None for attempt in attempts),
+        took_us=_took_us(attempts),
     )
 
 
@@ -227,6 +244,24 @@ def require_tenant(services: AdminServices, tenant_id: str, period: str) -> Sequ
     if not rows and tenant_id not in services.policies.current.tenants:
         raise NotFound(f"there is no tenant {tenant_id!r}")
     return rows
+
+
+def _took_us(attempts: Sequence[EventRow]) -> int:
+    """From the request's beginning to the end of its last attempt, waits between them included.
+
+    An attempt that was settled after a crash was recorded long after it ended: there, only the
+    times of the attempts themselves are known.
+    """
+    spent_us = sum(attempt.duration_us for attempt in attempts)
+    last = attempts[-1]
+    if last.state == "interrupted":
+        return spent_us
+    return max(spent_us, last.recorded_us - attempts[0].ts_us)
+
+
+def _latest(events: Sequence[EventRow]) -> tuple[EventRow, ...]:
+    """The latest begun first: what was booked last may have begun first."""
+    return tuple(sorted(events, key=lambda event: (-event.ts_us, -event.seq)))
 
 
 def _months(services: AdminServices, shown: str) -> Months:
@@ -253,10 +288,9 @@ def completeness(services: AdminServices) -> Completeness:
 
 
 def _tenant_line(
-    policy: Policy, row: Summary, sums: Summary, budgets: Sequence[BudgetLine]
+    policy: Policy, row: Summary, sums: Summary, budgets: Sequence[BudgetUse]
 ) -> TenantLine:
     known = policy.tenants.get(row.key)
-    fullest = max(budgets, key=lambda line: line.used_ppm, default=None)
     part_ppm = row.charge_pico * 1_000_000 // sums.charge_pico if sums.charge_pico > 0 else 0
     part = share(row.charge_pico, sums.charge_pico)
     return TenantLine(
@@ -266,9 +300,59 @@ def _tenant_line(
         figures=row,
         # A large share is no alarm, so it never gets the colour of one.
         share_meter=meter(part_ppm, f"{part} of all", alarming=False),
-        budget_used="" if fullest is None else fullest.used,
-        budget_meter=None if fullest is None else fullest.meter,
+        budgets=_fullest(budgets),
     )
+
+
+def _fullest(budgets: Sequence[BudgetUse]) -> tuple[BudgetUse, ...]:
+    """Of each span the fullest budget: a day's and a month's do not compare."""
+    found: dict[str, BudgetUse] = {}
+    for use in budgets:
+        if use.span not in found or use.used_ppm > found[use.span].used_ppm:
+            found[use.span] = use
+    return tuple(found.values())
+
+
+def _budgets_used(services: AdminServices, shown: str) -> dict[str, list[BudgetUse]]:
+    """How full the budgets of every tenant are, in the month shown.
+
+    The running month is asked of the counters, with what is reserved. Of a past month only the
+    monthly budgets can be told: the charges of that month against the limit of today's policy.
+    """
+    now_us = services.now_us()
+    found: dict[str, list[BudgetUse]] = {}
+    if shown == month_of(now_us):
+        for tenant_id, budget, spent_pico, held_pico in services.budgets_used(now_us):
+            span = month_name(shown) if budget.period == "calendar_month" else "today"
+            use = _budget_use(budget, span, spent_pico + held_pico)
+            found.setdefault(tenant_id, []).append(use)
+        return found
+    middle_us = sum(reports.period_bounds(shown)) // 2
+    if middle_us > now_us:
+        return found
+    charges = services.ledger.store.period_charges
+    for known in services.policies.current.tenants.values():
+        for budget in known.budgets:
+            if budget.period == "calendar_month":
+                spent_pico = charges(known.id, *period_bounds(budget, middle_us), budget.tags)
+                use = _budget_use(budget, month_name(shown), spent_pico)
+                found.setdefault(known.id, []).append(use)
+    return found
+
+
+def _budget_use(budget: Budget, span: str, used_pico: int) -> BudgetUse:
+    used_ppm, used = _part(budget, used_pico)
+    label = f"budget {budget.name}, {span}: {used} of {usd(budget.amount_pico)}"
+    return BudgetUse(
+        name=budget.name, span=span, used_ppm=used_ppm, used=used, meter=meter(used_ppm, label)
+    )
+
+
+def _part(budget: Budget, used_pico: int) -> tuple[int, str]:
+    """How much of a budget is used: in parts per million, and as people read it."""
+    limit_pico = budget.amount_pico
+    used_ppm = used_pico * 1_000_000 // limit_pico if limit_pico > 0 else 1_000_000
+    return used_ppm, share(used_pico, limit_pico)
 
 
 def _budgets(services: AdminServices) -> dict[str, list[BudgetLine]]:
@@ -284,8 +368,7 @@ def _budgets(services: AdminServices) -> dict[str, list[BudgetLine]]:
 def _budget_line(budget: Budget, spent_pico: int, held_pico: int, resets_us: int) -> BudgetLine:
     limit_pico = budget.amount_pico
     used_pico = spent_pico + held_pico
-    used = share(used_pico, limit_pico)
-    used_ppm = used_pico * 1_000_000 // limit_pico if limit_pico > 0 else 1_000_000
+    used_ppm, used = _part(budget, used_pico)
     return BudgetLine(
         budget=budget,
         spent_pico=spent_pico,
@@ -312,7 +395,8 @@ def _chart(shown: str, days: Sequence[Summary], whose: str) -> Markup:
                 saved_pico=row.saved_pico,
             )
         )
-    return daily_chart(bars, f"Charged and saved per day in {month_name(shown)}, {whose}")
+    title = f"Charged and saved per day in {month_name(shown)}, {whose}"
+    return daily_chart(bars, title) + daily_chart(bars, title, NARROW)
 
 
 def _day_lines(days: Sequence[Summary]) -> tuple[DayLine, ...]:

@@ -50,6 +50,28 @@ def test_a_shown_amount_is_the_booked_one_rounded_and_never_a_false_zero(pico: i
     assert (shown == 0) == (pico == 0)
 
 
+@given(st.lists(st.integers(-(10**18), 10**18), min_size=1, max_size=8))
+def test_a_column_has_the_same_decimals_in_every_row_and_no_false_zero(column: list[int]) -> None:
+    """Rows can be compared digit by digit; an amount too small for them says so."""
+    places = figures.places_of(column)
+    shown = [figures.usd_aligned(pico, places) for pico in column]
+    assert len({len(text.partition(".")[2]) for text in shown}) == 1
+    for pico, text in zip(column, shown, strict=True):
+        if text.startswith(("<", ">")):
+            assert 0 < abs(pico) < 10 ** (12 - places)
+        else:
+            read = Decimal(text.replace("−", "-").replace("$", "").replace(",", ""))
+            assert abs(read - Decimal(pico).scaleb(-12)) <= Decimal(1).scaleb(-places) / 2
+            assert (read == 0) == (pico == 0)
+
+
+def test_small_amounts_of_a_column_keep_their_digits() -> None:
+    """A cent and a bit less than a cent differ at a glance."""
+    column = [14 * 10**9, 8_850_000_000]
+    places = figures.places_of(column)
+    assert [figures.usd_aligned(pico, places) for pico in column] == ["$0.0140", "$0.0088"]
+
+
 @given(st.integers(-(10**24), 10**24))
 def test_exported_amounts_have_every_digit(pico: int) -> None:
     """The export and the books agree to the pico-dollar."""
@@ -147,3 +169,19 @@ def test_a_meter_says_in_words_what_it_shows() -> None:
     root = ET.fromstring(meter(1_200_000, "120.0 %"))
     assert root.attrib["aria-label"] == "120.0 %"
     assert [rect.attrib["width"] for rect in root] == ["200", "200.0"]
+
+
+def test_an_empty_chart_says_so_and_invents_no_scale() -> None:
+    """Its only label is zero: no amount stands at the axis that nobody was charged."""
+    days = [Bar(label=str(day), title=f"{day} May", spent_pico=0, saved_pico=0) for day in (1, 2)]
+    texts = [e.text for e in ET.fromstring(daily_chart(days, "May")).iter() if e.text]
+    assert [text for text in texts if text.startswith("$")] == ["$0.00"]
+    assert "Nothing was charged or saved." in texts
+
+
+def test_long_labels_at_the_axis_are_not_cut() -> None:
+    """The plot makes room for them: text is anchored at its end, and begins inside the picture."""
+    days = [Bar(label="1", title="1 May", spent_pico=3, saved_pico=0)]
+    for tick in ET.fromstring(daily_chart(days, "May")).iter("text"):
+        if tick.get("class") == "tick":
+            assert float(tick.get("x") or 0) >= 8 * len(tick.text or "")

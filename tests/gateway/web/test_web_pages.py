@@ -105,6 +105,80 @@ def test_an_unpriced_request_is_shown_as_such_and_not_as_free(world: World) -> N
         assert "unpriced" in visitor.get("/requests/01REQ000009").text
 
 
+def test_nothing_without_a_price_is_shown_as_zero_dollars(world: World) -> None:
+    """Neither on the request's page nor in a row, nor in the tile of a tenant without more."""
+    world.book(attempt(9, tenant_id="lonely", **UNPRICED))
+    with world.visitor() as visitor:
+        for path in ("/requests/01REQ000009", "/costs/lonely"):
+            html = visitor.get(path).text
+            tile = html.partition("tile first")[2].partition("</div>")[0]
+            assert "unpriced" in tile, path
+            assert "$0.00" not in tile, path
+        row = visitor.get("/costs").text.partition(">lonely<")[2].partition("</td>")[0]
+    assert "1 unpriced" in row
+    assert "$0.00" not in row
+
+
+def test_a_past_month_shows_its_own_use_of_a_budget(world: World) -> None:
+    """Charged then, against the limit of today; a month without traffic used nothing."""
+    world.book(attempt(9, charge_pico=10 * USD, ts_us=NOW_US - 40 * 86_400_000_000))
+    with world.visitor() as visitor:
+        used = {
+            month: visitor.get(f"/costs?period={month}").text for month in ("2026-10", "2026-05")
+        }
+    assert "budget monthly, October 2026: 20.0 % of $50.00" in used["2026-10"]
+    assert "budget monthly, May 2026: 0.0 % of $50.00" in used["2026-05"]
+    assert "November" not in used["2026-05"].partition("By tenant")[2]
+
+
+def test_a_day_and_a_month_are_told_apart_in_the_column_of_budgets(world: World) -> None:
+    """Each has its name and its span; a past month has no use of today's budget."""
+    text = world.policy_file.read_text()
+    daily = "{name: daily, amount: '200.00', period: day, enforce: soft}"
+    world.policy_file.write_text(text.replace("budgets: [{", f"budgets: [{daily}, {{"))
+    assert world.policies.reload()
+    world.ledger.budgets.configure(world.policies.current, NOW_US)
+    with world.visitor() as visitor:
+        now, past = (visitor.get(f"/costs{query}").text for query in ("", "?period=2026-10"))
+    assert "monthly, November 2026" in now
+    assert "daily, today" in now
+    assert "monthly, October 2026" in past
+    assert "daily, today" not in past
+
+
+def test_the_latest_requests_stand_in_the_order_of_time(world: World) -> None:
+    """Whatever the order in which they were booked."""
+    for number in (9, 12, 10, 11):
+        world.book(attempt(number))
+    with world.visitor() as visitor:
+        html = visitor.get("/costs/acme").text.partition('id="events"')[2]
+    places = [html.index(f"01REQ{number:06d}") for number in (9, 10, 11, 12)]
+    assert places == sorted(places)
+
+
+def test_a_request_took_as_long_as_all_its_attempts(world: World) -> None:
+    """The tile counts from the request's beginning, waits between attempts included."""
+    begun = NOW_US - 2_000_000
+    for number in (1, 2):
+        world.book(
+            attempt(30, ts_us=begun, attempt=number, duration_us=800_000, ttft_us=None,
+                    superseded=number == 1)
+        )  # fmt: skip
+    with world.visitor() as visitor:
+        html = visitor.get("/requests/01REQ000030").text
+    took = html.partition("<dt>Took</dt>")[2].partition("</div>")[0]
+    assert "2.00 s" in took
+    assert "no token came" in took
+
+
+def test_the_contract_behind_a_price_is_shown_to_us_alone(world: World) -> None:
+    """Whoever checks an invoice sees the contract's number; a tenant does not."""
+    with world.visitor() as visitor:
+        assert "contract:T" in visitor.get("/requests/01REQ000001").text
+    with world.visitor("finance", "acme") as visitor:
+        assert "contract:T" not in visitor.get("/requests/01REQ000001").text
+
+
 def test_a_request_shows_why_it_went_where_it_went(world: World) -> None:
     """Decision, reason, policy, tokens and price of each attempt."""
     world.book(
@@ -229,6 +303,27 @@ def test_pages_can_be_used_by_everyone(world: World, browser: Browser) -> None:
             assert page.locator(f"label[for={name}]").count() == 1
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
+    context.close()
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
+def test_every_figure_lies_inside_the_window(world: World, browser: Browser, width: int) -> None:
+    """From a phone to a wall: no page, table or chart is wider than its place, long names too."""
+    world.book(attempt(9, tenant_id="x" * 60, model_served="m" * 60, charge_pico=1_234_567 * USD))
+    world.book(attempt(10, attempt=1, error_type="upstream_unavailable", status=502))
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    page = sign_in(context, world)
+    for path in ("/costs", f"/costs/{'x' * 60}", "/costs/acme", "/requests/01REQ000010"):
+        page.goto(world.address + path)
+        wide: list[str] = page.evaluate(
+            """() => [document.documentElement, ...document.querySelectorAll('.scroll, .tile')]
+            .filter((e) => e.scrollWidth > e.clientWidth)
+            .map((e) => `${e.tagName}.${e.className} ${e.scrollWidth} > ${e.clientWidth}`)"""
+        )
+        assert wide == [], path
+        assert page.locator("svg.chart:visible").count() == page.locator("#daily").count()
     context.close()
 
 
