@@ -184,6 +184,9 @@ class GgufFile:
         begin = start + offset
         if begin + unit_bytes * math.prod(units) > len(self._bytes):
             raise self._broken(f"tensor {name} reaches beyond its end")
+        # NumPy multiplies the other dimensions even where one of them is 0.
+        if 8 * math.prod(max(1, length) for length in shape) >= 2**63:
+            raise self._broken(f"tensor {name} has a shape that cannot be")
         stored = np.frombuffer(
             self._bytes, _DTYPES[type_name], count=math.prod(units), offset=begin
         )

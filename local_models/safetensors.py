@@ -99,6 +99,9 @@ class SafeTensors(Mapping[str, npt.NDArray[Any]]):
             raise self._invalid(f"tensor {name!r} has an impossible shape or offset")
         if not begin <= end <= payload_bytes or math.prod(shape) * item_bytes != end - begin:
             raise self._invalid(f"tensor {name!r} does not fit its bytes {begin}..{end}")
+        # NumPy multiplies the other dimensions even where one of them is 0.
+        if math.prod(max(1, n) for n in shape) * item_bytes >= 2**63:
+            raise self._invalid(f"tensor {name!r} has an impossible shape")
         return kind, shape, begin
 
     def _invalid(self, why: str) -> InvalidModel:

@@ -75,6 +75,8 @@ def test_a_flipped_header_byte_never_crashes_the_reader(tmp_path: Path) -> None:
         (((2, 64), 14, b"\0" * 200), "type 14, which is not supported"),
         (((2, 33), Q4_1, b"\0" * 200), "do not divide into blocks"),
         (((2**40, 2**40), F32, b"\0" * 200), "beyond its end"),
+        (((2**63, 0, 32), F32, b"\0" * 200), "a shape that cannot be"),
+        (((0, 2**62), Q4_1, b"\0" * 200), "a shape that cannot be"),
     ],
 )
 def test_a_tensor_that_cannot_be_is_named(

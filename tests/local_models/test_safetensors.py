@@ -65,6 +65,8 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
         {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]},
         {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [4, 4]},
+        {"dtype": "F32", "shape": [2**40, 0, 2**40], "data_offsets": [4, 4]},
         {"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]},
         {"dtype": "F8", "shape": [4], "data_offsets": [0, 4]},
         {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]},
