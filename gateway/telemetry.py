@@ -320,7 +320,7 @@ class Metrics:
         self.redis_up = gauge("redis_up", "1 while Redis answers; absent where none is configured.")
         self.redis_trouble_total = counter(
             "redis_trouble_total",
-            "Commands without effect; kind is failed (somebody waited) or lost (nobody did).",
+            "Commands without effect: failed (waited for) or lost (not); damaged: values dropped.",
             "kind",
         )
         self.rate_limits_degraded_total = counter(

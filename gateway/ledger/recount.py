@@ -8,6 +8,7 @@ worker that was killed, or whose message never arrived. Knows no HTTP.
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,13 +19,12 @@ from gateway.ledger.budgets import covers
 from gateway.ledger.shared_budgets import (
     AMOUNT_PICO_MAX,
     SCRIPT,
-    Entry,
     Keys,
     OpenHold,
     Span,
 )
 from gateway.policy.snapshot import Budget, Policy
-from gateway.stores.redis import Redis, RedisUnavailable
+from gateway.stores.redis import Redis, RedisRefused, RedisUnavailable
 
 TICK_SECONDS = 0.5
 SWEEP_SECONDS = 5.0  # between two searches for holds that nobody will end
@@ -32,6 +32,7 @@ _AHEAD_US = 60_000_000  # the next period is counted so long before it begins
 _KEPT_MS = 86_400_000  # a counter, after its period
 _BATCH = 500  # budgets asked for in one turn
 _CHECKS = 20  # budgets checked in one sweep
+_INTEGER = re.compile(rb"-?[1-9][0-9]{0,18}|0")
 
 # What every living worker has open, by its name in the usage log; None: not all could be asked.
 AskHolds = Callable[[], Awaitable[dict[str, list[OpenHold]] | None]]
@@ -153,13 +154,13 @@ class Recount:
         # In this order: a hold found here that no worker has afterwards is nobody's any more, and
         # what its request was charged is in the log. What is settled later changes the counter,
         # which then is not written.
-        flat = await self._redis.call("HGETALL", self._keys.holds)
+        flat = await self._holds()
         living = await self._open_holds()
         if living is None:
             return False
         found = [hold for holds in living.values() for hold in holds]
         await asyncio.to_thread(self._books.shipper.ship)
-        await self._end_leftovers(flat, {hold.request_id for hold in found})
+        await self._end_leftovers(flat, {hold.request_id.encode() for hold in found})
         known = set(flat[::2])
         # A reservation that is on its way counts itself when it arrives, where it is admitted.
         holds = [hold for hold in found if hold.admitted or hold.request_id.encode() in known]
@@ -169,46 +170,70 @@ class Recount:
                 self._checked[span.key] = right
         return True
 
-    async def _end_leftovers(self, flat: list[bytes], known: set[str]) -> None:
+    async def _holds(self) -> list[bytes]:
+        """Request ids and entries in turns."""
+        try:
+            found: list[bytes] = await self._redis.call("HGETALL", self._keys.holds)
+        except RedisRefused:  # no hash: whoever wrote that, without ours no counter is ever right
+            await self._redis.call("UNLINK", self._keys.holds)
+            self._redis.dropped("the table of budget holds")
+            return []
+        return found
+
+    async def _end_leftovers(self, flat: list[bytes], known: set[bytes]) -> None:
         """flat: request ids and entries in turns; known: the requests that are not over."""
-        pairs = zip(map(bytes.decode, flat[::2]), flat[1::2], strict=True)
-        gone = [(request_id, entry) for request_id, entry in pairs if request_id not in known]
-        if ended := [request_id for request_id, entry in gone if not entry]:
-            await self._redis.call("HDEL", self._keys.holds, *ended)
-        left = [
-            (request_id, msgspec.msgpack.decode(entry, type=Entry))
-            for request_id, entry in gone
-            if entry
-        ]
-        for request_id, entry in left:
+        gone = [pair for pair in zip(flat[::2], flat[1::2], strict=True) if pair[0] not in known]
+        left = [(name, self._keys.entry(entry)) for name, entry in gone if entry]
+        damaged = [name for name, entry in left if entry is None or not name.isascii()]
+        ended = [name for name, entry in gone if not entry]
+        settled = 0
+        for name, entry in left:
+            if entry is None or not name.isascii():
+                continue
+            request_id, amount = name.decode(), entry.amount_pico
             charge = await asyncio.to_thread(self._books.store.request_charge, request_id)
-            amount = entry.amount_pico
-            await self._run(
-                (self._keys.holds, *entry.keys),
-                ("settle", self._gateway_id, request_id, str(amount), str(charge - amount)),
-            )
-        if left:
-            _log.info("ended %d budget holds that their workers had left behind", len(left))
+            try:
+                await self._run(
+                    (self._keys.holds, *entry.keys),
+                    ("settle", self._gateway_id, request_id, str(amount), str(charge - amount)),
+                )
+                settled += 1
+            except RedisRefused:  # a counter is damaged: it is counted anew, without this hold
+                damaged.append(name)
+        for start in range(0, len(ended + damaged), _BATCH):
+            batch = (ended + damaged)[start : start + _BATCH]
+            await self._redis.call("HDEL", self._keys.holds, *batch)
+        if damaged:
+            self._checked.clear()  # which counters still have these holds is not known
+            self._redis.dropped(f"{len(damaged)} budget holds", len(damaged))
+        if settled:
+            _log.info("ended %d budget holds that their workers had left behind", settled)
 
     async def _look(self, spans: Iterable[Span]) -> None:
         """What Redis has of these budgets, all asked at once."""
         listed = list(spans)
-        mine = "changes:" + self._gateway_id
+        own = [f"{name}:{self._gateway_id}" for name in ("changes", "used", "held")]
+        fields = ("used", "held", "gateways", *own)
         seen: dict[str, _Seen] = {}
         for start in range(0, len(listed), _BATCH):
             batch = listed[start : start + _BATCH]
+            # One damaged counter must not cost the others their answers.
             rows = await asyncio.gather(
-                *(
-                    self._redis.call("HMGET", span.key, "used", "held", mine, "gateways")
-                    for span in batch
-                )
+                *(self._redis.call("HMGET", span.key, *fields) for span in batch),
+                return_exceptions=True,
             )
-            for span, (used, held, changes, gateways) in zip(batch, rows, strict=True):
-                seen[span.key] = _Seen(
-                    int(used or 0), int(held or 0), (changes or b"").decode(), int(gateways or 0)
-                )
+            for span, row in zip(batch, rows, strict=True):
+                if isinstance(row, BaseException) and not isinstance(row, RedisRefused):
+                    raise row
+                seen[span.key] = _seen(row) or await self._drop(span)
         self._seen = seen
         self._checked = {key: at for key, at in self._checked.items() if key in seen}
+
+    async def _drop(self, span: Span) -> _Seen:
+        """Remove a counter that cannot be read: every gateway then counts it anew."""
+        await self._redis.call("UNLINK", span.key)
+        self._redis.dropped(f"the counter of budget '{span.budget.name}' of {span.tenant_id}")
+        return _Seen()
 
     async def _count(self, span: Span, holds: list[OpenHold]) -> str | None:
         """Put what the books say into one counter, unless it has changed since it was seen.
@@ -252,6 +277,21 @@ class Recount:
                     self._known[name] = span
                 spans.append(span)
         return spans
+
+
+def _seen(row: list[bytes | None] | BaseException) -> _Seen | None:
+    """A counter's fields in the order asked for; None where one of them is no 64-bit integer."""
+    if isinstance(row, BaseException):
+        return None
+    if any(field is not None and not _is_integer(field) for field in row):
+        return None
+    used, held, gateways, changes = row[:4]
+    return _Seen(int(used or 0), int(held or 0), (changes or b"").decode(), int(gateways or 0))
+
+
+def _is_integer(field: bytes) -> bool:
+    """Whether Redis can add to it: decimal, without spaces, plus sign or leading zeros."""
+    return _INTEGER.fullmatch(field) is not None and -(2**63) <= int(field) < 2**63
 
 
 def _in(span: Span, hold: OpenHold) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Mapping
 from importlib import resources
+from typing import Annotated
 
 import msgspec
 
@@ -48,7 +49,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     """A hold in Redis: enough to end it without its worker."""
 
     owner: str  # the worker's name in the usage log
-    amount_pico: int
+    amount_pico: Annotated[int, msgspec.Meta(ge=0, le=AMOUNT_PICO_MAX)]
     keys: list[str]
 
 
@@ -78,6 +79,15 @@ class Keys:
     def __init__(self, prefix: str, gateway_id: str) -> None:
         self._prefix = prefix
         self.holds = f"{prefix}:budget-holds:{gateway_id}"
+
+    def entry(self, packed: bytes) -> Entry | None:
+        """A hold as Redis has it; None where it cannot be read, or names what is no counter."""
+        try:
+            entry = msgspec.msgpack.decode(packed, type=Entry)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        ours = all(key.startswith(f"{self._prefix}:budget:") for key in entry.keys)
+        return entry if ours else None
 
     def span(self, tenant_id: str, budget: Budget, now_us: int) -> Span:
         """The budget's period around a moment. A budget renamed or moved is another one."""
@@ -189,22 +199,22 @@ class SharedBudgets:
             hold.admitted = True
             return hold
         self._open.pop(hold.request_id, None)
-        span = spans[int(answer[1])]
+        span = spans[_amount(answer[1])]
         if answer[0] == b"uncounted":
             raise _unavailable(span, "what is spent is being counted")
         counter = Counter(span.budget, span.start_us, span.end_us, 0)
-        counter.held_pico = int(answer[3])
-        counter.spent_pico = int(answer[2]) - counter.held_pico
+        counter.held_pico = _amount(answer[3])
+        counter.spent_pico = _amount(answer[2]) - counter.held_pico
         error = BudgetExhausted(refusal(hold.tenant_id, counter, hold.amount_pico))
         error.budget_name = span.budget.name
         raise error
 
-    async def _ask(self, hold: SharedHold, spans: list[Span]) -> list[bytes | int]:
+    async def _ask(self, hold: SharedHold, spans: list[Span]) -> list[bytes | int | None]:
         amount = hold.amount_pico
         over = [
             str(amount - span.budget.amount_pico) if refuses(span.budget) else "" for span in spans
         ]
-        answer: list[bytes | int] = await self._redis.run(
+        answer: list[bytes | int | None] = await self._redis.run(
             SCRIPT,
             [self._keys.holds.encode(), *(key.encode() for key in hold.keys)],
             [text.encode() for text in (
@@ -225,6 +235,14 @@ class SharedBudgets:
             if not span.start_us <= now_us < span.end_us:
                 spans[position] = self._keys.span(tenant.id, span.budget, now_us)
         return spans
+
+
+def _amount(field: bytes | int | None) -> int:
+    """A field of a counter, for the text of a refusal; 0 where it is damaged."""
+    try:
+        return int(field or 0)
+    except ValueError:
+        return 0
 
 
 def _unavailable(span: Span, why: str) -> BudgetUnavailable:

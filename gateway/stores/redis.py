@@ -19,6 +19,7 @@ from hiredis import ReplyError
 from gateway.stores.redis_connection import (
     Argument,
     Connection,
+    RedisRefused,
     RedisUnavailable,
     Reply,
     dial,
@@ -26,7 +27,7 @@ from gateway.stores.redis_connection import (
 )
 from gateway.wire.redis_url import parse_redis_url
 
-__all__ = ["Redis", "RedisUnavailable", "Script"]
+__all__ = ["Redis", "RedisRefused", "RedisUnavailable", "Script"]
 
 _CONNECT_SECONDS = 1.0
 _PAUSE_SECONDS_MIN = 0.05  # between attempts to connect; doubles up to the maximum
@@ -69,7 +70,7 @@ class Redis:
 
         timeout_seconds: for each reply. After failures_max failures in a row there is no
         connection for open_seconds; then one more failure is enough. count: told of each
-        ``failed`` call and each ``lost`` post.
+        ``failed`` call, each ``lost`` post and each ``damaged`` value.
         """
         self._address = parse_redis_url(url)
         self._timeout_seconds = timeout_seconds
@@ -126,6 +127,12 @@ class Redis:
         else:
             connection.send(args, None)
 
+    def dropped(self, what: str, values: int = 1) -> None:
+        """Count and log values that could not be read and were dropped."""
+        for _ in range(values):
+            self._count("damaged")
+        _log.warning("Redis: dropped what cannot be read: %s", what)
+
     async def close(self) -> None:
         """Let what is on its way arrive, within the time of one call; then close for good."""
         if self._keeper is None:
@@ -165,7 +172,8 @@ class Redis:
             if self._failures >= self._failures_max and self._connection is not None:
                 # A new connection may lead to a new primary, where a name or a proxy stands for it.
                 self._connection.end(f"Redis answered {code}")
-        return RedisUnavailable(f"Redis answered {code}")
+            return RedisUnavailable(f"Redis answered {code}")
+        return RedisRefused(f"Redis answered {code}")
 
     def _lost(self, connection: Connection, calls: int, posts: int) -> None:
         """A connection has ended with so many commands on it."""

@@ -32,6 +32,10 @@ class RedisUnavailable(Exception):
     """Redis cannot be used just now; who asked falls back. Never shown to a client."""
 
 
+class RedisRefused(RedisUnavailable):
+    """Redis serves others and refuses this command: most likely its key holds something else."""
+
+
 class Connection(asyncio.Protocol):
     """Commands in flight on one socket. ``lost`` is done, with the reason, when it has ended."""
 

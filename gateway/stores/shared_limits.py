@@ -31,7 +31,7 @@ from gateway.stores.limits import (
     never_fits,
     too_many_at_once,
 )
-from gateway.stores.redis import Redis, RedisUnavailable, Script
+from gateway.stores.redis import Redis, RedisRefused, RedisUnavailable, Script
 
 LEASE_SECONDS = 30.0  # how long the slot of a killed process stays taken
 _RENEWALS_PER_LEASE = 3
@@ -90,7 +90,10 @@ class SharedLimiter:
         owed = self._owed.pop(tenant_id, None)
         try:
             reply = await self._ask(minute, running, limits, tokens, lease, owed, now)
-        except RedisUnavailable:
+        except RedisUnavailable as error:
+            if isinstance(error, RedisRefused):  # what is counted there cannot be read: begin anew
+                self._redis.post("UNLINK", minute, running)
+                self._redis.dropped(f"the rate limits of tenant {tenant_id}")
             self._owe(tenant_id, owed)
             return self._alone(tenant_id, limits, tokens_max, now, running, lease)
         except asyncio.CancelledError:

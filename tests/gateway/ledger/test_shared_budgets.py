@@ -257,6 +257,49 @@ async def test_a_counter_that_went_wrong_is_put_right(
         assert await made.used() == {"b": (25, 0)}
 
 
+DAMAGE: dict[str, tuple[str | bytes, ...]] = {
+    "a hold that is no hold": ("HSET", "{holds}", "evil", "garbage"),
+    "a request id that is no text": ("HSET", "{holds}", b"\xff\xfe", b"\x93\xa1o\x05\x90"),
+    "a hold on somebody else's key": ("HSET", "{holds}", "evil", b"\x93\xa1o\x05\x91\xa1x"),
+    "a hold of a negative amount": ("HSET", "{holds}", "evil", b"\x93\xa1o\xff\x90"),
+    "a table of holds that is no table": ("SET", "{holds}", "garbage"),
+    "a counter that is no counter": ("SET", "{counter}", "garbage"),
+    "a counter without a number": ("HSET", "{counter}", "used", "garbage"),
+    "a number with a leading zero": ("HSET", "{counter}", "held", "007"),
+    "a number beyond 64 bits": ("HSET", "{counter}", "used:{gateway}", "9" * 30),
+    "a changed number of gateways": ("HSET", "{counter}", "gateways", "many"),
+    "a number of changes that is none": ("HSET", "{counter}", "changes:{gateway}", b"\xff"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+async def test_damage_in_redis_is_dropped_and_the_recount_goes_on(
+    tmp_path: Path, redis_server: RedisServer, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever somebody wrote into Redis by hand, two rounds later a hard budget is kept again."""
+    async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
+        worker = made.worker()
+        await made.recount.tick()
+        await made.reserve(worker, 30, "A")
+        [span] = made.recount._spans(made.policy, made.now_us)
+        names = {
+            "holds": made.recount._keys.holds, "counter": span.key, "gateway": made.folder.name,
+        }  # fmt: skip
+        command = [
+            part.format(**names) if isinstance(part, str) else part for part in DAMAGE[damage]
+        ]
+        redis_server.ask(*command)
+        for _ in range(2):
+            made.recount.sweep_soon()
+            await made.recount.tick()
+        assert made.recount.state == "ok"
+        assert await made.used() == {"b": (0, 30)}
+        await made.reserve(worker, 70, "B")
+        with pytest.raises(BudgetExhausted):
+            await made.reserve(worker, 1, "C")
+        assert sum("dropped" in record.message for record in caplog.records) == 1
+
+
 async def test_a_request_that_is_given_up_while_it_waits_holds_nothing(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:

@@ -349,3 +349,25 @@ def most_at_once(spans: list[tuple[float, float]]) -> int:
         running += change
         most = max(most, running)
     return most
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("SET", "test:limits:{t}:minute", "garbage"),
+        ("SET", "test:limits:{t}:running", "garbage"),
+        ("HSET", "test:limits:{t}:minute", "requests", "garbage"),
+        ("HSET", "test:limits:{t}:minute", "oldest", "garbage"),
+    ],
+    ids=["no hash", "no sorted set", "no number", "no second"],
+)
+async def test_damage_in_redis_costs_one_request_its_shared_judgement_and_no_more(
+    shared: Shared, server: RedisServer, damage: tuple[str, ...]
+) -> None:
+    """What cannot be read is dropped, so the next request is judged by all again."""
+    limits = RateLimits(requests_per_minute=10, tokens_per_minute=100, concurrent=4)
+    await shared.reserve(limits)
+    server.ask(*damage)
+    assert (await shared.reserve(limits)).allowance.degraded
+    assert not (await shared.reserve(limits)).allowance.degraded
+    assert shared.degraded == 1
