@@ -25,7 +25,7 @@ def admin_services(services: Services, v1: V1, bookkeeping: Bookkeeping) -> Admi
         healthy = bookkeeping.healthy
         checks = {
             "policy": services.policies.current.version,
-            "ledger": "ok" if healthy else "failing",
+            "ledger": bookkeeping.state,
             "traffic": "draining" if v1.stopping else "ok",
         }
         if services.redis is not None:  # told, not required: we serve without it

@@ -114,7 +114,7 @@ class Headquarters:
         workers = sum(peer.standing.healthy for peer in self.hub.peers)
         checks = {
             "policy": self.policies.current.version,
-            "ledger": "ok" if self.books.healthy else "failing",
+            "ledger": self.books.state,
             "traffic": "draining" if self.draining else "ok",
             "workers": f"{workers} of {self.settings.workers}",
             "redis": "ok" if self.redis.healthy else "away",  # told, not required

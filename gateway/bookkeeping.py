@@ -38,6 +38,13 @@ class Bookkeeping:
         """Whether what is done is booked, as far as this process can tell."""
         return self.journal.healthy and (self.books is None or self.books.healthy)
 
+    @property
+    def state(self) -> str:
+        """``ok``, or what is not booked and why."""
+        if not self.journal.healthy:
+            return "failing: the usage log cannot be written"
+        return "ok" if self.books is None else self.books.state
+
     def start(self) -> None:
         """Begin to count what is shared."""
         if self._recount is not None:

@@ -18,6 +18,7 @@ from gateway.ledger import Books, Ledger
 from gateway.policy.holder import PolicyHolder
 from gateway.policy.snapshot import Budget, Policy
 from gateway.policy.versions import write_atomically
+from gateway.private_files import private_folder
 from gateway.stores.keys import KeyStore, load_pepper
 from gateway.stores.redis import Redis
 from gateway.telemetry import Metrics
@@ -50,7 +51,7 @@ class Stop:
 
 def open_keys(state_dir: Path) -> KeyStore:
     """The keys of a state folder; makes folder and pepper. Raises OSError with a sentence."""
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    private_folder(state_dir)
     return KeyStore(state_dir / "keys.sqlite", load_pepper(state_dir / "pepper"))
 
 

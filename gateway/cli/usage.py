@@ -154,7 +154,12 @@ def rebuild(state_dir: Path | None, config: Path | None) -> None:
 @_config
 def ship(state_dir: Path | None, config: Path | None) -> None:
     """Book what a stopped gateway left in its log, and settle what it left open."""
-    _open_ledger(state_dir, config).close()  # opening recovers
+    books = _open_ledger(state_dir, config)  # opening recovers
+    books.close()
+    if refused := books.shipper.refused:
+        records = "1 record" if refused == 1 else f"{refused} records"
+        click.echo(f"{records} of the log cannot be booked; tollhouse ledger verify shows which.")
+        sys.exit(1)
     click.echo("Everything in the log is booked.")
 
 

@@ -11,8 +11,10 @@ from typing import Self
 from gateway.errors import MeteringUnavailable
 from gateway.ledger.shipper import Shipper
 from gateway.ledger.store import LedgerStore
-from gateway.ledger.wal import hold_lock
+from gateway.ledger.wal import hold_lock, is_held
+from gateway.private_files import private_folder, tidy_state
 
+_LOCK = "ledger.lock"
 LAG_SECONDS_MAX = 120.0  # without a complete pass of the shipper, before metering counts as down
 
 
@@ -42,8 +44,7 @@ class Books:
         held = hold_state(state_dir) if lock is None else lock
         store = None
         try:
-            directory = state_dir / "wal"
-            directory.mkdir(mode=0o700, exist_ok=True)
+            directory = private_folder(state_dir / "wal")
             store = LedgerStore(state_dir / "ledger.sqlite")
             shipper = Shipper(directory, store, now_us=now_us, interval_seconds=interval_seconds)
             shipper.ship()
@@ -62,6 +63,11 @@ class Books:
     def healthy(self) -> bool:
         """False while the books fall behind. Cheap."""
         return self.shipper.stalled_seconds < LAG_SECONDS_MAX
+
+    @property
+    def state(self) -> str:
+        """``ok``, or what is wrong in a few words. For the probes."""
+        return self.shipper.state if self.healthy else f"failing: {self.shipper.state}"
 
     def charges(self, tenant_id: str, from_us: int, to_us: int, tags: Mapping[str, str]) -> int:
         """What a tenant was charged in a span, up to this moment, in pico-USD."""
@@ -83,11 +89,42 @@ def hold_state(state_dir: Path) -> int:
 
     Raises MeteringUnavailable with a sentence where another gateway has it.
     """
-    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(state_dir)
     try:
-        return hold_lock(state_dir / "ledger.lock")
+        lock = hold_lock(state_dir / _LOCK)
     except BlockingIOError:
         raise MeteringUnavailable(
             f"another Tollhouse process has the ledger in {state_dir} open; "
             "stop it, or give this one a state_dir of its own"
         ) from None
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d" % os.getpid(), 0)
+    except OSError:  # a full disk: whoever starts next only cannot tell that we are gone
+        pass
+    try:
+        tidy_state(state_dir)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
+
+
+def is_abandoned(state_dir: Path) -> bool:
+    """Whether the process that locked a state folder is gone while its children still hold it."""
+    path = state_dir / _LOCK
+    try:
+        holder = int(path.read_text())
+    except (OSError, ValueError):
+        return False
+    return is_held(path) and not _lives(holder)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

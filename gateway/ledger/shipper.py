@@ -18,6 +18,8 @@ from gateway.ledger.store import LedgerStore
 from gateway.ledger.wal import is_held
 
 RETENTION_SECONDS = 3600.0
+TELL_SECONDS = 60.0  # between two lines of the log that say the same
+STALLED_SECONDS = 10.0  # without a complete pass, before the probes say so
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,7 @@ class Shipper:
         now_us: Callable[[], int],
         interval_seconds: float = 1.0,
         retention_seconds: float = RETENTION_SECONDS,
+        tell_seconds: float = TELL_SECONDS,
     ) -> None:
         """``directory`` holds the segments. Shipped ones stay for ``retention_seconds``."""
         self.last_error: str | None = None
@@ -45,6 +48,9 @@ class Shipper:
         self._interval_seconds = interval_seconds
         self._retention_seconds = retention_seconds
         self._shipping = threading.Lock()
+        self._tell_seconds = tell_seconds
+        self._told_at: float | None = None  # monotonic; None: nothing is wrong
+        self.refused = 0  # records, since the start
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -108,6 +114,14 @@ class Shipper:
         return time.monotonic() - self._caught_up
 
     @property
+    def state(self) -> str:
+        """``ok``, or for how long nothing has been booked."""
+        stalled = self.stalled_seconds
+        if self.last_error is None and stalled < STALLED_SECONDS:
+            return "ok"
+        return f"usage has not been booked for {stalled:.0f} s"
+
+    @property
     def wal_bytes(self) -> int:
         """Bytes of the logs that are not yet in the store."""
         offsets = self._store.offsets()
@@ -126,12 +140,19 @@ class Shipper:
                 self.ship()
                 self.tidy()
                 self.last_error = None
+                self._told_at = None
             except (sqlite3.Error, OSError) as error:
-                if self.last_error is None:
-                    _log.warning("usage is not booked for now, and kept in the log: %s", error)
-                self.last_error = str(error)
+                self.last_error = (getattr(error, "strerror", None) or str(error)).lower()
+                self._tell()
             self._wake.wait(self._interval_seconds)
             self._wake.clear()
+
+    def _tell(self) -> None:
+        """Log why nothing is booked: at once, and once a minute for as long as that lasts."""
+        now = time.monotonic()
+        if self._told_at is None or now - self._told_at >= self._tell_seconds:
+            self._told_at = now
+            _log.warning("%s, and waits in the log: %s", self.state, self.last_error)
 
     def _ship_segment(self, path: Path, *, growing: bool) -> bool:
         """Book one segment as far as it goes; True where damage in a growing one stops it."""
@@ -139,6 +160,7 @@ class Shipper:
             done = self._store.ingest(path, growing=growing)
             self._booked += done.events
             if done.rejected:
+                self.refused += done.rejected
                 _log.error("%s: %d records were refused; see ledger verify", path, done.rejected)
             if not done.more:
                 return done.damaged

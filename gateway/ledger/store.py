@@ -27,6 +27,7 @@ from gateway.ledger.frames import (
 )
 from gateway.ledger.schema import migrate
 from gateway.prices import Price
+from gateway.private_files import private_file
 
 BATCH_RECORDS_MAX = 2_000
 _BUSY_SECONDS = 10.0
@@ -62,7 +63,7 @@ class LedgerStore:
         self._lock = threading.Lock()
         self._contexts = rows.Contexts()
         self._connection = sqlite3.connect(
-            path, timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            private_file(path), timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
         )
         self._connection.execute("PRAGMA journal_mode = WAL")
         # One commit per batch: a full sync costs nothing there, and segments are deleted after it.

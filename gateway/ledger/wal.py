@@ -16,6 +16,7 @@ import msgspec
 from gateway.errors import MeteringUnavailable
 from gateway.ledger.event import Checkpoint, Intent, Record, UsageEvent
 from gateway.ledger.frames import FRAME_BYTES_MAX, lock_name, seal, segment_name
+from gateway.private_files import private_folder
 
 Durability = Literal["process", "power"]
 SEGMENT_BYTES = 16 << 20
@@ -54,7 +55,7 @@ class WriteAheadLog:
         self._appended = 0  # records
         self._synced = 0  # of them, on the disk itself
         self._sync: asyncio.Future[None] | None = None
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(directory)
         # Waits only for a shipper that is just looking whether the owner lives.
         self._owner_lock = hold_lock(directory / lock_name(self.owner), wait=True)
         try:

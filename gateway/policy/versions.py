@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.policy.load import SourceFile
+from gateway.private_files import private_folder
 
 VERSIONS_MAX = 200
 
@@ -78,7 +79,7 @@ class Versions:
                 shutil.rmtree(self._directory / entry.version, ignore_errors=True)
 
     def _keep(self, version: str, files: Sequence[SourceFile]) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(self._directory)
         folder = self._directory / version
         if folder.is_dir():
             return

@@ -20,6 +20,8 @@ from typing import Literal
 
 import msgspec
 
+from gateway.private_files import private_file
+
 Kind = Literal["api", "admin"]
 Role = Literal["viewer", "finance", "operator", "admin"]
 
@@ -76,8 +78,9 @@ class KeyStore:
     def __init__(self, path: Path, pepper: bytes) -> None:
         self._pepper = pepper
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        os.chmod(path, 0o600)
+        self._database = sqlite3.connect(
+            private_file(path), check_same_thread=False, isolation_level=None
+        )
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.executescript(_SCHEMA)
         self._by_digest: dict[str, KeyRecord] = {}

@@ -165,6 +165,25 @@ def test_ship_books_what_a_dead_gateway_left(state: Path) -> None:
     assert json.loads(run(usage, state, "event", "r3").output)["state"] == "estimated"
 
 
+def test_ship_says_when_a_record_of_the_log_cannot_be_booked(state: Path) -> None:
+    """What is readable is booked, the exit status is 1, and the audit names the place."""
+    ledger_now = Ledger.open(state)
+    ledger_now.intend(Intent(**identity("r3", "acme"), prompt_tokens=1, held_pico=5))
+    ledger_now.close()
+    log = max((state / "wal").glob("*.wal"))
+    damaged = state / "wal" / "usage-dead0-1-00000001.wal"
+    content = bytearray(log.read_bytes()) * 2
+    content[30] ^= 1
+    damaged.write_bytes(content)
+    done = run(ledger, state, "ship")
+    assert done.exit_code == 1
+    assert "1 record of the log cannot be booked" in done.output
+    assert "Everything" not in done.output
+    assert damaged.name in run(ledger, state, "verify").output
+    again = run(ledger, state, "ship")
+    assert (again.exit_code, again.output) == (0, "Everything in the log is booked.\n")
+
+
 def test_a_segment_is_dumped_as_json_lines(state: Path) -> None:
     """Damage is reported with its place, and in the exit status."""
     (segment,) = (state / "wal").glob("*.wal")

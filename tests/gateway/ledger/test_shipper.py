@@ -263,6 +263,30 @@ def test_a_store_that_fails_is_tried_again(wal: Path, store: LedgerStore, start:
     assert len(reports.request(store, "r")) == 1
 
 
+def test_books_that_stand_still_say_so_again_and_again(
+    wal: Path, store: LedgerStore, start: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line at once, one per interval after that, and in between what the probes show."""
+    append(start("a"), final("r"))
+    shipper = Shipper(wal, store, now_us=lambda: NOW_US, interval_seconds=0.005, tell_seconds=0.1)
+    assert shipper.state == "ok"
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    store._connection.execute("PRAGMA busy_timeout = 1")
+    began = time.monotonic()
+    shipper.start()
+
+    def told() -> int:
+        return sum("usage has not been booked for" in line for line in caplog.messages)
+
+    _until(lambda: told() >= 3)
+    assert told() <= 1 + (time.monotonic() - began) / 0.1
+    assert shipper.state.startswith("usage has not been booked for")
+    other.close()
+    _until(lambda: shipper.state == "ok")
+    shipper.stop()
+
+
 def _until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 10
     while not condition():
