@@ -77,6 +77,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     started_us: int
     started_monotonic: float
     held_pico: int = 0
+    output_cap: int | None = None  # the limit that we set, because the client set none
     usage: Usage | None = None
     upstream_request_id: str | None = None
     error: GatewayError | None = None

@@ -145,7 +145,10 @@ def answer_lines(exchange: Exchange) -> bytes:
         age_seconds = max(0, (exchange.started_us - hit.stored_us) // 1_000_000)
         lines += f"x-tollhouse-model: {hit.served_model}\r\nage: {age_seconds}\r\n"
     elif exchange.attempts:
-        lines += f"x-tollhouse-model: {exchange.attempts[-1].target.name}\r\n"
+        last = exchange.attempts[-1]
+        lines += f"x-tollhouse-model: {last.target.name}\r\n"
+        if last.output_cap is not None:
+            lines += f"x-tollhouse-output-limit: {last.output_cap}\r\n"
     if exchange.cache_id is not None:
         lines += f"x-tollhouse-cache-id: {exchange.cache_id}\r\n"
     if exchange.decision is not None:

@@ -5,6 +5,7 @@ files of authorities that a provider names.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -58,6 +59,11 @@ _VENDOR_SPEAKS: dict[Api, tuple[DialectName, ...]] = {
     "anthropic": ("messages",),
     "local": ("chat",),
 }
+# Our own model process thinks of nothing: where it is silent, it is stuck.
+_LOCAL_SILENCE = Timeouts(first_byte_seconds=30.0, idle_seconds=30.0)
+# Names under which OpenAI's reasoning models are sold, fine-tuned ones and resellers' too.
+_REASONS = re.compile(r"(?:^|[/:])(?:o[1-9]|gpt-[5-9])(?![0-9])")
+_OPENAI_HOST = "api.openai.com"
 _KEY_HEADERS: dict[Api, str] = {"azure": "api-key", "anthropic": "x-api-key"}
 T = TypeVar("T")
 
@@ -125,6 +131,7 @@ class _Compiler:
         for index, section in enumerate(sections):
             where: Where = ("providers", index)
             self._refuse_twice(document, where, "provider", section.name, self._providers)
+            silent = _LOCAL_SILENCE if section.api == "local" else Timeouts()
             self._providers[section.name] = Provider(
                 name=section.name,
                 api=section.api,
@@ -137,8 +144,8 @@ class _Compiler:
                 simulated=section.simulated,
                 timeouts=Timeouts(
                     connect_seconds=section.timeouts.connect,
-                    first_byte_seconds=section.timeouts.first_byte,
-                    idle_seconds=section.timeouts.idle,
+                    first_byte_seconds=section.timeouts.first_byte or silent.first_byte_seconds,
+                    idle_seconds=section.timeouts.idle or silent.idle_seconds,
                     total_seconds=section.timeouts.total,
                 ),
                 health=Health(
@@ -199,10 +206,13 @@ class _Compiler:
                 name=section.name,
                 provider=provider,
                 upstream_model=section.upstream_model,
+                vendor_model=section.vendor_model or "",
                 prices=self._prices(document, (*where, "price"), section),
                 capabilities=frozenset(section.capabilities),
                 context_tokens=section.context,
                 output_tokens_max=section.max_output,
+                limit_field=section.limit_field
+                or _limit_field(section, provider, self._api_versions[provider.name]),
                 paths=provider_paths(
                     provider.dialects,
                     deployment=quote(section.upstream_model, safe=""),
@@ -223,11 +233,16 @@ class _Compiler:
         if price.source == "unpriced":
             return None
         if price.source == "genai-prices":
-            found = from_genai_prices(provider, model.upstream_model)
+            name = model.vendor_model or model.upstream_model
+            found = from_genai_prices(provider, name)
+            vendor = _vendor(self._providers[model.provider])
+            if found is None and price.provider is None and vendor is not None:
+                found = from_genai_prices(vendor, name)
             if found is None:
                 message = (
-                    f"genai-prices knows no model '{model.upstream_model}' of '{provider}': name"
-                    " its provider, write a contract price, or source: unpriced"
+                    f"genai-prices knows no model '{name}' of '{provider}': write price.provider"
+                    " or vendor_model, where they have other names there; a contract price; or"
+                    " source: unpriced"
                 )
                 self._problem(document, where, message)
             return found
@@ -505,6 +520,27 @@ class _Compiler:
 
     def _problem(self, document: Document, where: Where, message: str) -> None:
         self._problems.append(document.problem(where, message))
+
+
+def _limit_field(section: schema.ModelSection, provider: Provider, api_version: str | None) -> str:
+    """OpenAI's reasoning models refuse the older name; many other providers know no other.
+
+    A deployment's name at Azure says nothing, so all of Azure is sent the name that all its models
+    take, since there is one (2024-09).
+    """
+    vendor = _vendor(provider)
+    newer = vendor == "openai" or (vendor == "azure" and (api_version or "9") >= "2024-09")
+    if newer or _REASONS.search(section.vendor_model or section.upstream_model):
+        return "max_completion_tokens"
+    return "max_tokens"
+
+
+def _vendor(provider: Provider) -> str | None:
+    """Whose models a provider certainly sells, as genai-prices names it; None: anybody's."""
+    if provider.api == "azure":
+        return "azure"
+    host = urlsplit(provider.base_url).hostname or ""
+    return {_OPENAI_HOST: "openai", "api.anthropic.com": "anthropic"}.get(host)
 
 
 def _authorization(auth: schema.Auth | None) -> Secret | None:

@@ -59,8 +59,16 @@ class TimeoutsSection(Section):
     """Deadlines of one provider."""
 
     connect: Duration = Field(2.0, description="To open a connection.")
-    first_byte: Duration = Field(30.0, description="Until the answer begins.")
-    idle: Duration = Field(30.0, description="Between two chunks of an answer.")
+    # A whole answer has no first byte before it is finished, and models that think are silent for
+    # minutes, also between two events. What is down is found out by ``connect``.
+    first_byte: Duration | None = Field(
+        None,
+        description="Until the answer begins; of a whole one, until it is done. default: 10m,"
+        " of api: local 30s.",
+    )
+    idle: Duration | None = Field(
+        None, description="Between two chunks of an answer. default: 5m, of api: local 30s."
+    )
     total: Duration = Field(600.0, description="For the whole request, all attempts.")
 
 
@@ -213,12 +221,23 @@ class ModelSection(Section):
     name: Name = Field(description="What clients, routes and tenants call it.")
     provider: Name = Field(description="Who answers.")
     upstream_model: str = Field(min_length=1, description="Its name at the provider.")
+    vendor_model: str | None = Field(
+        None,
+        min_length=1,
+        description="The model's own name, where upstream_model is a deployment or an alias:"
+        " by it prices and limits are looked up.",
+    )
     price: PriceSection
     capabilities: list[
         Literal["chat", "tools", "vision", "json_schema", "embeddings", "completions"]
     ] = Field(["chat"], min_length=1, description="What it may be asked.")
     context: Size | None = Field(None, description="Tokens; unknown is not checked.")
     max_output: Size = Field(4096, description="Worst case of a request that sets no limit.")
+    limit_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        None,
+        description="In which field a chat is sent the gateway's limit. default: as OpenAI's"
+        " and Azure's models and those that reason want it, else max_tokens.",
+    )
 
 
 class ModelsDocument(Section):

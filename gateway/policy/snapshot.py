@@ -42,8 +42,8 @@ class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """Deadlines of one provider, in seconds."""
 
     connect_seconds: float = 2.0
-    first_byte_seconds: float = 30.0
-    idle_seconds: float = 30.0
+    first_byte_seconds: float = 600.0
+    idle_seconds: float = 300.0
     total_seconds: float = 600.0
 
 
@@ -105,10 +105,12 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     provider: Provider
     upstream_model: str
+    vendor_model: str = ""  # the model's own name; empty: upstream_model
     prices: PriceSchedule | None  # None: unpriced; shown as such, never zero
     capabilities: frozenset[str] = frozenset({"chat"})
     context_tokens: int | None = None  # None: not known, not checked
     output_tokens_max: int = 4096  # assumed worst case where the request sets no limit
+    limit_field: str = "max_tokens"  # of a chat, for a limit of ours
     # Below the base URL, of each endpoint that the provider speaks.
     paths: Mapping[Endpoint, str] = msgspec.field(default_factory=lambda: _CHAT_PATHS)
 

@@ -16,6 +16,7 @@ from gateway.hits import serve_hit
 from gateway.policy.snapshot import ExactRule
 from gateway.services import Services
 from gateway.wire.canonical import cacheable, canonical_body
+from gateway.wire.openai import WITHOUT_OUTPUT
 from gateway.wire.relay import DONE
 
 _NO_CONTROL: dict[str, str] = {}
@@ -160,7 +161,12 @@ def _bypass(exchange: Exchange, control: dict[str, str]) -> str | None:
     rule = exchange.route.exact
     if rule is not None and rule.scope == "user" and exchange.request.user is None:
         return "the cache is per user and the request names none"
-    if rule is not None and rule.sampled == "deny" and exchange.request.temperature != 0:
+    if (
+        rule is not None
+        and rule.sampled == "deny"
+        and exchange.request.temperature != 0
+        and exchange.endpoint not in WITHOUT_OUTPUT
+    ):
         return "the route does not cache sampled answers"
     return cacheable(exchange.request)
 

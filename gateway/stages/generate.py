@@ -111,6 +111,7 @@ async def _ask(
     outcome: Outcome = "failed"
     response: UpstreamResponse | None = None
     first_byte_deadline = min(deadline, services.monotonic() + timeouts.first_byte_seconds)
+    attempt.output_cap = _output_cap(exchange, attempt.target)
     try:
         response = await upstream.send(
             UpstreamRequest(
@@ -119,7 +120,8 @@ async def _ask(
                 body=dialect.encode(
                     exchange.request,
                     upstream_model=attempt.target.upstream_model,
-                    max_output_tokens=_output_cap(exchange, attempt.target),
+                    max_output_tokens=attempt.output_cap,
+                    limit_field=attempt.target.limit_field,
                 ),
                 headers=_headers(exchange, attempt),
                 stream=exchange.request.stream,
@@ -435,7 +437,9 @@ def _estimate_document(exchange: Exchange, attempt: Attempt, document: dict[str,
     """Usage of a complete answer that reports none: counted by a tokenizer."""
     text = DIALECTS[exchange.endpoint].text(document)
     if len(text) <= _COUNTED_BYTES_MAX:
-        tokens, _ = count_tokens(text, model=attempt.target.upstream_model)
+        tokens, _ = count_tokens(
+            text, model=attempt.target.vendor_model or attempt.target.upstream_model
+        )
     else:
         tokens = len(text) // 4
     return Usage(

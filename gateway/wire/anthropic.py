@@ -83,7 +83,11 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
 
 
 def encode_request(
-    request: ParsedRequest, *, upstream_model: str, max_output_tokens: int | None = None
+    request: ParsedRequest,
+    *,
+    upstream_model: str,
+    max_output_tokens: int | None = None,
+    limit_field: str = "",
 ) -> bytes:
     """The body for the upstream: under another model's name. A message always has its own limit."""
     return orjson.dumps({**request.body, "model": upstream_model})

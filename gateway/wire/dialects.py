@@ -23,7 +23,12 @@ Relay = StreamRelay | TypedEventRelay
 
 class _Encode(Protocol):
     def __call__(
-        self, request: ParsedRequest, *, upstream_model: str, max_output_tokens: int | None
+        self,
+        request: ParsedRequest,
+        *,
+        upstream_model: str,
+        max_output_tokens: int | None,
+        limit_field: str,
     ) -> bytes: ...
 
 

@@ -119,9 +119,16 @@ def dearer_tier(body: dict[str, Any]) -> str | None:
 
 
 def encode_request(
-    request: ParsedRequest, *, upstream_model: str, max_output_tokens: int | None = None
+    request: ParsedRequest,
+    *,
+    upstream_model: str,
+    max_output_tokens: int | None = None,
+    limit_field: str = "max_tokens",
 ) -> bytes:
-    """The body for the upstream: another model, usage asked for, a limit where one is given."""
+    """The body for the upstream: another model, usage asked for, a limit where one is given.
+
+    limit_field: the name by which a chat's limit goes that the client has not named itself.
+    """
     changes: dict[str, Any] = {"model": upstream_model}
     if request.stream:
         options = request.body.get("stream_options")
@@ -131,15 +138,9 @@ def encode_request(
         }
     if max_output_tokens is not None:
         named: list[str] = [f for f in _LIMIT_FIELDS if f in request.body]
-        fields = named or [_limit_field(request, upstream_model)]
+        fields = named or [limit_field if request.endpoint == "chat" else "max_tokens"]
         changes |= dict.fromkeys(fields, max_output_tokens)
     return orjson.dumps({**request.body, **changes})
-
-
-def _limit_field(request: ParsedRequest, upstream_model: str) -> str:
-    """OpenAI's reasoning models refuse the older name; most other providers know no other."""
-    reasons = upstream_model.startswith(("o1", "o3", "o4", "gpt-5"))
-    return "max_completion_tokens" if reasons and request.endpoint == "chat" else "max_tokens"
 
 
 def upstream_error(

@@ -65,7 +65,11 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
 
 
 def encode_request(
-    request: ParsedRequest, *, upstream_model: str, max_output_tokens: int | None = None
+    request: ParsedRequest,
+    *,
+    upstream_model: str,
+    max_output_tokens: int | None = None,
+    limit_field: str = "",
 ) -> bytes:
     """The body for the upstream: under another model's name, with a limit where one is given."""
     changes: dict[str, Any] = {"model": upstream_model}

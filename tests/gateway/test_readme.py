@@ -62,13 +62,16 @@ def test_the_table_of_headers_is_what_an_answer_can_carry() -> None:
     made = exchange()
     made.marks.append(("authenticate", 100.001))
     made.attempts.append(attempt(SMALL, Usage(prompt_tokens=1)))
+    made.attempts[-1].output_cap = 512
+    limited = respond.answer_lines(made).splitlines()
     made.hit, made.cache_id, made.cost_pico = stored(Usage()), "01CACHED", 0
     made.decision = Decision(small=True, difficulty=0.2, threshold=0.5, reason="easy")
     limits = RateLimits(requests_per_minute=5, tokens_per_minute=500)
     made.rate = Limiter().reserve("acme", limits, 10, 1, 100.0)
     made.endpoint = "messages"  # whose clients read one more
     made.rate.allowance = msgspec.structs.replace(made.rate.allowance, degraded=True)
-    sent = dict(line.split(b": ", 1) for line in respond.answer_lines(made).splitlines())
+    lines = [*limited, *respond.answer_lines(made).splitlines()]
+    sent = dict(line.split(b": ", 1) for line in lines)
     assert sorted(row[0].encode() for row in table("Response headers")) == sorted(sent)
     assert all(re.fullmatch(rb"[\x20-\x7e]+", value) for value in sent.values()), sent
 

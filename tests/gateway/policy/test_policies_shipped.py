@@ -38,6 +38,27 @@ def test_every_shipped_policy_loads_and_passes_its_tests(paths: list[str]) -> No
     assert policy.baseline is not None
 
 
+@pytest.mark.parametrize("name", ["default/models.yaml", "demo/models-openai.yaml"])
+def test_the_shipped_large_model_may_think_and_write_as_much_as_it_can(name: str) -> None:
+    """Silent for minutes, and 128,000 tokens long; the small one's limits are its own."""
+    rest = ["demo/routing.yaml", "demo/tenants.yaml"] if "demo" in name else ["default"]
+    paths = [POLICIES / path for path in ({*rest, name} if "demo" in name else rest)]
+    policy = load_policy(sorted(paths), environ=ENVIRON, now_us=1)
+    large, timeouts = policy.models["large"], policy.models["large"].provider.timeouts
+    assert large.output_tokens_max == 128_000
+    assert large.limit_field == "max_completion_tokens"
+    assert min(timeouts.first_byte_seconds, timeouts.idle_seconds) >= 300.0
+    assert timeouts.connect_seconds <= 2.0
+    for tenant in policy.tenants.values():
+        if tenant.limits.max_output_tokens is not None:
+            continue  # it says itself how much an answer may be
+        for budget in tenant.budgets:
+            price = large.prices.at(1, 1) if large.prices is not None else None
+            assert price is not None
+            worst_pico = price.rates.output * large.output_tokens_max
+            assert budget.amount_pico > 20 * worst_pico, "a few requests must not use it up"
+
+
 def test_the_simulated_provider_is_labelled() -> None:
     """Wherever its name is shown, it says what it is."""
     paths = [POLICIES / "demo" / f"{n}.yaml" for n in ("models-simulated", "routing", "tenants")]

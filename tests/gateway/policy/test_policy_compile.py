@@ -6,7 +6,15 @@ import pytest
 
 from gateway.money import PICO_PER_USD
 from gateway.policy.load import load_policy
-from tests.gateway.policy.policy_texts import ENVIRON, NOW_US, POLICY, changed, facts, load
+from tests.gateway.policy.policy_texts import (
+    ENVIRON,
+    NOW_US,
+    POLICY,
+    changed,
+    facts,
+    load,
+    problems,
+)
 
 
 def test_every_part_of_the_files_arrives(tmp_path: Path) -> None:
@@ -67,6 +75,73 @@ def test_defaults_hold_for_routes_that_say_nothing(tmp_path: Path) -> None:
     assert support.exact is not None
     assert support.exact.ttl_seconds == 86_400.0
     assert alias.fallback_on == {"timeout", "429"}
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "field"),
+    [
+        ("api: azure, base_url: https://x.openai.azure.com", "prod-assistant", "completion"),
+        ("api: azure, base_url: https://x.y, api_version: 2024-10-21", "prod", "completion"),
+        ("api: azure, base_url: https://x.y, api_version: 2024-02-01", "prod", ""),
+        ("api: openai, base_url: https://api.openai.com/v1", "gpt-4o", "completion"),
+        ("api: openai, base_url: https://proxy.example/v1", "gpt-5.4-mini", "completion"),
+        ("api: openai, base_url: https://proxy.example/v1", "openai/o4-mini", "completion"),
+        ("api: openai, base_url: https://proxy.example/v1", "ft:o4-mini-2025:acme", "completion"),
+        ("api: openai, base_url: https://proxy.example/v1", "gpt-4o", ""),
+        ("api: openai, base_url: https://proxy.example/v1", "prod", ""),
+        ("api: openai, base_url: https://proxy.example/v1", "prod, vendor_model: o3", "completion"),
+        ("api: openai, base_url: https://proxy.example/v1",
+         "gpt-5, limit_field: max_tokens", ""),
+    ],
+)  # fmt: skip
+def test_a_limit_of_ours_goes_into_the_field_that_the_model_takes(
+    tmp_path: Path, provider: str, model: str, field: str
+) -> None:
+    """A deployment's name says nothing: the vendor, the model's own name or the policy does."""
+    text = changed(
+        "    api: openai\n    base_url: https://api.example.com/v1\n"
+        '    auth: {bearer: "${env:KEY}"}\n',
+        "".join(f"    {part}\n" for part in provider.split(", ")),
+    )
+    parts = f"upstream_model: {model}".split(", ")
+    text = changed("    upstream_model: big-1\n", "".join(f"    {p}\n" for p in parts), text)
+    expected = "max_completion_tokens" if field else "max_tokens"
+    assert load(tmp_path, text).models["large"].limit_field == expected
+
+
+def test_a_list_price_is_found_by_the_model_s_own_name(tmp_path: Path) -> None:
+    """Provider and deployment may be called anything; Azure's models are sold by Azure."""
+    azure = changed(
+        "    api: openai\n    base_url: https://api.example.com/v1\n"
+        '    auth: {bearer: "${env:KEY}"}\n',
+        "    api: azure\n    base_url: https://x.openai.azure.com\n",
+    )
+    contract = (
+        'price: {source: contract, contract_id: C-1, per_mtok: {input: "2.50", output: "10"}}'
+    )
+    listed = changed(contract, "price: {source: genai-prices}", azure)
+    (problem,) = problems(tmp_path, listed)
+    assert "no model 'big-1' of 'big'" in problem
+    assert "vendor_model" in problem
+    text = changed(
+        "upstream_model: big-1", "upstream_model: big-1\n    vendor_model: gpt-4o", listed
+    )
+    prices = load(tmp_path, text).models["large"].prices
+    assert prices is not None
+    price = prices.at(NOW_US, 10)
+    assert price is not None
+    assert price.rates.input == 2.5 * PICO_PER_USD / 1_000_000
+
+
+def test_a_provider_that_thinks_may_be_silent_for_minutes(tmp_path: Path) -> None:
+    """One that is away is found out within seconds; our own model process within half a minute."""
+    policy = load(tmp_path)
+    paid, own = policy.providers["big"].timeouts, policy.providers["onbox"].timeouts
+    assert paid.connect_seconds <= 5.0
+    assert paid.first_byte_seconds >= 300.0
+    assert paid.idle_seconds >= 120.0
+    assert paid.total_seconds >= paid.first_byte_seconds
+    assert (own.first_byte_seconds, own.idle_seconds) == (30.0, 30.0)
 
 
 def test_the_version_follows_meaning_not_form(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What the policy decides about a request before anybody is asked, on a real worker's parts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import orjson
@@ -10,10 +10,12 @@ from gateway.app import Gateway
 from gateway.config import load_settings
 from gateway.exchange import Exchange
 from gateway.stages.assess import assess
+from gateway.stages.exact import exact
 from gateway.stages.plan import plan
 from gateway.stages.reserve import reserve
 from gateway.stages.resolve import resolve
 from gateway.stores.keys import KeyRecord
+from gateway.wire.openai import Endpoint
 
 POLICY = """
 apiVersion: tollhouse/v1
@@ -43,6 +45,10 @@ routes:
     small: small
     large: large
     cache: {semantic: {skip_when: 'request.tags.kind == "legal" || request.input_tokens > 50'}}
+  - name: fresh
+    match: {model: fresh}
+    to: large
+    cache: {exact: {sampled: deny}}
   - name: rest
     match: {}
     to: large
@@ -91,12 +97,14 @@ def resolved(
     text: str = "Hello",
     tags: bytes = b"",
     max_tokens: int = 16,
+    endpoint: Endpoint = "chat",
+    fields: Mapping[str, object] = {},
 ) -> Exchange:
     message = {"role": "user", "content": text}
-    body = {"model": model, "messages": [message], "max_tokens": max_tokens}
+    body = {"model": model, "messages": [message], "max_tokens": max_tokens, **fields}
     exchange = Exchange(
         request_id="01J",
-        endpoint="chat",
+        endpoint=endpoint,
         headers={b"x-tollhouse-tags": tags} if tags else {},
         raw=orjson.dumps(body),
         client=NoClient(),
@@ -127,6 +135,24 @@ def test_an_explicit_model_is_never_rerouted(gateway: Gateway) -> None:
     exchange = resolved(gateway, "small")
     assert exchange.route.name == "rest"
     assert exchange.pinned is gateway.policies.current.models["small"]
+
+
+async def test_who_asks_for_another_sample_gets_one_where_sampled_answers_are_denied(
+    gateway: Gateway,
+) -> None:
+    """Only temperature 0 asks for the same again; of vectors there is nothing to sample."""
+    asked: tuple[tuple[dict[str, object], bool], ...] = (
+        ({}, False),
+        ({"temperature": 1}, False),
+        ({"temperature": 0}, True),
+    )
+    for fields, cached in asked:
+        exchange = resolved(gateway, "fresh", fields=fields)
+        exact(exchange, gateway.services)
+        assert (exchange.bypass is None) is cached, fields
+    exchange = resolved(gateway, "fresh", endpoint="embeddings", fields={"input": "x"})
+    exact(exchange, gateway.services)
+    assert exchange.bypass is None
 
 
 @pytest.mark.parametrize(

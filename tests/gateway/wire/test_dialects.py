@@ -139,7 +139,9 @@ def test_fields_nobody_knows_reach_the_provider_untouched(
     endpoint: Endpoint, body: dict[str, Any], extra: dict[str, Any]
 ) -> None:
     request = parse(endpoint, {**body, **extra})
-    sent = DIALECTS[endpoint].encode(request, upstream_model="theirs", max_output_tokens=None)
+    sent = DIALECTS[endpoint].encode(
+        request, upstream_model="theirs", max_output_tokens=None, limit_field="max_tokens"
+    )
     assert orjson.loads(sent) == {**body, **extra, "model": "theirs"}
 
 

@@ -228,6 +228,16 @@ def test_a_cap_goes_into_the_field_that_the_client_used(
     assert {name: sent[name] for name in sent if name.startswith("max_")} == expected
 
 
+def test_a_cap_that_no_field_asks_for_goes_into_the_model_s_own() -> None:
+    """The legacy endpoint knows the older name alone, whatever the model."""
+    newer = "max_completion_tokens"
+    sent = encode_request(chat(), upstream_model="m", max_output_tokens=9, limit_field=newer)
+    assert orjson.loads(sent)[newer] == 9
+    legacy = parse_request("completions", b'{"model":"m","prompt":"x"}')
+    sent = encode_request(legacy, upstream_model="m", max_output_tokens=9, limit_field=newer)
+    assert orjson.loads(sent) == {"model": "m", "prompt": "x", "max_tokens": 9}
+
+
 def test_of_duplicate_keys_the_last_counts_for_us_and_for_the_upstream() -> None:
     raw = b'{"model":"a","model":"b","messages":[{"role":"user","content":"x"}]}'
     request = parse_request("chat", raw)
