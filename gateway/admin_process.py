@@ -30,6 +30,7 @@ from gateway.server import Server
 from gateway.stores.redis import RedisUnavailable
 from gateway.telemetry import Metrics
 from gateway.upkeep import (
+    Stop,
     announce,
     now_us,
     open_keys,
@@ -233,9 +234,8 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
     from gateway.web.app import create_admin_app
 
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = Stop(settings)
+    stop.listen()
     headquarters = Headquarters(settings, lock)
     policies = headquarters.policies
     loop.add_signal_handler(signal.SIGHUP, lambda: reload_soon(policies))
@@ -252,13 +252,12 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
         loop.create_task(headquarters.recount.run()),
         loop.create_task(_announce_once(headquarters)),
     ]
-    await stop.wait()
+    await stop.told.wait()
     headquarters.draining = True
     # The workers were told to stop as well; each is gone when its log is complete.
-    while headquarters.hub.peers:  # noqa: ASYNC110 - the supervisor sets the deadline
-        await asyncio.sleep(0.02)
+    await stop.within(_without_workers(headquarters))
     listening.close()
-    await server.drain(_DRAIN_SECONDS)
+    await stop.within(server.drain(_DRAIN_SECONDS))
     await pages.shutdown()
     server.abort()
     for task in background:
@@ -266,6 +265,12 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
     await asyncio.gather(*background, return_exceptions=True)
     await headquarters.close()
     return 0
+
+
+async def _without_workers(headquarters: Headquarters) -> bool:
+    while headquarters.hub.peers:  # noqa: ASYNC110 - the supervisor sets the deadline
+        await asyncio.sleep(0.02)
+    return True
 
 
 async def _announce_once(headquarters: Headquarters) -> None:

@@ -337,10 +337,9 @@ async def _serve(
     admin_pages = _admin_pages(gateway)
     await admin_pages.startup()
     public, admin = (Server(handler, settings.limits) for handler in (gateway.v1, admin_pages))
-    stop = Stop()
+    stop = Stop(settings)
+    stop.listen()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.tell)
-    loop.add_signal_handler(signal.SIGINT, stop.tell, True)
     loop.add_signal_handler(signal.SIGHUP, lambda: reload_soon(policies))
     background = [
         loop.create_task(public.sweep()),
@@ -356,7 +355,7 @@ async def _serve(
     settle_garbage_collector()
     await drained(gateway, public, listening[0], stop)
     listening[1].close()
-    await admin.drain(_ADMIN_DRAIN_SECONDS)
+    await stop.within(admin.drain(_ADMIN_DRAIN_SECONDS))
     await admin_pages.shutdown()
     admin.abort()
     for task in background:
@@ -377,7 +376,7 @@ async def drained(gateway: Gateway, public: Server, listening: asyncio.Server, s
     await stop.noticed(settings.unready_seconds)
     gateway.v1.draining = True
     listening.close()
-    if not await public.drain(settings.drain_seconds):
+    if not await stop.within(public.drain(settings.drain_seconds)):
         gateway.v1.stop()
         await public.drain(_STOPPED_SECONDS)
         public.abort()

@@ -169,6 +169,9 @@ class Settings(_Section):
         5.0, description="After SIGTERM, not ready but serving: a balancer needs to notice."
     )
     drain_seconds: Seconds = Field(600.0, description="For running requests, after that.")
+    orphan_drain_seconds: Annotated[float, Field(ge=0, le=60)] = Field(
+        5.0, description="For running requests where the supervisor was killed: the next waits."
+    )
     access_log: bool = Field(False, description="One line of JSON per request.")
     environment: str = Field("", description="Shown on every page, such as 'staging'.")
     redis: SharedRedis = SharedRedis()

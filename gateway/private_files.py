@@ -4,9 +4,11 @@ Knows file modes. Does not know what is in a file.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ FILE_MODE, FOLDER_MODE = 0o600, 0o700
 UMASK = 0o077
 _LEFTOVERS = ".new-*"  # what ``write_atomically`` and the policy history begin with
 _FILES = ("ledger.*", "keys.sqlite*", "pepper", "switches.json", "gateway-id")
+_LOCK = "lock"
 _FOLDERS = ("wal", "policies")
 
 
@@ -60,6 +63,44 @@ def tidy_state(state_dir: Path) -> None:
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
+
+
+def make_scratch(prefix: str) -> tuple[Path, int]:
+    """Make a temporary folder, and remove those of the same prefix whose users are all gone.
+
+    The second value is its lock, for ``leave_scratch``: a folder whose lock nobody holds is left
+    from a killed process. Its name is short: the path of a socket has 107 bytes.
+    """
+    for abandoned in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with contextlib.suppress(OSError):
+            if abandoned.stat().st_uid == os.geteuid():
+                _remove_unused(abandoned)
+    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    (folder / _LOCK).touch(FILE_MODE)
+    return folder, use_scratch(folder)
+
+
+def use_scratch(folder: Path) -> int:
+    """Hold a temporary folder for as long as the returned lock is open. Raises OSError."""
+    lock = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return lock
+
+
+def leave_scratch(folder: Path, lock: int) -> None:
+    """Give a temporary folder up; the last to do so removes it."""
+    os.close(lock)
+    with contextlib.suppress(OSError):
+        _remove_unused(folder)
+
+
+def _remove_unused(folder: Path) -> None:
+    lock = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or BlockingIOError: in use
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _ours(state_dir: Path) -> Iterator[Path]:

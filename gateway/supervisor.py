@@ -21,9 +21,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -35,6 +36,7 @@ _RESTART_SECONDS_MIN = 0.1
 _RESTART_SECONDS_MAX = 5.0
 _STEADY_SECONDS = 2.0  # one that ran this long is restarted without delay
 _KILL_AFTER_SECONDS = 5.0
+_ORPHANS_MARGIN_SECONDS = 15.0  # after their drain, to close their books
 _BACKLOG = 2048
 _UNSENT_BYTES_MAX = 16 * 1024
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -71,7 +73,7 @@ class Child:
                 pass_fds=self.fds,
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # Ctrl-C is for us, who know in which order to end
-                preexec_fn=_in_child,
+                preexec_fn=partial(_in_child, os.getpid()),
             )
         except OSError as error:  # no process or memory to be had: the others must go on
             _log.error("%s cannot be started: %s", self.name, error.strerror)
@@ -119,20 +121,26 @@ class Child:
         self.start_at = time.monotonic() + self._delay_seconds
 
 
-def _in_child() -> None:
+def _in_child(supervisor: int) -> None:
     """Get SIGTERM when the supervisor dies, so that no orphan holds its sockets. Told to reload
     before it listens for that, a child need not: it is about to read everything.
     """
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != supervisor:  # it died before we had asked
+        os._exit(1)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
     """Become the process that runs the gateway until SIGTERM or SIGINT. Raises StartError."""
+    from gateway.private_files import make_scratch
+
+    _await_orphans(settings)
     public = bind_shared(settings.listen.host, settings.listen.port, settings.workers)
     admin = bind(settings.admin.host, settings.admin.port)
+    warn_exposed(admin)
     lock = _hold_state(settings.state_dir)  # before anybody reads or writes there
-    run_dir = Path(tempfile.mkdtemp(prefix="tollhouse-"))  # short: a socket's path has 107 bytes
+    run_dir, run_lock = make_scratch("tollhouse-")
     model_socket = run_dir / "model.sock"
     if settings.workers == 1:
         children = [_worker(public[0], admin, model_socket, lock, config_path)]
@@ -146,7 +154,19 @@ def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
     if settings.local.enabled != "off":
         children.insert(0, _model_process(settings, model_socket))
     grace_seconds = settings.unready_seconds + settings.drain_seconds
+    os.set_inheritable(run_lock, True)  # the watcher's, as long as it lives
     _become_watcher(children, grace_seconds, (*public, admin), run_dir)
+
+
+def _await_orphans(settings: "Settings") -> None:
+    """Wait until the children of a supervisor that was killed have given up ports and folder."""
+    from gateway.ledger.books import is_abandoned
+
+    deadline = time.monotonic() + settings.orphan_drain_seconds + _ORPHANS_MARGIN_SECONDS
+    if is_abandoned(settings.state_dir):
+        _log.warning("waiting for the children of a gateway that was killed to end")
+    while is_abandoned(settings.state_dir) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def bind_shared(host: str, port: int, processes: int) -> list[socket.socket]:
@@ -185,6 +205,16 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
             ) from None
         raise StartError(f"Cannot listen on {host}:{port}: {error.strerror}.") from None
     return listener
+
+
+def warn_exposed(admin: socket.socket) -> None:
+    """Warn where the admin port can be reached from elsewhere: it speaks no TLS."""
+    address, port = admin.getsockname()[:2]
+    if not ip_address(address).is_loopback:
+        _log.warning(
+            "THE ADMIN PORT LISTENS ON %s:%d WITHOUT TLS: keys and sessions can be read on the way."
+            " Put a proxy with TLS in front, or set admin.host to 127.0.0.1.", address, port,
+        )  # fmt: skip
 
 
 def _worker(

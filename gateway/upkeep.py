@@ -7,9 +7,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from gateway.config import Settings
@@ -29,18 +31,55 @@ _log = logging.getLogger("tollhouse")
 BudgetsUsed = Callable[[int], Sequence[tuple[str, Budget, int, int]]]
 
 
-class Stop:
-    """Being told to stop: once, and a second time or by Ctrl-C to hurry."""
+_PARENT = os.getppid()  # a parent that dies before this line takes us with it
+_OVERDUE_SECONDS = 10.0  # for all that follows the last answer of an orphan
 
-    def __init__(self) -> None:
+
+class Stop:
+    """Being told to stop: once, and a second time or by Ctrl-C to hurry.
+
+    Where the signal comes from the death of the supervisor we are orphans: a successor waits for
+    our ports and the lock of the state folder, so what runs gets ``orphan_drain_seconds`` and no
+    more, and the process ends in any case.
+    """
+
+    def __init__(self, settings: Settings) -> None:
         self.told = asyncio.Event()
+        self.orphaned = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._orphan_seconds = settings.orphan_drain_seconds
+
+    def listen(self) -> None:
+        """Take SIGTERM and SIGINT from now on."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.tell)
+        loop.add_signal_handler(signal.SIGINT, self.tell, True)
 
     def tell(self, hurry: bool = False) -> None:
         """A signal has come."""
-        if hurry or self.told.is_set():
+        orphaned = os.getppid() != _PARENT
+        if orphaned and not self.orphaned.is_set():
+            seconds = self._orphan_seconds
+            _log.error("the supervisor is gone: what runs gets %g s, then we end", seconds)
+            self.orphaned.set()
+            overdue = threading.Timer(seconds + _OVERDUE_SECONDS, os._exit, (1,))
+            overdue.daemon = True
+            overdue.start()
+        if hurry or orphaned or self.told.is_set():
             self._hurry.set()
         self.told.set()
+
+    async def within(self, ending: Awaitable[bool]) -> bool:
+        """Wait for ``ending`` and return its result; False where an orphan's time has run out."""
+        task = asyncio.ensure_future(ending)
+        orphaned = asyncio.ensure_future(self.orphaned.wait())
+        await asyncio.wait((task, orphaned), return_when=asyncio.FIRST_COMPLETED)
+        orphaned.cancel()
+        await asyncio.wait((task,), timeout=self._orphan_seconds)
+        if not task.done():
+            task.cancel()
+            return False
+        return task.result()
 
     async def noticed(self, seconds: float) -> None:
         """Give whoever sends us requests time to see that we are not ready."""

@@ -161,9 +161,8 @@ async def _serve(
     settings: Settings, number: int, public_fd: int, model_socket: Path, node_socket: Path
 ) -> int:
     loop = asyncio.get_running_loop()
-    stop = Stop()
-    loop.add_signal_handler(signal.SIGTERM, stop.tell)
-    loop.add_signal_handler(signal.SIGINT, stop.tell, True)
+    stop = Stop(settings)
+    stop.listen()
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # the admin process reloads
     follower = Follower()
     background = [

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from gateway.cli.demo_report import print_report
 from gateway.cli.demo_workload import TENANTS, run_workload
 from gateway.cli.models import pull
 from gateway.config import PREFIX, RESERVED
+from gateway.private_files import leave_scratch, make_scratch
 from gateway.stores.keys import KeyStore, load_pepper
 from gateway.supervisor import StartError, bind
 
@@ -53,7 +53,8 @@ def demo(ctx: click.Context, exit_after: bool, port: int, admin_port: int) -> No
     with contextlib.ExitStack() as stack:
         try:
             _check_ports(port, admin_port)
-            state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="th-demo-")))
+            state_dir, scratch = make_scratch("th-demo-")
+            stack.callback(leave_scratch, state_dir, scratch)
             environment, large = stack.enter_context(_large_model(console))
             admin_key = _first_admin_key(state_dir)
             config = _write_config(state_dir, port, admin_port, large)

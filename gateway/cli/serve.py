@@ -66,7 +66,7 @@ def worker(
         assert admin_fd is not None, "serve gives one or the other"
         return run_worker(settings, public_fd, admin_fd, model_socket, lock_fd)
 
-    _run(config_path, run)
+    _run(config_path, run, model_socket.parent)
 
 
 @click.command("admin-process", hidden=True)
@@ -78,19 +78,28 @@ def admin_process(config_path: Path | None, admin_fd: int, node_socket: Path, lo
     """The admin process of several workers; started by ``serve``."""
     from gateway.admin_process import run_admin
 
-    _run(config_path, lambda settings: run_admin(settings, admin_fd, node_socket, lock_fd))
+    _run(
+        config_path,
+        lambda settings: run_admin(settings, admin_fd, node_socket, lock_fd),
+        node_socket.parent,
+    )
 
 
-def _run(config_path: Path | None, run: "Callable[[Settings], int]") -> None:
-    """Run a child of ``serve`` with its settings, to its end."""
+def _run(config_path: Path | None, run: "Callable[[Settings], int]", run_dir: Path) -> None:
+    """Run a child of ``serve`` with its settings, to its end. run_dir: where its sockets are."""
     from gateway.config import load_settings
+    from gateway.private_files import UMASK, leave_scratch, use_scratch
 
     configure_logging()
+    os.umask(UMASK)
+    parent, scratch = os.getppid(), use_scratch(run_dir)
     try:
         status = run(load_settings(config_path))
     except PolicyError as error:
         click.echo(str(error), err=True)
         status = os.EX_CONFIG  # tells the supervisor that trying again is in vain
+    if os.getppid() != parent:
+        leave_scratch(run_dir, scratch)  # the supervisor, which would remove it, was killed
     sys.exit(status)
 
 

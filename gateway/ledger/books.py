@@ -99,7 +99,7 @@ def hold_state(state_dir: Path) -> int:
         ) from None
     try:
         os.ftruncate(lock, 0)
-        os.pwrite(lock, b"%d" % os.getpid(), 0)
+        os.pwrite(lock, (_lifetime(os.getpid()) or "").encode(), 0)
     except OSError:  # a full disk: whoever starts next only cannot tell that we are gone
         pass
     try:
@@ -114,17 +114,17 @@ def is_abandoned(state_dir: Path) -> bool:
     """Whether the process that locked a state folder is gone while its children still hold it."""
     path = state_dir / _LOCK
     try:
-        holder = int(path.read_text())
+        holder = path.read_text()
+        process = int(holder.partition(" ")[0])
     except (OSError, ValueError):
         return False
-    return is_held(path) and not _lives(holder)
+    return is_held(path) and _lifetime(process) != holder
 
 
-def _lives(process: int) -> bool:
+def _lifetime(process: int) -> str | None:
+    """A process by its id and its start, as ids are used again; None where it has ended."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else f"{process} {fields[18]}"  # field 22 of proc(5): starttime

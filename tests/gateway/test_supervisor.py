@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.supervisor import Child, StartError, bind, bind_shared
+from gateway.supervisor import Child, StartError, bind, bind_shared, warn_exposed
 from tests.gateway.running import RunningGateway, wait_for
 
 SOON_SECONDS = 10.0
@@ -67,6 +67,17 @@ def test_a_bound_socket_takes_connections_before_anybody_serves_it(host: str) ->
         pytest.skip(f"this machine has no {host}")
     with listener, socket.create_connection(listener.getsockname()[:2], 5):
         pass
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"), [("127.0.0.1", 0), ("127.0.0.2", 0), ("localhost", 0), ("0.0.0.0", 1)]
+)
+def test_an_admin_port_beyond_loopback_is_warned_of(
+    host: str, warned: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with bind(host, 0) as listener:
+        warn_exposed(listener)
+    assert sum("WITHOUT TLS" in message for message in caplog.messages) == warned
 
 
 def test_connections_are_spread_over_the_sockets_of_one_port() -> None:
