@@ -40,6 +40,7 @@ from gateway.upkeep import (
     register_prices,
     reload_soon,
     watch_books,
+    watch_departures,
 )
 from gateway.web.services import AdminServices, Probe
 
@@ -100,7 +101,7 @@ class Headquarters:
             policies=self.policies,
             switches=self.switches,
             metrics=self._exposition,
-            purge=self._purge,
+            purge=self.purge,
             live=lambda: Probe(ok=True),
             ready=self.ready,
             started=self._started,
@@ -181,7 +182,8 @@ class Headquarters:
                 peer.snapshot = answer.snapshot
         return [peer.snapshot for peer in self.hub.peers if peer.snapshot], self._merger.gone
 
-    def _purge(self, tenant: str | None) -> int:
+    def purge(self, tenant: str | None) -> int:
+        """Drop cached answers in every worker; how many. Raises Overloaded where one is missing."""
         asking = asyncio.run_coroutine_threadsafe(self.hub.ask_all(Purge(tenant)), self._loop)
         entries = 0
         answers = asking.result()
@@ -249,6 +251,9 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
     background = [
         loop.create_task(server.sweep()),
         loop.create_task(poll_policies(policies)),
+        loop.create_task(
+            watch_departures(settings, headquarters.keys, policies, headquarters.purge)
+        ),
         loop.create_task(headquarters.recount.run()),
         loop.create_task(_announce_once(headquarters)),
     ]

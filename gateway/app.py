@@ -16,7 +16,7 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.admin import admin_services
+from gateway.admin import admin_services, purge
 from gateway.asgi import AsgiHandler
 from gateway.bookkeeping import keep_books, keep_journal
 from gateway.caches.exact import ExactCache
@@ -50,6 +50,7 @@ from gateway.upkeep import (
     register_prices,
     reload_soon,
     watch_books,
+    watch_departures,
 )
 from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import Bulkhead
@@ -346,6 +347,11 @@ async def _serve(
         loop.create_task(admin.sweep()),
         loop.create_task(poll_policies(policies)),
         loop.create_task(gateway.sample_model_process()),
+        loop.create_task(
+            watch_departures(
+                settings, gateway.keys, policies, lambda name: purge(gateway.services, name, loop)
+            )
+        ),
     ]
     listening = [
         await loop.create_server(server, sock=socket.socket(fileno=fd), backlog=BACKLOG)

@@ -142,6 +142,9 @@ class Limits(_Section):
     semantic_entries_max: Count = Field(20_000, description="Entries of one semantic namespace.")
     semantic_namespaces_max: Count = Field(1_000, description="Semantic namespaces in memory.")
     reload_settle_seconds: Seconds = Field(0.5, description="Files at rest before a reload.")
+    departed_tenant_seconds: Annotated[int, Field(ge=0, le=366 * 86_400)] = Field(
+        86_400, description="Gone from the policy for so long, a tenant loses its keys."
+    )
 
 
 class Settings(_Section):

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from gateway.config import Settings
+from gateway.departures import Departures
 from gateway.ids import UlidFactory
 from gateway.ledger import Books, Ledger
 from gateway.policy.holder import PolicyHolder
@@ -26,6 +27,7 @@ from gateway.stores.redis import Redis
 from gateway.telemetry import Metrics
 
 _POLICY_POLL_SECONDS = 0.25
+_DEPARTURES_SECONDS = 60.0
 _log = logging.getLogger("tollhouse")
 
 BudgetsUsed = Callable[[int], Sequence[tuple[str, Budget, int, int]]]
@@ -160,6 +162,23 @@ async def poll_policies(policies: PolicyHolder) -> None:
             await asyncio.to_thread(policies.poll, time.monotonic())
         except Exception:  # whatever it was, the next change must be seen
             _log.exception("looking for changed policy files failed")
+
+
+async def watch_departures(
+    settings: Settings, keys: KeyStore, policies: PolicyHolder, purge: Callable[[str], int]
+) -> None:
+    """End what belongs to tenants that stay away from the policy, for ever."""
+    departures = Departures(
+        keys,
+        purge,
+        grace_seconds=settings.limits.departed_tenant_seconds,
+        now_us=now_us,
+        policy=policies.current,
+    )
+    policies.subscribe(departures.look)
+    while True:
+        await asyncio.to_thread(departures.look, policies.current)
+        await asyncio.sleep(_DEPARTURES_SECONDS)
 
 
 def reload_soon(policies: PolicyHolder) -> None:

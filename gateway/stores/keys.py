@@ -46,6 +46,10 @@ CREATE TABLE IF NOT EXISTS access_key (
   CHECK (kind = 'api' AND tenant_id IS NOT NULL AND role IS NULL
       OR kind = 'admin' AND role IS NOT NULL)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS departed_tenant (
+  tenant_id TEXT PRIMARY KEY,
+  since_us INTEGER NOT NULL
+) STRICT;
 """
 
 
@@ -135,6 +139,35 @@ class KeyStore:
         self.reload()
         self._changed()
         return changed == 1
+
+    def revoke_tenant(self, tenant_id: str, *, now_us: int) -> int:
+        """Revoke every live key of a tenant at once, those of its admins too; how many."""
+        with self._lock:
+            changed = self._database.execute(
+                "UPDATE access_key SET revoked_us = ? WHERE tenant_id = ? AND revoked_us IS NULL",
+                (now_us, tenant_id),
+            ).rowcount
+        self.reload()
+        self._changed()
+        return changed
+
+    def tenants(self) -> set[str]:
+        """The tenants that have a key which is not revoked."""
+        return {record.tenant_id for record in self._by_digest.values() if record.tenant_id}
+
+    def departed(self) -> dict[str, int]:
+        """Since when each tenant that had left the policy has been gone, in microseconds."""
+        with self._lock:
+            return dict(self._database.execute("SELECT tenant_id, since_us FROM departed_tenant"))
+
+    def note_departure(self, tenant_id: str, since_us: int | None) -> None:
+        """Note that a tenant has left the policy; None: it is there again, or forgotten."""
+        with self._lock:
+            self._database.execute("DELETE FROM departed_tenant WHERE tenant_id = ?", (tenant_id,))
+            if since_us is not None:
+                self._database.execute(
+                    "INSERT INTO departed_tenant VALUES (?, ?)", (tenant_id, since_us)
+                )
 
     def reload(self) -> None:
         """Read the keys again: another process has changed them."""
