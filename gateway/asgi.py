@@ -132,8 +132,9 @@ def _scope(call: Call) -> Message:
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.1",
-        "method": call.method.decode("ascii"),
-        "scheme": "http",
+        # RFC 9110 §9.3.2: as GET in everything but the body, which the call leaves out.
+        "method": "GET" if call.method == b"HEAD" else call.method.decode("ascii"),
+        "scheme": _scheme(call),
         "path": unquote_to_bytes(raw_path).decode("utf-8", "replace"),
         "raw_path": raw_path,
         "query_string": query,
@@ -143,6 +144,15 @@ def _scope(call: Call) -> Message:
         "server": call.own,
         "state": {},
     }
+
+
+def _scheme(call: Call) -> str:
+    """As the proxy before us says, where there is one: cookies are then marked ``Secure``.
+
+    Whoever makes it up spoils nothing but the answer to themselves.
+    """
+    told = call.headers.get(b"x-forwarded-proto", b"").rpartition(b",")[2].strip().lower()
+    return "https" if told == b"https" else "http"
 
 
 def _lines(headers: Any) -> bytes:

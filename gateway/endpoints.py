@@ -6,7 +6,7 @@ Thin on purpose: what happens to a request is ``pipeline.py``.
 import asyncio
 import logging
 import re
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import unquote
 
 import orjson
@@ -17,21 +17,26 @@ from gateway.errors import (
     GatewayError,
     InternalError,
     MethodNotAllowed,
-    ModelNotFound,
     NotFound,
     Overloaded,
     UnsupportedEncoding,
 )
-from gateway.exchange import Exchange
-from gateway.policy.snapshot import AUTO, Policy, Tenant
+from gateway.exchange import JSON, Exchange
+from gateway.listing import model_list, one_model
 from gateway.respond import Responder
 from gateway.services import Services
 from gateway.stages.authenticate import authenticate
-from gateway.wire.dialects import POST_PATHS, locate, v1_path
+from gateway.stages.record import record_other
+from gateway.wire import cors
+from gateway.wire.dialects import MODELS, POST_PATHS, locate, meant, spoken_at, v1_path
 from gateway.wire.openai import Endpoint
 
 _KNOWN = pipeline.FORWARD.index(authenticate) + 1  # the stage after it
-_MODELS = "/v1/models"
+# Where clients look whether there is anybody: Claude Code at / and /api/hello, others at the base.
+_PROBED = frozenset({"/", "/v1", "/v1/", "/api/hello"})
+_GREETING = b"This is a Tollhouse gateway. Models: GET /v1/models.\n"
+_ASK, _LOOK = "POST, OPTIONS", "GET, HEAD, OPTIONS"
+_IDENTITY = frozenset({b"identity", b""})
 _CLIENT_ID_LENGTH_MAX = 128
 _PRINTABLE = re.compile(rb"[\x21-\x7e]+")
 _log = logging.getLogger("tollhouse.endpoints")
@@ -53,6 +58,7 @@ class V1:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._responders: set[Responder] = set()
+        self._since = services.now_us() // 1_000_000  # Unix time
         self.stopping = False  # not ready any more, and still serving
         self.draining = False  # serving what has begun, and nothing new
 
@@ -72,10 +78,13 @@ class V1:
                 self._other(call, request_id)
                 return False
             if call.method != b"POST":
-                raise MethodNotAllowed(f"{_path(call)} takes POST only.")
+                if call.method == b"OPTIONS":
+                    self._preflight(call, request_id, _ASK)
+                    return False
+                raise MethodNotAllowed(f"{_path(call)} takes POST only.", allow=_ASK)
             return self._begin(endpoint, deployment, call, request_id)
         except GatewayError as error:
-            respond.refuse(call, error, request_id, endpoint)
+            self._refuse(call, error, request_id, endpoint)
         except Exception as error:
             self._mistaken(call, error, request_id, endpoint)
         return False
@@ -147,31 +156,95 @@ class V1:
             exchange.client_request_id = theirs[:_CLIENT_ID_LENGTH_MAX].decode()
         return exchange
 
+    # What asks no model
+
     def _other(self, call: Call, request_id: str) -> None:
-        """``GET /v1/models`` and ``/v1/models/{id}``; anything else does not exist."""
+        """Lists of models and what clients probe; anything else does not exist."""
         path = v1_path(_path(call))
-        if path != _MODELS and not path.startswith(_MODELS + "/"):
-            raise NotFound(f"Unknown request URL: {call.method.decode()} {path[:200]}.")
-        if call.method not in (b"GET", b"HEAD"):
-            raise MethodNotAllowed(f"{_MODELS} takes GET only.")
+        listed = path == MODELS or path.startswith(MODELS + "/")
+        if not listed and path not in _PROBED and path != "*":
+            hint, right = "", meant(path)
+            if right is not None:
+                hint = f" Did you mean {right}? The base URL ends in /v1, once, or for Anthropic's"
+                hint += " clients without it."
+            raise NotFound(f"Unknown request URL: {call.method.decode()} {path[:200]}.{hint}")
+        if call.method == b"OPTIONS":
+            methods = f"{_LOOK}, POST" if path == "*" else _LOOK
+            self._preflight(call, request_id, methods)
+        elif call.method not in (b"GET", b"HEAD"):
+            raise MethodNotAllowed(f"{path[:200]} takes GET only.", allow=_LOOK)
+        elif listed:
+            self._list(call, path, request_id)
+        else:
+            lines = self._cors_lines(call) + respond.id_lines(request_id, None)
+            call.answer(200, b"content-type: text/plain\r\n" + lines, _GREETING)
+            self._note(call, "probe", request_id, 200)
+
+    def _list(self, call: Call, path: str, request_id: str) -> None:
+        """The models, in the shape that the client's library reads."""
         exchange = self._exchange(
             "chat", call, Responder(call, self._responders.discard), request_id
         )
         authenticate(exchange, self._services)
-        listed = [
-            _model_document(exchange.policy, name)
-            for name in _permitted(exchange.policy, exchange.tenant)
-        ]
-        if path == _MODELS:
-            document: dict[str, Any] = {"object": "list", "data": listed}
-        else:
-            name = path.removeprefix(_MODELS + "/")
-            found = [model for model in listed if model["id"] == name]
-            if not found:
-                raise ModelNotFound(f"The model '{name[:200]}' does not exist.", param="model")
-            document = found[0]
-        lines = b"content-type: application/json\r\nx-request-id: %b\r\n" % request_id.encode()
+        dialect = spoken_at(path, call.headers)
+        policy, tenant, name = exchange.policy, exchange.tenant, path.removeprefix(MODELS + "/")
+        created, now_us, anthropic = self._since, exchange.started_us, dialect is not None
+        document = (
+            model_list(policy, tenant, created=created, now_us=now_us, anthropic=anthropic)
+            if path == MODELS
+            else one_model(
+                policy, tenant, name, created=created, now_us=now_us, anthropic=anthropic
+            )
+        )
+        lines = b"content-type: %b\r\n%b" % (JSON, respond.id_lines(request_id, dialect))
+        if policy.cors_origins:
+            lines += cors.answer_lines(call.headers, tenant.cors_origins)
         call.answer(200, lines, orjson.dumps(document))
+        self._note(call, "models", request_id, 200, tenant=tenant.id)
+
+    def _preflight(self, call: Call, request_id: str, methods: str) -> None:
+        """OPTIONS: what the path takes and, where the policy names origins, who may ask."""
+        origins = self._services.policies.current.cors_origins
+        allow = methods.encode()
+        lines = b"allow: %b\r\n%b" % (allow, respond.id_lines(request_id, None))
+        if origins:
+            lines += cors.preflight_lines(call.headers, origins, allow)
+        call.answer(204, lines, b"")
+        self._note(call, "preflight", request_id, 204)
+
+    def _cors_lines(self, call: Call) -> bytes:
+        origins = self._services.policies.current.cors_origins
+        return cors.answer_lines(call.headers, origins) if origins else b""
+
+    def _refuse(
+        self, call: Call, error: GatewayError, request_id: str, endpoint: Endpoint | None
+    ) -> None:
+        """Answer a head that leads nowhere, in the shape that its sender reads."""
+        path = _path(call)
+        shape = endpoint or spoken_at(path, call.headers)
+        respond.refuse(call, error, request_id, shape, self._cors_lines(call))
+        what = endpoint or ("models" if v1_path(path).startswith(MODELS) else "unknown")
+        self._note(call, what, request_id, error.status, error)
+
+    def _note(
+        self,
+        call: Call,
+        what: str,
+        request_id: str,
+        status: int,
+        error: GatewayError | None = None,
+        tenant: str | None = None,
+    ) -> None:
+        record_other(
+            self._services,
+            what=what,
+            request_id=request_id,
+            method=call.method.decode("ascii", "replace"),
+            path=_path(call),
+            status=status,
+            error=error,
+            tenant=tenant,
+        )
 
     def _mistaken(
         self, call: Call, error: Exception, request_id: str, endpoint: Endpoint | None
@@ -184,7 +257,8 @@ class V1:
 
 def _check_body(headers: dict[bytes, bytes], bytes_max: int) -> None:
     """What the head tells of the body. Raises BodyTooLarge or UnsupportedEncoding."""
-    if headers.get(b"content-encoding", b"identity") != b"identity":
+    coding = headers.get(b"content-encoding")
+    if coding and {part.strip().lower() for part in coding.split(b",")} - _IDENTITY:
         raise UnsupportedEncoding("Compressed bodies are not accepted: send plain JSON.")
     length = headers.get(b"content-length")
     if length is not None and int(length) > bytes_max:
@@ -194,14 +268,3 @@ def _check_body(headers: dict[bytes, bytes], bytes_max: int) -> None:
 def _path(call: Call) -> str:
     """The path as text, whatever its bytes."""
     return unquote(call.target.partition(b"?")[0].decode("ascii", "replace"))
-
-
-def _permitted(policy: Policy, tenant: Tenant) -> list[str]:
-    allowed = tenant.allow_models
-    return sorted(name for name in policy.known_models if allowed is None or name in allowed)
-
-
-def _model_document(policy: Policy, name: str) -> dict[str, Any]:
-    model = policy.models.get(name)
-    owner = "tollhouse" if name == AUTO or model is None else model.provider.name
-    return {"id": name, "object": "model", "created": 0, "owned_by": owner}

@@ -12,6 +12,7 @@
     ├── RequestTimeout            408   the request did not arrive in time
     ├── BodyTooLarge              413
     ├── UnsupportedEncoding       415
+    │   └── UnsupportedMediaType  415
     ├── HeadersTooLarge           431   too many headers, or too long
     ├── RateLimited               429   requests, tokens or concurrency; may be retried
     ├── BudgetExhausted           429   money; must not be retried
@@ -39,6 +40,8 @@ from typing import ClassVar, Literal
 import orjson
 
 Fault = Literal["client", "tenant", "upstream", "gateway"]
+# OpenAI's and Anthropic's clients ignore advice of over 60; ours for a rate rounds up to 61.
+_CLIENTS_WAIT_SECONDS_MAX = 90.0
 
 
 class GatewayError(Exception):
@@ -77,7 +80,7 @@ class GatewayError(Exception):
         )
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Retry advice, in the headers the OpenAI clients read."""
+        """What the status obliges to say (RFC 9110 §15), and the retry advice that clients read."""
         found: list[tuple[bytes, bytes]] = []
         if self.retry_after_seconds is not None:
             # Rounded up: a client that waits exactly as long as told must not be too early.
@@ -85,7 +88,9 @@ class GatewayError(Exception):
             found.append((b"retry-after", b"%d" % max(1, math.ceil(seconds))))
             found.append((b"retry-after-ms", b"%d" % max(1, math.ceil(seconds * 1000))))
         if self.status in (408, 409, 429) or self.status >= 500:
-            found.append((b"x-should-retry", b"true" if self.retryable else b"false"))
+            # Told to wait longer than they ever do, the clients would come back within seconds.
+            far = (self.retry_after_seconds or 0.0) > _CLIENTS_WAIT_SECONDS_MAX
+            found.append((b"x-should-retry", b"true" if self.retryable and not far else b"false"))
         return found
 
     def event(self) -> bytes:
@@ -116,6 +121,10 @@ class AuthenticationFailed(GatewayError):
 
     status, type, code, fault = 401, "invalid_request_error", "invalid_api_key", "client"
 
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """How to say who one is (RFC 9110 §15.5.2)."""
+        return [*super().headers(), (b"www-authenticate", b"Bearer")]
+
 
 class PermissionDenied(GatewayError):
     """The key is known but its tenant or role may not do this."""
@@ -136,9 +145,17 @@ class ModelNotFound(NotFound):
 
 
 class MethodNotAllowed(GatewayError):
-    """The path exists but not with this method."""
+    """The path exists but not with this method. allow: the methods that it takes."""
 
     status, type, code, fault = 405, "invalid_request_error", "method_not_allowed", "client"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The methods that the path takes (RFC 9110 §15.5.6)."""
+        return [*super().headers(), (b"allow", self.allow.encode())]
 
 
 class RequestTimeout(GatewayError):
@@ -160,9 +177,21 @@ class BodyTooLarge(GatewayError):
 
 
 class UnsupportedEncoding(GatewayError):
-    """The body is compressed, or is not JSON."""
+    """The body is compressed."""
 
     status, type, code, fault = 415, "invalid_request_error", "unsupported_media_type", "client"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The coding that is taken (RFC 9110 §15.5.16)."""
+        return [*super().headers(), (b"accept-encoding", b"identity")]
+
+
+class UnsupportedMediaType(UnsupportedEncoding):
+    """The body is not JSON."""
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The type that is taken (RFC 9110 §15.5.16)."""
+        return [*GatewayError.headers(self), (b"accept", b"application/json")]
 
 
 class HeadersTooLarge(GatewayError):
@@ -237,6 +266,8 @@ class UpstreamTimeout(UpstreamError):
 class UpstreamStatus(UpstreamError):
     """The provider answered with its own error; its (redacted) text and status are passed on."""
 
+    passed_on: tuple[tuple[bytes, bytes], ...] = ()  # headers of the provider's that clients act on
+
     def __init__(
         self,
         message: str,
@@ -252,6 +283,10 @@ class UpstreamStatus(UpstreamError):
         self.status = status
         self.type = type
         self.code = code
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """As of any error, and what the provider told the client beside it."""
+        return [*super().headers(), *self.passed_on]
 
 
 class Overloaded(GatewayError):

@@ -7,12 +7,15 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from gateway.errors import ClientClosed, GatewayError
-from gateway.exchange import Cancellable, Exchange
+from gateway.exchange import EVENT_STREAM, Cancellable, Exchange
 from gateway.money import format_usd
 from gateway.stores.limits import Allowance
+from gateway.wire import cors
 from gateway.wire.dialects import DIALECTS, error_body, error_event
 from gateway.wire.openai import Endpoint
 
+# A proxy keeps no event back: nginx reads the second, and no other header, for that.
+_LIVE = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
 _NOTABLE_SECONDS = 50e-6  # a stage that took less is not worth its bytes
 
 
@@ -71,8 +74,8 @@ class Responder:
     def start(self, exchange: Exchange, status: int, content_type: bytes) -> None:
         """Send the head of a stream."""
         self.started = True
-        lines = b"content-type: %b\r\ncache-control: no-cache\r\n%b"
-        self._call.start(status, lines % (content_type, answer_lines(exchange)))
+        lines = b"content-type: %b\r\n%b%b"
+        self._call.start(status, lines % (content_type, _LIVE, answer_lines(exchange)))
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         """Send bytes of the body; what to wait for while the client does not read."""
@@ -92,8 +95,9 @@ class Responder:
             return
         self.started = True
         if error is None:
-            head = b"content-type: %b\r\n%b"
-            lines = head % (exchange.tail_content_type, answer_lines(exchange))
+            live = _LIVE if exchange.tail_content_type == EVENT_STREAM else b""
+            head = b"content-type: %b\r\n%b%b"
+            lines = head % (exchange.tail_content_type, live, answer_lines(exchange))
             self._call.answer(exchange.tail_status, lines, exchange.tail)
         else:
             body = error_body(exchange.endpoint, error, exchange.request_id)
@@ -105,15 +109,22 @@ def _last_event(error: GatewayError, exchange: Exchange) -> bytes:
 
 
 def refuse(
-    call: Call, error: GatewayError, request_id: str, endpoint: Endpoint | None = None
+    call: Call, error: GatewayError, request_id: str, endpoint: Endpoint | None, lines: bytes = b""
 ) -> None:
-    """Answer with an error before there is an exchange.
+    """Answer with an error before there is an exchange. lines: header lines beside the error's.
 
     The connection stays open, so that the rest of a refused body is read and thrown away: closing
     with bytes unread would reset it, and the client might never see this answer.
     """
-    lines = b"%bx-request-id: %b\r\n" % (_advice(error), request_id.encode())
+    lines += _advice(error) + id_lines(request_id, endpoint)
     call.answer(error.status, lines, error_body(endpoint, error, request_id))
+
+
+def id_lines(request_id: str, endpoint: Endpoint | None) -> bytes:
+    """The request's id, where the clients of this endpoint look for it."""
+    own = endpoint is not None and DIALECTS[endpoint].own_request_id
+    lines = f"x-request-id: {request_id}\r\n"
+    return (lines + f"request-id: {request_id}\r\n" if own else lines).encode()
 
 
 def _error_lines(error: GatewayError, exchange: Exchange) -> bytes:
@@ -159,6 +170,10 @@ def answer_lines(exchange: Exchange) -> bytes:
         lines += _rate_lines(exchange.rate.allowance)
     if DIALECTS[exchange.endpoint].own_request_id:
         lines += f"request-id: {exchange.request_id}\r\n"
+    if exchange.policy.cors_origins:
+        # Who is refused before a tenant is known may read why, wherever any page may ask.
+        whose = exchange.tenant if hasattr(exchange, "tenant") else exchange.policy
+        return lines.encode() + cors.answer_lines(exchange.headers, whose.cors_origins)
     return lines.encode()
 
 

@@ -95,12 +95,13 @@ class Call:
         protocol = self._protocol
         self._stage = 2
         protocol.send(
-            b"%b%b%bcontent-length: %d\r\n\r\n%b"
+            b"%b%b%b%b\r\n%b"
             % (
                 protocol.server.opening(status),
                 lines,
                 b"" if self.keep_alive else b"connection: close\r\n",
-                len(body),
+                # RFC 9110 §8.6: none beside a status that has no body.
+                b"content-length: %d\r\n" % len(body) if status != 204 else b"",
                 body if self.method != b"HEAD" else b"",
             )
         )
@@ -119,7 +120,7 @@ class Call:
 
     def write(self, data: bytes) -> "asyncio.Future[None] | None":
         """Send a part of the body. A future: the client does not read, wait for it to go on."""
-        if self.gone:
+        if self.gone or self.method == b"HEAD":
             return None
         self._protocol.send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
         return self._protocol.drained
@@ -128,7 +129,9 @@ class Call:
         """Send the body's last part."""
         if self.gone:
             return
-        if self._chunked:
+        if self.method == b"HEAD":
+            pass  # its body is the one thing that is left out
+        elif self._chunked:
             last = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
             self._protocol.send(last)
         elif data:

@@ -260,6 +260,12 @@ class Metrics:
         self.requests_total = counter(
             "requests_total", "Requests answered or refused.", "route", "target", "outcome"
         )
+        self.other_requests_total = counter(
+            "other_requests_total",
+            "Requests that asked no model: lists, probes, preflights, unknown URLs, refused heads.",
+            "what",
+            "status",
+        )
         self.request_duration_seconds = histogram(
             "request_duration_seconds",
             "From the request's last byte in to the answer's last byte out.",

@@ -120,6 +120,7 @@ class _Compiler:
             routes=tuple(routes),
             tenants=tenants,
             baseline=baseline,
+            cors_origins=frozenset().union(*(t.cors_origins for t in tenants.values())),
             known_models=frozenset(names),
         )
 
@@ -429,6 +430,7 @@ class _Compiler:
                         markup_ppm=round(section.charging.markup * _PPM),
                         cache_hits_ppm=round(section.charging.cache_hits.charge * _PPM),
                     ),
+                    cors_origins=frozenset(section.cors.origins if section.cors else ()),
                     keys=tuple(
                         StaticKey(
                             id=key.id,

@@ -15,6 +15,7 @@ from gateway.policy.values import (
     Name,
     Names,
     NotYet,
+    Origin,
     PemReference,
     ProxyUrl,
     SecretReference,
@@ -501,6 +502,14 @@ class ChargingSection(Section):
     local: NotYet = None
 
 
+class CorsSection(Section):
+    """Pages of other origins that may ask from a browser."""
+
+    origins: list[Origin] = Field(
+        min_length=1, description="https://host[:port], as the browser says it; * is any."
+    )
+
+
 class KeySection(Section):
     """A key by its digest, read-only at run time."""
 
@@ -525,6 +534,7 @@ class TenantSection(Section):
     limits: LimitsSection = LimitsSection()
     budgets: list[BudgetSection] = []
     charging: ChargingSection = ChargingSection()
+    cors: CorsSection | None = None
     keys: list[KeySection] = []
     privacy: NotYet = None
 

@@ -243,6 +243,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     limits: RateLimits = RateLimits()
     budgets: tuple[Budget, ...] = ()
     charging: Charging = Charging()
+    cors_origins: frozenset[str] = frozenset()  # pages that may ask with its keys; "*": any
     keys: tuple[StaticKey, ...] = ()
 
 
@@ -255,6 +256,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...]  # first match wins
     tenants: Mapping[str, Tenant]
     baseline: Model | None  # counterfactual of every "saved" figure
+    cors_origins: frozenset[str] = frozenset()  # of all tenants: a preflight carries no key
     known_models: frozenset[str]  # every name a client may send: auto, models, names in matches
 
     def resolve(self, facts: RequestFacts) -> Route | None:

@@ -24,6 +24,7 @@ from gateway.yaml_documents import UNSHOWN, Referenced
 _SIZE = {"": 1, "k": 1_000, "M": 1_000_000, "G": 1_000_000_000}
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]{0,31}://[a-z0-9._-]{1,253}(:[0-9]{1,5})?")
 
 
 def _count(value: Any) -> Any:
@@ -70,6 +71,15 @@ def _name(value: str) -> str:
     if _NAME.fullmatch(value) is None:
         raise ValueError(
             "a name has letters, digits and . _ : / - and begins with one of the first two"
+        )
+    return value
+
+
+def _origin(value: str) -> str:
+    if _ORIGIN.fullmatch(value) is None:
+        raise ValueError(
+            "an origin is what a browser calls it, in lower case: https://app.example or"
+            " http://localhost:3000, without a path; or * for any"
         )
     return value
 
@@ -159,6 +169,7 @@ Money = Annotated[
     str, BeforeValidator(_money), _json("string", pattern="^[0-9]+([.][0-9]{1,12})?$")
 ]
 Name = Annotated[str, AfterValidator(_name), _json("string", pattern=f"^{_NAME.pattern}$")]
+Origin = Annotated[str, AfterValidator(_origin), _json("string", pattern=f"^({_ORIGIN.pattern})$")]
 Names = Annotated[
     list[str],
     BeforeValidator(_listed),

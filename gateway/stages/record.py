@@ -4,9 +4,11 @@ import logging
 
 import orjson
 
+from gateway.errors import GatewayError
 from gateway.exchange import Exchange
 from gateway.services import Services
 
+_PATH_LENGTH_MAX = 200
 _log = logging.getLogger("tollhouse.access")
 
 
@@ -16,6 +18,32 @@ def record(exchange: Exchange, services: Services) -> None:
     _count(exchange, services, now)
     if _log.isEnabledFor(logging.INFO):
         _log.info("%s", orjson.dumps(_line(exchange, now)).decode())
+
+
+def record_other(
+    services: Services,
+    *,
+    what: str,
+    request_id: str,
+    method: str,
+    path: str,
+    status: int,
+    error: GatewayError | None,
+    tenant: str | None,
+) -> None:
+    """Count and log a request that asks no model. what: one of a few, it becomes a label."""
+    services.metrics.other_requests_total.inc((what, str(status)))
+    if _log.isEnabledFor(logging.INFO):
+        line = {
+            "request_id": request_id,
+            "tenant": tenant,
+            "endpoint": what,
+            "method": method,
+            "path": path[:_PATH_LENGTH_MAX],
+            "status": status,
+            "error": (error.code or error.type) if error is not None else None,
+        }
+        _log.info("%s", orjson.dumps(line).decode())
 
 
 def _count(exchange: Exchange, services: Services, now: float) -> None:
@@ -54,7 +82,7 @@ def _line(exchange: Exchange, now: float) -> dict[str, object]:
         "tenant": exchange.tenant.id if hasattr(exchange, "tenant") else None,
         "endpoint": exchange.endpoint,
         "status": exchange.status,
-        "error": exchange.error.code if exchange.error is not None else None,
+        "error": (exchange.error.code or exchange.error.type) if exchange.error else None,
         "route": _route(exchange),
         "target": _target(exchange),
         "cache": exchange.cache_status,

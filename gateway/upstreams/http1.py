@@ -37,6 +37,7 @@ _HOP_BY_HOP = frozenset(
         b"transfer-encoding", b"upgrade",
     )
 )  # fmt: skip
+_UNCODED = (b"identity", b"")
 _TELLING_LENGTHS = frozenset(
     map(len, (b"content-length", b"content-encoding", b"transfer-encoding"))
 )
@@ -471,7 +472,7 @@ class _Connection(asyncio.BufferedProtocol):
                 lower = name.lower()
                 if lower == b"content-length" or lower == b"transfer-encoding":
                     self._bounded = True
-                elif lower == b"content-encoding" and headers[name].lower() != b"identity":
+                elif lower == b"content-encoding" and headers[name].lower() not in _UNCODED:
                     raise UpstreamProtocolError(
                         "The provider compressed its answer; we asked not to."
                     )

@@ -6,6 +6,7 @@ door accepts the other's credential, so that no foreign page can call the API wi
 """
 
 import ipaddress
+from collections.abc import Iterable
 from typing import Any, Literal, cast
 
 import msgspec
@@ -115,7 +116,7 @@ async def authorize(
     """Guard of every route: finds the caller and holds them against the route's ``Access``."""
     access = cast(Access | None, handler.opt.get("access"))
     if access is None:  # only Litestar's own OPTIONS handlers: create_admin_app refuses others
-        raise MethodNotAllowed("this port does not answer OPTIONS")
+        raise MethodNotAllowed("this port does not answer OPTIONS", allow=_methods(connection))
     principal = _find(connection, access.door)
     connection.scope["user"] = principal
     if access.door == "open" or (access.door == "loopback" and _is_local(connection)):
@@ -163,12 +164,31 @@ def _find(connection: ASGIConnection[Any, Any, Any, Any], door: Door) -> Princip
     return None if record is None else Principal(key=record)
 
 
+def _methods(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """The methods that the path takes, as the ``allow`` header names them."""
+    template = connection.scope["path_template"]
+    found = {
+        str(method)
+        for route in connection.app.routes
+        if route.path == template
+        for handler in getattr(route, "route_handlers", [])
+        for method in handler.http_methods
+    }
+    return allowed(found)
+
+
+def allowed(methods: Iterable[str]) -> str:
+    """The ``allow`` header of a path of this port: what answers GET answers HEAD, too."""
+    found = set(methods) - {"OPTIONS"}
+    return ", ".join(sorted(found | {"HEAD"} if "GET" in found else found))
+
+
 def _is_local(connection: ASGIConnection[Any, Any, Any, Any]) -> bool:
     """From this machine, and not by a foreign page whose name was pointed at this machine."""
     if connection.client is None:
         return False
     name = connection.headers.get("host", "")
-    host = name[1:].split("]")[0] if name.startswith("[") else name.split(":")[0]
+    host = name[1:].split("]")[0] if name.startswith("[") else name.split(":")[0].lower()
     return _is_loopback(connection.client.host) and (host == "localhost" or _is_address(host))
 
 

@@ -20,7 +20,7 @@ from litestar.types import Message, Scope
 
 from gateway import errors
 from gateway.web import api, health, pages
-from gateway.web.access import OPEN, Access, SignInFirst, authorize
+from gateway.web.access import OPEN, Access, SignInFirst, allowed, authorize
 from gateway.web.pages import login_address, render_error
 from gateway.web.services import BODY_BYTES_MAX, AdminServices
 from gateway.web.sessions import Sessions
@@ -131,8 +131,6 @@ def _answer_error(request: Request[Any, Any, Any], error: errors.GatewayError) -
     if isinstance(error, SignInFirst) and request.method in ("GET", "HEAD"):
         return Redirect(login_address(request), status_code=303)
     headers = {name.decode(): value.decode() for name, value in error.headers()}
-    if error.status == 401:
-        headers["www-authenticate"] = "Bearer"
     if request.url.path.startswith(_MACHINE_PATHS):
         return Response(
             error.body(),
@@ -151,13 +149,15 @@ def _answer_http_exception(
         return _answer_mistake(request, exception)
     known: dict[int, type[errors.GatewayError]] = {
         404: errors.NotFound,
-        405: errors.MethodNotAllowed,
         413: errors.BodyTooLarge,
-        415: errors.UnsupportedEncoding,
+        415: errors.UnsupportedMediaType,
     }
     kind = known.get(exception.status_code, errors.InvalidRequest)
-    what = f"{request.method} {request.url.path}: "
-    return _answer_error(request, kind(what + _explain(exception)))
+    what = f"{request.method} {request.url.path}: {_explain(exception)}"
+    if exception.status_code == 405:
+        methods = (exception.headers or {}).get("allow", "").split(", ")
+        return _answer_error(request, errors.MethodNotAllowed(what, allow=allowed(methods)))
+    return _answer_error(request, kind(what))
 
 
 def _answer_too_deep(request: Request[Any, Any, Any], exception: RecursionError) -> Response[Any]:

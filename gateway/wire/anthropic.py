@@ -3,6 +3,7 @@
 Nothing is translated: fields and events pass through as they came, known or not. Knows no socket.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -45,6 +46,13 @@ _ERROR_TYPES = {
     529: "overloaded_error",
 }
 _OVERLOADED = 529
+# Of a refusal for quota, what Anthropic's own clients show and wait for: whether, which window, and
+# until when. How much of its quota the gateway's account has used is nobody's business.
+_QUOTA_TOLD = frozenset(
+    b"anthropic-ratelimit-unified-" + name
+    for name in (b"status", b"reset", b"representative-claim", b"overage-status")
+)
+_TELLABLE = re.compile(rb"[\x20-\x7e]{1,100}")
 
 
 def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None) -> ParsedRequest:
@@ -135,7 +143,14 @@ def read_error(
     now_seconds: float = 0.0,
 ) -> UpstreamStatus:
     """As ``openai.upstream_error``, with the status that Anthropic's clients know overload by."""
+    headers = tuple(headers)
     error = upstream_error(status, raw, headers, secrets, now_seconds)
+    if status == 429:
+        error.passed_on = tuple(
+            (name, value)
+            for name, value in headers
+            if name in _QUOTA_TOLD and _TELLABLE.fullmatch(value)
+        )
     if status == _OVERLOADED:
         error.status = _OVERLOADED
     return error

@@ -4,7 +4,7 @@ Nothing is translated: a request is answered by a provider that speaks its diale
 Knows paths, headers and bytes. Knows no socket, no policy, no money.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -127,6 +127,8 @@ DIALECTS: dict[Endpoint, Dialect] = {
     ),
 }
 
+MODELS = "/v1/models"
+_ANTHROPICS = ("/v1/messages", "/v1/complete", "/v1/skills")
 _PATHS: dict[str, Endpoint] = {
     "/v1" + dialect.path: endpoint for endpoint, dialect in DIALECTS.items()
 }
@@ -163,7 +165,23 @@ def v1_path(path: str) -> str:
     """A path of Azure's as the one of ours that it stands for; any other as it is."""
     if path.startswith(_AZURE + "/v1/"):
         return path.removeprefix(_AZURE)
-    return "/v1/models" if path == _AZURE + "/models" else path
+    return MODELS if path == _AZURE + "/models" else path
+
+
+def spoken_at(path: str, headers: Mapping[bytes, bytes]) -> Endpoint | None:
+    """An endpoint whose clients ask for a path that we do not have; None: OpenAI's."""
+    anthropic = b"anthropic-version" in headers or path.startswith(_ANTHROPICS)
+    return "messages" if anthropic else None
+
+
+def meant(path: str) -> str | None:
+    """Our path that a wrong base URL has spoiled: without ``/v1``, or with it more than once."""
+    rest = path.rstrip("/")
+    while rest.startswith("/v1/"):
+        rest = rest.removeprefix("/v1")
+    right = "/v1" + rest
+    known = right in _PATHS or right == MODELS or right.startswith(MODELS + "/")
+    return right if known and right != path else None
 
 
 def provider_paths(

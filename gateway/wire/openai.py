@@ -24,7 +24,8 @@ USER_LENGTH_MAX = 512
 _TIERS = (None, "auto", "default", "flex")  # at the list price or below it
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 CONTAINERS_MAX = 100_000  # lists and objects; an empty list of three bytes takes 60 in memory
-RETRY_AFTER_SECONDS_MAX = 60.0
+RETRY_AFTER_SECONDS_MAX = 60.0  # that we wait ourselves; a client is told all of it
+_ADVICE_SECONDS_MAX = 1e9  # thirty years: longer advice is none
 _MESSAGE_LENGTH_MAX = 2_000
 _REDACTED_LENGTH_MAX = 65_536  # read of a message before it is cut: no half of a secret stays
 
@@ -453,7 +454,7 @@ def _read_error(raw: bytes) -> tuple[str | None, str | None, str | None, str | N
 def _retry_after_seconds(
     headers: Iterable[tuple[bytes, bytes]], now_seconds: float
 ) -> float | None:
-    """What the provider asks us to wait: ``retry-after-ms``, seconds or an HTTP date; capped."""
+    """What the provider asks us to wait: ``retry-after-ms``, seconds or an HTTP date."""
     given = {name: value.decode("latin-1") for name, value in headers if b"retry-after" in name}
     try:
         if b"retry-after-ms" in given:
@@ -468,4 +469,4 @@ def _retry_after_seconds(
             return None
     except (ValueError, OverflowError):
         return None
-    return min(seconds, RETRY_AFTER_SECONDS_MAX) if seconds >= 0 else None
+    return seconds if 0 <= seconds <= _ADVICE_SECONDS_MAX else None

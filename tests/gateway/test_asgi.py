@@ -106,6 +106,8 @@ async def test_the_answer_to_head_has_no_body() -> None:
         for _ in range(2):  # a body would be taken for the next answer's head
             answer = await client.request("HEAD", "/", content=b"hello")
             assert (answer.status_code, answer.headers["content-length"]) == (200, "5")
+            streamed = await client.request("HEAD", "/stream")
+            assert (streamed.status_code, streamed.content) == (200, b"")
 
 
 @pytest.mark.parametrize("path", ["/raises", "/injects"])

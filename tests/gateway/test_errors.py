@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import errors
-from gateway.errors import GatewayError, UpstreamStatus
+from gateway.errors import GatewayError, MethodNotAllowed, UpstreamStatus
 
 LINE = re.compile(r"^ {4}(?P<branch>[│ ]*)[├└]── (?P<name>\w+) +(?P<status>\d{3}|\*)?(?: |$)")
 
@@ -35,6 +35,8 @@ def documented() -> dict[str, tuple[int, str | None]]:
 def make(kind: type[GatewayError], **options: float) -> GatewayError:
     if kind is UpstreamStatus:
         return UpstreamStatus("the reason", status=418, **options)  # type: ignore[arg-type]
+    if kind is MethodNotAllowed:
+        return MethodNotAllowed("the reason", allow="POST")
     return kind("the reason", **options)  # type: ignore[arg-type]
 
 

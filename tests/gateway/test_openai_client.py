@@ -120,7 +120,7 @@ def test_legacy_completions_work_whole_and_streamed(acme: openai.OpenAI) -> None
 def test_the_models_this_key_may_use_are_listed(acme: openai.OpenAI) -> None:
     names = {model.id for model in acme.models.list()}
     assert {"auto", "large", "small", "with-fallback"} <= names
-    assert acme.models.retrieve("large").owned_by == "provider"
+    assert acme.models.retrieve("large").owned_by == "tollhouse"
     with pytest.raises(openai.NotFoundError):
         acme.models.retrieve("nothing")
 
