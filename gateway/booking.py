@@ -9,7 +9,14 @@ from typing import Any, cast
 
 from gateway.caches.entry import StoredAnswer
 from gateway.exchange import Attempt, Exchange
-from gateway.ledger.event import CacheStatus, Decision, Intent, State, UsageEvent
+from gateway.ledger.event import (
+    EVENT_PICO_MAX,
+    CacheStatus,
+    Decision,
+    Intent,
+    State,
+    UsageEvent,
+)
 from gateway.money import scale_half_even
 from gateway.policy.snapshot import Model
 from gateway.prices import Price
@@ -52,6 +59,14 @@ def attempt_event(
     cost, baseline = _cost_pico(price, usage), _cost_pico(baseline_price, usage)
     error = attempt.error if superseded else (exchange.error or attempt.error)
     state: State = "final" if usage.source in ("provider", "none") else "estimated"
+    possible = 0
+    if attempt.unknown is not None:
+        state = "possible" if attempt.unknown == "possible" else "estimated"
+        if price is not None:
+            most = _most_pico(exchange, attempt, price)
+            charged = attempt.unknown == "charged" or exchange.tenant.charging.failures
+            cost, possible = (most, 0) if charged else (0, most)
+            baseline = cost  # of unknown tokens nothing is saved and nothing lost
     return UsageEvent(
         **_identity(exchange, attempt.number, attempt.target, price, baseline_price),
         state=state,
@@ -69,7 +84,22 @@ def attempt_event(
         duration_us=_span_us(attempt.started_monotonic, attempt.ended_monotonic),
         ttft_us=None if superseded else _ttft_us(exchange),
         usage=usage,
+        possible_cost_pico=possible,
+        possible_charge_pico=charge_pico(exchange, possible) or 0,
+        request_us=None if superseded else _span_us(exchange.started, attempt.ended_monotonic),
     )
+
+
+def _most_pico(exchange: Exchange, attempt: Attempt, price: Price) -> int:
+    """What an attempt of unknown usage costs at most: what was held, or its own compute.
+
+    Cut to what an event is believed to cost, mark-up included.
+    """
+    most = attempt.held_pico
+    if price.rates.compute_pico_per_second and not price.rates.output:
+        took_us = _span_us(attempt.started_monotonic, attempt.ended_monotonic)
+        most = min(most, price.cost_pico(Usage(compute_us=took_us)))
+    return min(most, EVENT_PICO_MAX * _PPM // (_PPM + exchange.tenant.charging.markup_ppm))
 
 
 def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEvent:
@@ -100,6 +130,7 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
         baseline_pico=saved,
         status=200,
         duration_us=_span_us(exchange.started, now),
+        request_us=_span_us(exchange.started, now),
     )
 
 
@@ -123,6 +154,13 @@ def charge_pico(exchange: Exchange, cost: int | None) -> int | None:
     if not cost or not markup_ppm:
         return cost
     return cost + scale_half_even(cost, markup_ppm, _PPM)
+
+
+def plan_charge_pico(exchange: Exchange, worst_pico: Iterable[int]) -> int:
+    """What the tenant is charged at most where every target is asked: each is rounded alone."""
+    if not exchange.tenant.charging.markup_ppm:
+        return sum(worst_pico)
+    return sum(charge_pico(exchange, worst) or 0 for worst in worst_pico)
 
 
 def cache_charge_pico(exchange: Exchange, saved: int | None) -> int | None:
@@ -175,7 +213,9 @@ def _identity(
     if hit is not None:
         decision, reason = "cached", f"{exchange.cache_status}: {hit.cache_id}"
     elif plan is not None:
-        decision, reason = ("fallback" if number > 1 else plan.decision), plan.reason
+        # Asked again it is still the plan's; another target is a fallback.
+        first = number == 1 or target is plan.candidates[0]
+        decision, reason = (plan.decision if first else "fallback"), plan.reason
     else:
         decision, reason = "refused", ""
     return {

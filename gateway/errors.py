@@ -237,6 +237,7 @@ class UpstreamError(GatewayError):
     code: str | None = "upstream_error"
     status, type, fault, retryable = 502, "api_error", "upstream", True
     unsent: bool = False  # the provider has not seen the request, or refused it: it costs nothing
+    stale: bool = False  # a kept connection ended before a byte of the answer: ask on a new one
 
 
 class UpstreamUnavailable(UpstreamError):

@@ -79,6 +79,9 @@ class Attempt(msgspec.Struct, kw_only=True):
     held_pico: int = 0
     output_cap: int | None = None  # the limit that we set, because the client set none
     usage: Usage | None = None
+    # Where nobody but the provider knows what was used: charged is what was held, or possible.
+    unknown: Literal["charged", "possible"] | None = None
+    fresh: bool = False  # on a new connection, because a kept one ended under the attempt before
     upstream_request_id: str | None = None
     error: GatewayError | None = None
     ended_monotonic: float = 0.0  # 0.0: still running
@@ -91,10 +94,10 @@ class Exchange:
         "answer", "answered", "attempts", "bypass", "cache_id", "cache_key", "cache_status",
         "client", "client_request_id", "cost_pico", "decision", "deployment", "embedding_us",
         "endpoint", "error", "facts", "first_byte", "flight", "forced", "headers", "hit",
-        "hit_similarity", "hold", "key", "marks", "next_sequence", "partition", "pinned", "plan",
-        "policy", "rate", "raw", "request", "request_id", "route", "saved_pico", "semantic_reason",
-        "started", "started_us", "tags", "tail", "tail_content_type", "tail_status", "tenant",
-        "usage", "vector",
+        "hit_similarity", "hold", "key", "marks", "more_holds", "next_sequence", "partition",
+        "pinned", "plan", "policy", "rate", "raw", "request", "request_id", "route", "saved_pico",
+        "semantic_reason", "started", "started_us", "tags", "tail", "tail_content_type",
+        "tail_status", "tenant", "usage", "vector",
     )  # fmt: skip
 
     def __init__(
@@ -162,6 +165,7 @@ class Exchange:
 
         # generate (attempts: the first by reserve; first_byte of a shared stream by exact)
         self.attempts: list[Attempt] = []
+        self.more_holds: tuple[Hold, ...] = ()  # for calls that the plan did not foresee
         self.first_byte: float | None = None  # monotonic, of the answer's first byte
         self.answer: dict[str, Any] | None = None  # the complete answer, where it may be stored
         self.next_sequence = 0  # of an event after those sent, where the dialect numbers them

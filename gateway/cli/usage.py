@@ -25,8 +25,9 @@ from gateway.web.csv_export import write_csv
 
 _COLUMNS = (
     "requests", "attempts", "errors", "prompt_tokens", "cached_tokens", "completion_tokens",
-    "cost_usd", "charge_usd", "baseline_usd", "saved_usd", "exact_hits", "semantic_hits", "small",
-    "unpriced", "estimated", "interrupted",
+    "cost_usd", "charge_usd", "possible_cost_usd", "possible_charge_usd", "baseline_usd",
+    "saved_usd", "exact_hits", "semantic_hits", "small",
+    "unpriced", "estimated", "interrupted", "possible",
 )  # fmt: skip
 
 _state_dir = click.option(
@@ -216,6 +217,8 @@ def _row(found: reports.Summary, *, exact: bool) -> tuple[str | int, ...]:
     amounts = {
         "cost_usd": found.cost_pico,
         "charge_usd": found.charge_pico,
+        "possible_cost_usd": found.possible_cost_pico,
+        "possible_charge_usd": found.possible_charge_pico,
         "baseline_usd": found.baseline_pico,
         "saved_usd": found.saved_pico,
     }
@@ -233,4 +236,4 @@ def _print_table(header: Sequence[str], rows: Iterable[Sequence[str | int]]) -> 
         table.add_column(name.replace("_", " "), justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*[str(cell) for cell in row])
-    Console(width=None if sys.stdout.isatty() else 240).print(table)
+    Console(width=None if sys.stdout.isatty() else 320).print(table)

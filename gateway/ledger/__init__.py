@@ -24,7 +24,7 @@ class Ledger(Journal):
     budgets: Budgets
 
     def __init__(self, wal: WriteAheadLog, books: Books) -> None:
-        super().__init__(wal, Budgets(books.charges))
+        super().__init__(wal, Budgets(books.spent))
         self.books = books
         self.store = books.store
         self.shipper = books.shipper

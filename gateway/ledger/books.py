@@ -10,7 +10,7 @@ from typing import Self
 
 from gateway.errors import MeteringUnavailable
 from gateway.ledger.shipper import Shipper
-from gateway.ledger.store import LedgerStore
+from gateway.ledger.store import LedgerStore, Spent
 from gateway.ledger.wal import hold_lock, is_held
 from gateway.private_files import private_folder, tidy_state
 
@@ -69,10 +69,10 @@ class Books:
         """``ok``, or what is wrong in a few words. For the probes."""
         return self.shipper.state if self.healthy else f"failing: {self.shipper.state}"
 
-    def charges(self, tenant_id: str, from_us: int, to_us: int, tags: Mapping[str, str]) -> int:
-        """What a tenant was charged in a span, up to this moment, in pico-USD."""
+    def spent(self, tenant_id: str, from_us: int, to_us: int, tags: Mapping[str, str]) -> Spent:
+        """What a tenant spent in a span, up to this moment."""
         self.shipper.ship()
-        return self.store.period_charges(tenant_id, from_us, to_us, tags)
+        return self.store.period_spent(tenant_id, from_us, to_us, tags)
 
     def close(self) -> None:
         """Stop the shipper, book what is logged, and give the state folder up."""

@@ -1,6 +1,8 @@
 """Budgets: money is reserved before it can be spent, so that no concurrency exceeds a hard limit.
 
-Counts one process; conserved at any time: reserved = settled + released + still held. Knows
+Counts one process; conserved at any time: reserved = settled + released + still held. Held is what
+is in progress, and what is pending: the possible cost of an attempt that failed without an answer
+stays held until its period ends, so that charging it later cannot exceed the limit. Knows
 budgets, tenants and calendars. Does not know requests, prices or where past charges are stored.
 """
 
@@ -14,8 +16,8 @@ from gateway.errors import BudgetExhausted
 from gateway.money import format_usd
 from gateway.policy.snapshot import Budget, Policy, Tenant
 
-# (tenant, from_us, to_us, tags) → what was charged in that span, in pico-USD
-PeriodCharges = Callable[[str, int, int, Mapping[str, str]], int]
+# (tenant, from_us, to_us, tags) → (charged, pending) of that span, in pico-USD
+PeriodSpent = Callable[[str, int, int, Mapping[str, str]], tuple[int, int]]
 
 
 class Counter:
@@ -81,16 +83,19 @@ class BudgetKeeper(Protocol):
     ) -> Budget | None:
         """The first enforced budget that is known to lack this amount, as far as it is known."""
 
-    def settle(self, hold: Hold, charge_pico: int, now_us: int) -> None:
-        """Post what the request was charged and release the rest. Repeating it changes nothing."""
+    def settle(self, hold: Hold, charge_pico: int, now_us: int, pending_pico: int = 0) -> None:
+        """Post what the request was charged, keep what is pending and release the rest.
+
+        Repeating it changes nothing.
+        """
 
 
 class Budgets:
     """All budgets of a policy, for one process. Safe to use from several threads."""
 
-    def __init__(self, charges: PeriodCharges) -> None:
-        """``charges`` must know everything settled before it is called, also if just now."""
-        self._charges = charges
+    def __init__(self, spent: PeriodSpent) -> None:
+        """``spent`` must know everything settled before it is called, also if just now."""
+        self._spent = spent
         self._lock = threading.Lock()
         self._counters: dict[str, list[Counter]] = {}  # by tenant
         self._holds: set[Hold] = set()
@@ -154,10 +159,11 @@ class Budgets:
                     return counter.budget
         return None
 
-    def settle(self, hold: Hold, charge_pico: int, now_us: int) -> None:
-        """Post what the request was charged and release the rest. Repeating it changes nothing.
+    def settle(self, hold: Hold, charge_pico: int, now_us: int, pending_pico: int = 0) -> None:
+        """Post what the request was charged, keep what is pending and release the rest.
 
-        The charge belongs to the period in which the money was reserved, at ``hold.ts_us``.
+        All of it belongs to the period in which the money was reserved, at ``hold.ts_us``.
+        Repeating it changes nothing.
         """
         del now_us  # a request that ends in the next period is charged to the one it began in
         with self._lock:
@@ -166,7 +172,7 @@ class Budgets:
             hold.settled = True
             self._holds.discard(hold)
             for counter in hold.counters:
-                counter.held_pico -= hold.amount_pico
+                counter.held_pico -= hold.amount_pico - pending_pico
                 counter.spent_pico += charge_pico
 
     def used(self, now_us: int) -> list[tuple[str, Budget, int, int]]:
@@ -197,8 +203,9 @@ class Budgets:
     def _seeded(self, tenant_id: str, budget: Budget, now_us: int) -> Counter:
         """A counter that knows what was charged before, and what is held just now."""
         start_us, end_us = period_bounds(budget, now_us)
-        spent = self._charges(tenant_id, start_us, end_us, budget.tags)
+        spent, pending = self._spent(tenant_id, start_us, end_us, budget.tags)
         counter = Counter(budget, start_us, end_us, spent)
+        counter.held_pico = pending
         for hold in self._holds:
             if (
                 hold.tenant_id == tenant_id

@@ -14,7 +14,8 @@ from gateway.prices import Price
 from gateway.wire.usage import Usage
 
 Decision = Literal["easy", "hard", "pinned", "fallback", "downgraded", "cached", "refused"]
-State = Literal["final", "estimated", "interrupted"]
+# possible: it was sent and failed without an answer, so nobody but the provider knows the cost
+State = Literal["final", "estimated", "interrupted", "possible"]
 CacheStatus = Literal["miss", "exact", "semantic", "bypass"]
 
 # What one request can plausibly amount to. A provider that reports more is lying or broken, and
@@ -84,9 +85,13 @@ class UsageEvent(Identity, frozen=True, kw_only=True, gc=False, tag="final"):
     charge_pico: int | None = None  # what the tenant pays
     baseline_pico: int | None = None  # the same tokens at the baseline model
     overhead_pico: int = 0  # own cost of deciding (embedding, judge): lowers the savings
-    duration_us: int
+    duration_us: int  # of this attempt
     ttft_us: int | None = None
     usage: Usage
+    # Pending: what a possible attempt costs at most, where it is not charged.
+    possible_cost_pico: int = 0
+    possible_charge_pico: int = 0
+    request_us: int | None = None  # of the whole request, up to the end of its last attempt
 
 
 Record = Intent | Checkpoint | UsageEvent
@@ -110,6 +115,8 @@ def plausible(event: UsageEvent) -> UsageEvent:
         and _believable(event.charge_pico)
         and _believable(event.baseline_pico)
         and _believable(event.overhead_pico)
+        and _believable(event.possible_cost_pico)
+        and _believable(event.possible_charge_pico)
         and 0 <= usage.prompt_tokens <= EVENT_TOKENS_MAX
         and 0 <= usage.completion_tokens <= EVENT_TOKENS_MAX
         and 0 <= usage.compute_us <= EVENT_TOKENS_MAX
@@ -125,6 +132,8 @@ def plausible(event: UsageEvent) -> UsageEvent:
         charge_pico=None,
         baseline_pico=None,
         overhead_pico=0,
+        possible_cost_pico=0,
+        possible_charge_pico=0,
         error_type=IMPLAUSIBLE,
     )
 
@@ -136,10 +145,13 @@ def _believable(pico: int | None) -> bool:
 def gross_saved_pico(event: UsageEvent) -> int | None:
     """Baseline minus cost, before the cost of deciding; None where one of them is not priced.
 
-    A superseded attempt saves nothing: what it cost is a loss, whatever its baseline.
+    A superseded attempt saves nothing: what it cost is a loss, whatever its baseline. A possible
+    cost is neither a saving nor a loss.
     """
     if event.cost_pico is None:
         return None
+    if event.state == "possible":
+        return 0
     if event.superseded:
         return -event.cost_pico
     return None if event.baseline_pico is None else event.baseline_pico - event.cost_pico

@@ -190,8 +190,9 @@ class Recount:
         for name, entry in left:
             if entry is None or not name.isascii():
                 continue
-            request_id, amount = name.decode(), entry.amount_pico
-            charge = await asyncio.to_thread(self._books.store.request_charge, request_id)
+            request_id = name.decode()
+            spent = await asyncio.to_thread(self._books.store.request_spent, request_id)
+            charge, amount = spent.charged_pico, entry.amount_pico - spent.pending_pico
             try:
                 await self._run(
                     (self._keys.holds, *entry.keys),
@@ -244,8 +245,10 @@ class Recount:
             self._books.store.spent, span.tenant_id, span.start_us, span.end_us,
             span.budget.tags, [hold.request_id for hold in holds],
         )  # fmt: skip
-        held = sum(hold.amount_pico for hold in holds)
-        used = spent + held - sum(parts.values())
+        # What is pending counts as held; of an open request only its hold counts.
+        pending = spent.pending_pico - sum(part.pending_pico for part in parts.values())
+        held = sum(hold.amount_pico for hold in holds) + pending
+        used = held + spent.charged_pico - sum(part.charged_pico for part in parts.values())
         used, held = min(used, AMOUNT_PICO_MAX), min(held, AMOUNT_PICO_MAX)  # no limit is larger
         seen = self._seen[span.key].changes
         end_ms = span.end_us // 1000 + _KEPT_MS

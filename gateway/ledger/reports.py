@@ -32,6 +32,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int = 0
     cost_pico: int = 0
     charge_pico: int = 0
+    possible_cost_pico: int = 0  # of attempts that failed without an answer, at most; not in cost
+    possible_charge_pico: int = 0  # the same with mark-up: pending, and not in the charge
+    failures_charge_pico: int = 0  # of the charge, for such attempts, where the policy says so
     baseline_pico: int = 0  # of the attempts whose cost and baseline are both priced
     saved_cache_pico: int = 0  # baseline less cost of answers from our caches
     saved_routing_pico: int = 0  # baseline less cost of all other attempts; may be negative
@@ -42,6 +45,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     unpriced: int = 0  # attempts that consumed something without a price
     estimated: int = 0  # attempts settled without the provider's count
     interrupted: int = 0  # attempts settled from their last checkpoint
+    possible: int = 0  # attempts that were sent and failed without an answer
 
     @property
     def saved_pico(self) -> int:
@@ -98,10 +102,13 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     overhead_pico: int
     status: int
     error_type: str | None
-    duration_us: int
+    duration_us: int  # of this attempt
     ttft_us: int | None
     state: str
     superseded: bool
+    possible_cost_pico: int  # pending: at most; not in cost_pico
+    possible_charge_pico: int
+    request_us: int | None  # of the whole request, on the attempt that ended it
 
 
 _GROUPS: dict[Grouping, tuple[str, str]] = {
@@ -126,11 +133,15 @@ _COUNTS = {
     "unpriced": "unpriced",
     "estimated": "attempts * (state = 'estimated')",
     "interrupted": "attempts * (state = 'interrupted')",
+    "possible": "attempts * (state = 'possible')",
 }
 _HIT = "(cache_status IN ('exact', 'semantic'))"
 _AMOUNTS = {
     "cost_pico": "cost_pico",
     "charge_pico": "charge_pico",
+    "possible_cost_pico": "possible_cost_pico",
+    "possible_charge_pico": "possible_charge_pico",
+    "failures_charge_pico": "charge_pico * (state = 'possible')",
     "baseline_pico": "baseline_pico",
     "saved_cache_pico": f"gross_saved_pico * {_HIT}",
     "saved_routing_pico": f"gross_saved_pico * (NOT {_HIT})",

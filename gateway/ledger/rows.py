@@ -28,11 +28,12 @@ _COUNTS = Usage.__struct_fields__.index("other_fees")  # what stands before it a
 USAGE_FIELDS = Usage.__struct_fields__[:_COUNTS]
 _FACT_COLUMNS = (
     "context_id", "counted", "tags", *_FIELDS[_OWN:_SHARED], *_FIELDS[_OWN_TOO:_USAGE],
-    *USAGE_FIELDS,
+    *USAGE_FIELDS, *_FIELDS[_USAGE + 1 :],
 )  # fmt: skip
 _SUMMED = (
     "counted", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens",
-    "overhead_pico", "charge_pico", "cost_pico", "baseline_pico",
+    "overhead_pico", "charge_pico", "cost_pico", "baseline_pico", "possible_cost_pico",
+    "possible_charge_pico",
 )  # fmt: skip
 _summed_of = itemgetter(*map(_FACT_COLUMNS.index, _SUMMED))
 
@@ -63,7 +64,7 @@ ROLLUP_KEYS = (
 ROLLUP_SUMS = (
     "requests", "attempts", "errors", "unpriced", "prompt_tokens", "cached_tokens",
     "completion_tokens", "reasoning_tokens", "cost_pico", "charge_pico", "baseline_pico",
-    "overhead_pico", "gross_saved_pico",
+    "overhead_pico", "gross_saved_pico", "possible_cost_pico", "possible_charge_pico",
 )  # fmt: skip
 _UPSERT_ROLLUP = (
     f"INSERT INTO rollup ({', '.join(ROLLUP_KEYS + ROLLUP_SUMS)})"  # noqa: S608 - constants
@@ -80,8 +81,11 @@ PROJECTION = (
     " AS unpriced, sum(prompt_tokens) AS prompt_tokens, sum(cached_tokens) AS cached_tokens,"
     " sum(completion_tokens) AS completion_tokens, sum(reasoning_tokens) AS reasoning_tokens,"
     " sum(coalesce(cost_pico, 0)) AS cost_pico, sum(coalesce(charge_pico, 0)) AS charge_pico,"
-    " sum(iif(gross_saved_pico IS NULL OR superseded, 0, baseline_pico)) AS baseline_pico,"
-    " sum(overhead_pico) AS overhead_pico, sum(coalesce(gross_saved_pico, 0)) AS gross_saved_pico"
+    " sum(iif(gross_saved_pico IS NULL OR superseded OR state = 'possible', 0, baseline_pico))"
+    " AS baseline_pico,"
+    " sum(overhead_pico) AS overhead_pico, sum(coalesce(gross_saved_pico, 0)) AS gross_saved_pico,"
+    " sum(possible_cost_pico) AS possible_cost_pico,"
+    " sum(possible_charge_pico) AS possible_charge_pico"
     f" FROM usage_event GROUP BY {', '.join(ROLLUP_KEYS)}"
 )
 
@@ -210,7 +214,7 @@ class Booking:
             group = self._groups[day, context_id] = _Group(key, event, [])
         tags = _json_text(event.tags) if event.tags else "{}"
         own = values[_OWN:_SHARED] + values[_OWN_TOO:_USAGE] + astuple(usage)[:_COUNTS]
-        return group, (context_id, counted, tags, *own)
+        return group, (context_id, counted, tags, *own, *values[_USAGE + 1 :])
 
     def _is_counted(self, request_id: str) -> bool:
         found = self._connection.execute(
@@ -231,11 +235,14 @@ class Booking:
 def _sums(group: _Group) -> dict[str, int]:
     """What a group adds to its rollup, by ROLLUP_SUMS; ``PROJECTION`` says the same in SQL."""
     event = group.example
-    counted, prompt, cached, completion, reasoning, overhead, charges, costs, baselines = zip(
-        *map(_summed_of, group.facts), strict=True
-    )
+    (
+        counted, prompt, cached, completion, reasoning, overhead, charges, costs, baselines,
+        possible_costs, possible_charges,
+    ) = zip(*map(_summed_of, group.facts), strict=True)  # fmt: skip
     requests, cost = sum(counted), _sum_known(costs)
-    if event.superseded:
+    if event.state == "possible":
+        baseline, saved = 0, 0
+    elif event.superseded:
         baseline, saved = 0, -cost
     else:
         pairs = zip(baselines, costs, strict=True)
@@ -258,6 +265,8 @@ def _sums(group: _Group) -> dict[str, int]:
         "baseline_pico": baseline,
         "overhead_pico": sum(overhead),
         "gross_saved_pico": saved,
+        "possible_cost_pico": sum(possible_costs),
+        "possible_charge_pico": sum(possible_charges),
     }
 
 
@@ -266,11 +275,24 @@ def _sum_known(amounts: Iterable[int | None]) -> int:
 
 
 def _postings(event: UsageEvent, sums: dict[str, int]) -> list[tuple[str, int]]:
-    """Double entry: we owe the provider, the tenant owes us, the rest is margin. Sums to zero."""
-    cost, charge = sums["cost_pico"], sums["charge_pico"]
+    """Double entry: we owe the provider, the tenant owes us, the rest is margin. Sums to zero.
+
+    What may be owed has accounts of its own, and sums to zero there.
+    """
+    settled = postings(event.provider, event.tenant_id, sums["cost_pico"], sums["charge_pico"])
+    if not sums["possible_cost_pico"] and not sums["possible_charge_pico"]:
+        return settled
+    pending = postings(
+        event.provider, event.tenant_id, sums["possible_cost_pico"], sums["possible_charge_pico"]
+    )
+    return settled + [(f"possible/{account}", amount) for account, amount in pending]
+
+
+def postings(provider: str, tenant_id: str, cost: int, charge: int) -> list[tuple[str, int]]:
+    """(account, amount) of what a provider is owed and a tenant owes. Sums to zero."""
     return [
-        (f"provider/{event.provider}", -cost),
-        (f"tenant/{event.tenant_id}", charge),
+        (f"provider/{provider}", -cost),
+        (f"tenant/{tenant_id}", charge),
         ("margin", cost - charge),
     ]
 

@@ -8,6 +8,44 @@ Events and entries only ever grow; triggers refuse everything else. Rollups are 
 
 import sqlite3
 
+
+def _append_only(*tables: tuple[str, str]) -> str:
+    """Triggers that refuse changes; each table with the moment at which its trigger fires."""
+    return "".join(
+        f"CREATE TRIGGER {table}_no_{event.lower()} {when} {event} ON {table} "
+        f"BEGIN SELECT RAISE(ABORT, '{table} is append only'); END;\n"
+        for table, when in tables
+        for event in ("UPDATE", "DELETE")
+    )
+
+
+def _context(table: str, *states: str) -> str:
+    """The table of what many events share."""
+    allowed = ", ".join(f"'{state}'" for state in states)
+    return f"""CREATE TABLE {table} (
+  context_id INTEGER PRIMARY KEY,
+  billing_period TEXT NOT NULL,
+  tenant_id TEXT NOT NULL,
+  project_id TEXT NOT NULL,
+  key_id TEXT NOT NULL,
+  policy_version TEXT NOT NULL,
+  route TEXT NOT NULL,
+  decision TEXT NOT NULL,
+  provider TEXT NOT NULL,
+  model_requested TEXT NOT NULL,
+  model_served TEXT NOT NULL,
+  price_id TEXT,
+  baseline_price_id TEXT,
+  state TEXT NOT NULL CHECK (state IN ({allowed})),
+  cache_status TEXT NOT NULL CHECK (cache_status IN ('miss', 'exact', 'semantic', 'bypass')),
+  status INTEGER NOT NULL,
+  error_type TEXT,
+  superseded INTEGER NOT NULL,
+  usage_source TEXT NOT NULL
+) STRICT;
+"""
+
+
 _FIRST = """
 CREATE TABLE price_book (
   price_id TEXT PRIMARY KEY,
@@ -154,11 +192,8 @@ WHEN OLD.status = 'Closed'
 BEGIN SELECT RAISE(ABORT, 'a closed billing period stays closed'); END;
 """
 
-_FIRST_APPEND_ONLY = "".join(
-    f"CREATE TRIGGER {table}_no_{event.lower()} BEFORE {event} ON {table} "
-    f"BEGIN SELECT RAISE(ABORT, '{table} is append only'); END;\n"
-    for table in ("usage_event", "entry", "price_book")
-    for event in ("UPDATE", "DELETE")
+_FIRST_APPEND_ONLY = _append_only(
+    ("usage_event", "BEFORE"), ("entry", "BEFORE"), ("price_book", "BEFORE")
 )
 
 _FEES = """
@@ -170,7 +205,7 @@ ALTER TABLE usage_event ADD COLUMN web_searches INTEGER NOT NULL DEFAULT 0;
 # Half the bytes and half the time per event. Nothing that a client chooses freely is in the
 # context, so the number of contexts is bounded by the configuration. The trigger FAILs, because
 # with ABORT each statement would keep a journal of its own to take back.
-_STAR = """
+_STAR = f"""
 ALTER TABLE usage_event RENAME TO old_event;
 ALTER TABLE entry RENAME TO old_entry;
 DROP TRIGGER usage_event_open_period;
@@ -179,28 +214,7 @@ DROP TRIGGER usage_event_no_delete;
 DROP TRIGGER entry_no_update;
 DROP TRIGGER entry_no_delete;
 
-CREATE TABLE usage_context (
-  context_id INTEGER PRIMARY KEY,
-  billing_period TEXT NOT NULL,
-  tenant_id TEXT NOT NULL,
-  project_id TEXT NOT NULL,
-  key_id TEXT NOT NULL,
-  policy_version TEXT NOT NULL,
-  route TEXT NOT NULL,
-  decision TEXT NOT NULL,
-  provider TEXT NOT NULL,
-  model_requested TEXT NOT NULL,
-  model_served TEXT NOT NULL,
-  price_id TEXT,
-  baseline_price_id TEXT,
-  state TEXT NOT NULL CHECK (state IN ('final', 'estimated', 'interrupted')),
-  cache_status TEXT NOT NULL CHECK (cache_status IN ('miss', 'exact', 'semantic', 'bypass')),
-  status INTEGER NOT NULL,
-  error_type TEXT,
-  superseded INTEGER NOT NULL,
-  usage_source TEXT NOT NULL
-) STRICT;
-CREATE INDEX usage_context_by_tenant
+{_context("usage_context", "final", "estimated", "interrupted")}CREATE INDEX usage_context_by_tenant
   ON usage_context (tenant_id, billing_period, policy_version, key_id);
 
 CREATE TABLE usage_fact (
@@ -294,27 +308,85 @@ SELECT f.seq, f.request_id || '/' || f.attempt AS event_id, f.request_id, f.atte
   iif(c.superseded, -f.cost_pico, f.baseline_pico - f.cost_pico) AS gross_saved_pico, c.status,
   c.error_type, f.duration_us, f.ttft_us, c.superseded, f.counted
 FROM usage_fact f JOIN usage_context c ON c.context_id = f.context_id;
+"""  # noqa: S608 - constants
 
+_OPEN_PERIOD = """
 CREATE TRIGGER usage_fact_open_period AFTER INSERT ON usage_fact
 WHEN EXISTS (SELECT 1 FROM billing_period WHERE status = 'Closed' AND period =
              (SELECT billing_period FROM usage_context WHERE context_id = NEW.context_id))
 BEGIN SELECT RAISE(FAIL, 'the billing period is closed'); END;
 """
 
-_STAR_APPEND_ONLY = "".join(
-    f"CREATE TRIGGER {table}_no_{event.lower()} {when} {event} ON {table} "
-    f"BEGIN SELECT RAISE(ABORT, '{table} is append only'); END;\n"
-    for table, when in (
-        ("usage_event", "INSTEAD OF"),
-        ("usage_fact", "BEFORE"),
-        ("usage_context", "BEFORE"),
-        ("entry", "BEFORE"),
-    )
-    for event in ("UPDATE", "DELETE")
+_STAR_APPEND_ONLY = _append_only(
+    ("usage_event", "INSTEAD OF"),
+    ("usage_fact", "BEFORE"),
+    ("usage_context", "BEFORE"),
+    ("entry", "BEFORE"),
 )
 
+# What failed without an answer has a possible cost beside the charge, and refused requests are
+# counted. A CHECK cannot be altered, so the contexts move to a new table under the old name.
+_POSSIBLE = f"""
+DROP VIEW usage_event;
+DROP TRIGGER usage_fact_open_period;
+DROP TRIGGER usage_context_no_update;
+DROP TRIGGER usage_context_no_delete;
+{_context("new_context", "final", "estimated", "interrupted", "possible")}
+INSERT INTO new_context SELECT context_id, billing_period, tenant_id, project_id, key_id,
+  policy_version, route, decision, provider, model_requested, model_served, price_id,
+  baseline_price_id, state, cache_status, status, error_type, superseded, usage_source
+  FROM usage_context;
+DROP TABLE usage_context;
+ALTER TABLE new_context RENAME TO usage_context;
+CREATE INDEX usage_context_by_tenant
+  ON usage_context (tenant_id, billing_period, policy_version, key_id);
+
+ALTER TABLE usage_fact ADD COLUMN possible_cost_pico INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage_fact ADD COLUMN possible_charge_pico INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage_fact ADD COLUMN request_us INTEGER;
+ALTER TABLE rollup ADD COLUMN possible_cost_pico INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE rollup ADD COLUMN possible_charge_pico INTEGER NOT NULL DEFAULT 0;
+
+CREATE VIEW usage_event AS
+SELECT f.seq, f.request_id || '/' || f.attempt AS event_id, f.request_id, f.attempt, c.state,
+  f.ts_us, f.recorded_us, c.billing_period, c.tenant_id, c.project_id, c.key_id, f.end_user,
+  f.client_request_id, f.tags, c.policy_version, c.route, c.decision, f.reason, f.difficulty,
+  c.cache_status, f.cache_ref, f.similarity, c.provider, c.model_requested, c.model_served,
+  f.upstream_request_id, f.prompt_tokens, f.cached_tokens, f.cache_write_tokens,
+  f.prompt_audio_tokens, f.prompt_image_tokens, f.completion_tokens, f.reasoning_tokens,
+  f.completion_audio_tokens, f.compute_us, f.cache_write_1h_tokens, f.web_searches,
+  c.usage_source, c.price_id, c.baseline_price_id,
+  f.list_pico, f.cost_pico, f.charge_pico, f.baseline_pico, f.overhead_pico,
+  CASE WHEN c.state = 'possible' THEN f.cost_pico * 0
+    WHEN c.superseded THEN -f.cost_pico
+    ELSE f.baseline_pico - f.cost_pico END AS gross_saved_pico,
+  c.status, c.error_type, f.duration_us, f.ttft_us, c.superseded, f.counted,
+  f.possible_cost_pico, f.possible_charge_pico, f.request_us
+FROM usage_fact f JOIN usage_context c ON c.context_id = f.context_id;
+
+
+CREATE TABLE refusal (
+  day INTEGER NOT NULL,
+  billing_period TEXT NOT NULL,
+  tenant_id TEXT NOT NULL,
+  project_id TEXT NOT NULL,
+  key_id TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  status INTEGER NOT NULL,
+  requests INTEGER NOT NULL CHECK (requests > 0),
+  PRIMARY KEY (billing_period, tenant_id, day, project_id, key_id, reason, status)
+) STRICT, WITHOUT ROWID;
+"""  # noqa: S608 - constants
+
+_POSSIBLE_APPEND_ONLY = _append_only(("usage_event", "INSTEAD OF"), ("usage_context", "BEFORE"))
+
 # One script per version of the file; a released script is never edited.
-MIGRATIONS = (_FIRST + _FIRST_APPEND_ONLY, _FEES, _STAR + _STAR_APPEND_ONLY)
+MIGRATIONS = (
+    _FIRST + _FIRST_APPEND_ONLY,
+    _FEES,
+    _STAR + _OPEN_PERIOD + _STAR_APPEND_ONLY,
+    _POSSIBLE + _OPEN_PERIOD + _POSSIBLE_APPEND_ONLY,
+)
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -55,7 +55,7 @@ local function reserve()
   return {'held'}
 end
 
--- settle, gateway, request id, amount, charge - amount
+-- settle, gateway, request id, amount less what stays held, charge less that
 local function settle()
   local hold = redis.call('HGET', KEYS[1], ARGV[3])
   if not hold or hold == '' then return 0 end

@@ -152,10 +152,11 @@ class SharedBudgets:
         del tenant, tags, amount_pico, now_us
         return None
 
-    def settle(self, hold: Hold, charge_pico: int, now_us: int) -> None:
-        """Post what the request was charged and release the rest. Repeating it changes nothing.
+    def settle(self, hold: Hold, charge_pico: int, now_us: int, pending_pico: int = 0) -> None:
+        """Post what the request was charged, keep what is pending and release the rest.
 
-        Should it get lost on the way, the next recount finds it in the books.
+        Repeating it changes nothing. Should it get lost on the way, the next recount finds it in
+        the books.
         """
         del now_us
         assert isinstance(hold, SharedHold), "made by reserve"
@@ -164,7 +165,7 @@ class SharedBudgets:
         hold.settled = True
         if self._open.pop(hold.request_id, None) is None:
             return
-        amount = hold.amount_pico
+        amount = hold.amount_pico - pending_pico
         self._redis.post(
             "EVALSHA", SCRIPT.sha1, 1 + len(hold.keys), self._keys.holds, *hold.keys,
             "settle", self._gateway_id, hold.request_id, str(amount), str(charge_pico - amount),

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -35,7 +36,9 @@ _RECORDS_PER_BREATH = 32
 _IMPOSSIBLE = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, ValueError)
 # Sums of parts: SQLite's sum() of pico-dollars overflows at 9.2 million dollars.
 _SUM = (
-    "SELECT coalesce(sum(charge_pico / 1000000), 0), coalesce(sum(charge_pico % 1000000), 0)"
+    "SELECT coalesce(sum(charge_pico / 1000000), 0), coalesce(sum(charge_pico % 1000000), 0),"
+    " coalesce(sum(possible_charge_pico / 1000000), 0),"
+    " coalesce(sum(possible_charge_pico % 1000000), 0)"
     " FROM usage_event WHERE "
 )
 _CHARGES = _SUM + "tenant_id = ? AND ts_us >= ? AND ts_us < ?"
@@ -52,6 +55,13 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     byte_offset: int = 0  # of the segment, up to which everything is booked
     more: bool = False  # the segment has complete records beyond
     damaged: bool = False  # a growing segment has damage beyond
+
+
+class Spent(NamedTuple):
+    """What some requests took from their budgets, in pico-USD."""
+
+    charged_pico: int
+    pending_pico: int  # may be charged yet: of attempts that failed without an answer
 
 
 class LedgerStore:
@@ -165,16 +175,16 @@ class LedgerStore:
         with self._lock:
             return rows.find_price(self._connection, price_id)
 
-    def period_charges(
+    def period_spent(
         self, tenant_id: str, from_us: int, to_us: int, tags: Mapping[str, str]
-    ) -> int:
-        """What a tenant was charged for requests begun in [from_us, to_us) that carry ``tags``."""
+    ) -> Spent:
+        """What a tenant spent on requests begun in [from_us, to_us) that carry ``tags``."""
         parameters = [part for pair in tags.items() for part in pair]
         with self._lock:
             found = self._connection.execute(
                 _CHARGES + _TAGGED * len(tags), (tenant_id, from_us, to_us, *parameters)
             )
-            return _charge(found.fetchone())
+            return _spent(found.fetchone())
 
     def spent(
         self,
@@ -183,26 +193,26 @@ class LedgerStore:
         to_us: int,
         tags: Mapping[str, str],
         request_ids: Sequence[str],
-    ) -> tuple[int, dict[str, int]]:
-        """``period_charges``, and the part of it that each of these requests has, at one moment."""
+    ) -> tuple[Spent, dict[str, Spent]]:
+        """``period_spent``, and the part of it that each of these requests has, at one moment."""
         parameters = [part for pair in tags.items() for part in pair]
         span = (tenant_id, from_us, to_us, *parameters)
         with self.reader() as connection:
             total = connection.execute(_CHARGES + _TAGGED * len(tags), span).fetchone()
             parts = {
-                request_id: _charge(
+                request_id: _spent(
                     connection.execute(
                         _CHARGES + _TAGGED * len(tags) + " AND request_id = ?", (*span, request_id)
                     ).fetchone()
                 )
                 for request_id in request_ids
             }
-        return _charge(total), parts
+        return _spent(total), parts
 
-    def request_charge(self, request_id: str) -> int:
-        """What a request was charged, with all its attempts."""
+    def request_spent(self, request_id: str) -> Spent:
+        """What was spent on a request, with all its attempts."""
         with self.reader() as connection:
-            return _charge(connection.execute(_REQUEST_CHARGE, (request_id,)).fetchone())
+            return _spent(connection.execute(_REQUEST_CHARGE, (request_id,)).fetchone())
 
     def close_period(self, period: str, *, now_us: int, by: str) -> None:
         """Close a month ("2026-11") for good: later events of it go to the next open one."""
@@ -362,9 +372,11 @@ class _Batch:
         )
 
 
-def _charge(sums: tuple[int, int]) -> int:
-    micro, rest = sums
-    return int(micro) * 1_000_000 + int(rest)
+def _spent(sums: tuple[int, int, int, int]) -> Spent:
+    micro, rest, pending_micro, pending_rest = sums
+    return Spent(
+        int(micro) * 1_000_000 + int(rest), int(pending_micro) * 1_000_000 + int(pending_rest)
+    )
 
 
 def _offset(connection: sqlite3.Connection, segment_name: str) -> int:

@@ -15,6 +15,7 @@ from gateway.ledger.rows import (
     ROLLUP_SUMS,
     USAGE_FIELDS,
     find_price,
+    postings,
 )
 from gateway.prices import Price, content_hash
 from gateway.wire.usage import Usage
@@ -62,8 +63,8 @@ def _transactions(
     """(number, entries, what the events say) by account; a last one for events after all."""
     lines = connection.execute("SELECT txn, account, amount_pico FROM entry ORDER BY txn")
     events = connection.execute(
-        "SELECT seq, provider, tenant_id, coalesce(cost_pico, 0), coalesce(charge_pico, 0)"
-        " FROM usage_event ORDER BY seq"
+        "SELECT seq, provider, tenant_id, coalesce(cost_pico, 0), coalesce(charge_pico, 0),"
+        " possible_cost_pico, possible_charge_pico FROM usage_event ORDER BY seq"
     )
     event = next(events, None)
     endless: tuple[int, Iterable[tuple[int, str, int]]] = (2**63, ())
@@ -73,10 +74,11 @@ def _transactions(
             posted[account] += amount
         owed: Counter[str] = Counter()
         while event is not None and event[0] <= txn:
-            _, provider, tenant_id, cost, charge = event
-            owed[f"provider/{provider}"] -= cost
-            owed[f"tenant/{tenant_id}"] += charge
-            owed["margin"] += cost - charge
+            _, provider, tenant_id, cost, charge, possible_cost, possible_charge = event
+            for account, amount in postings(provider, tenant_id, cost, charge):
+                owed[account] += amount
+            for account, amount in postings(provider, tenant_id, possible_cost, possible_charge):
+                owed[f"possible/{account}"] += amount
             event = next(events, None)
         yield txn, posted, owed
 

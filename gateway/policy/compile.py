@@ -429,6 +429,7 @@ class _Compiler:
                     charging=Charging(
                         markup_ppm=round(section.charging.markup * _PPM),
                         cache_hits_ppm=round(section.charging.cache_hits.charge * _PPM),
+                        failures=section.charging.failures == "charge",
                     ),
                     cors_origins=frozenset(section.cors.origins if section.cors else ()),
                     keys=tuple(

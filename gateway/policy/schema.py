@@ -499,6 +499,9 @@ class ChargingSection(Section):
     mode: NotYet = None
     markup: Share = Field(0.0, description="Added to cost.")
     cache_hits: CacheCharge = CacheCharge()
+    failures: Literal["possible", "charge"] = Field(
+        "possible", description="A provider that fails in silence: noted as possible, or charged."
+    )
     local: NotYet = None
 
 

@@ -201,6 +201,7 @@ class Charging(msgspec.Struct, frozen=True, kw_only=True):
 
     markup_ppm: int = 0
     cache_hits_ppm: int = 0  # share of the stored answer's list price charged on a cache hit
+    failures: bool = False  # charge what an attempt without an answer may have cost
 
 
 class RateLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,9 +11,11 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.booking import attempt_event, intent, worst_case_pico
+from gateway.booking import attempt_event, charge_pico, intent, worst_case_pico
 from gateway.caches.single_flight import LeadersClient
 from gateway.errors import (
+    BudgetExhausted,
+    BudgetUnavailable,
     UpstreamError,
     UpstreamOverloaded,
     UpstreamProtocolError,
@@ -21,6 +23,7 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.exchange import EVENT_STREAM, Attempt, Exchange
+from gateway.ledger.budgets import Hold
 from gateway.policy.snapshot import Model
 from gateway.services import Services
 from gateway.upstreams.base import UNSENT, Upstream, UpstreamRequest, UpstreamResponse
@@ -38,6 +41,7 @@ _CHECKPOINT_EVENTS = 64
 _CHECKPOINT_SECONDS = 1.0
 _AFTER_DONE_SECONDS = 0.05  # patience for the end of an answer whose [DONE] has come
 _BACKOFF_SECONDS = 0.05
+_GAVE_UP = (408, 504)  # a proxy has lost patience; the model behind it may be writing still
 
 
 async def generate(exchange: Exchange, services: Services) -> None:
@@ -82,6 +86,8 @@ async def _try_all(exchange: Exchange, services: Services, deadline: float) -> N
             wait_seconds, target = successor
             if wait_seconds:
                 await asyncio.sleep(wait_seconds)
+            if error.stale and exchange.tenant.budgets:
+                await _hold_more(exchange, services, attempt, error)
             _begin_next(exchange, services, attempt, target)
         finally:
             attempt.ended_monotonic = services.monotonic()
@@ -104,7 +110,7 @@ async def _try(exchange: Exchange, services: Services, attempt: Attempt, deadlin
 async def _ask(
     exchange: Exchange, services: Services, attempt: Attempt, upstream: Upstream, deadline: float
 ) -> None:
-    """Send, judge the head, and relay. Leaves ``attempt.usage`` set if it may cost."""
+    """Send, judge the head, and relay. Leaves in ``usage`` or ``unknown`` what it may cost."""
     provider = attempt.target.provider
     dialect = DIALECTS[exchange.endpoint]
     timeouts = provider.timeouts
@@ -125,6 +131,7 @@ async def _ask(
                 ),
                 headers=_headers(exchange, attempt),
                 stream=exchange.request.stream,
+                fresh=attempt.fresh,
                 first_byte_deadline=first_byte_deadline,
                 idle_seconds=timeouts.idle_seconds,
                 deadline=deadline,
@@ -148,17 +155,21 @@ async def _ask(
             await _relay_document(exchange, services, attempt, response)
         outcome = "ok"
     except UpstreamError as error:
-        if isinstance(error, UpstreamOverloaded):
-            outcome = "unknown"  # it was not asked
-        if error.unsent:
+        if isinstance(error, UpstreamOverloaded) or error.stale:
+            outcome = "unknown"  # it was not asked, or perhaps not
+        if attempt.usage is None or not attempt.usage.completion_tokens:
+            # Nothing came. A provider that says so bills nothing; one that is silent may.
             attempt.usage = None
-        elif attempt.usage is None:
-            attempt.usage = _estimate(exchange, services, attempt, None)
+            if not error.unsent and not isinstance(error, UpstreamStatus):
+                attempt.unknown = "possible"
         raise
     except BaseException as failure:
         outcome = "unknown"  # the client left: nobody's fault, and no proof of health
         if attempt.usage is None and UNSENT not in failure.args:
-            attempt.usage = _estimate(exchange, services, attempt, None)
+            if exchange.request.stream:
+                attempt.usage = _estimate(exchange, services, attempt, None)
+            else:
+                attempt.unknown = "charged"  # it wrote, and nobody saw how much
         raise
     finally:
         if response is not None:
@@ -298,7 +309,10 @@ def _successor(
     assert plan is not None, "there is a plan once there is an attempt"
     if exchange.first_byte is not None or not error.retryable:
         return None
-    if attempt.number >= services.settings.limits.attempts_max:
+    if error.stale:
+        return 0.0, attempt.target  # as a client does that finds its connection closed
+    asked = sum(past.error is None or not _stale(past) for past in exchange.attempts)
+    if asked >= services.settings.limits.attempts_max:
         return None
     tried = {past.target.name for past in exchange.attempts}
     untried = [model for model in plan.candidates if model.name not in tried]
@@ -311,16 +325,41 @@ def _successor(
         return None
     if isinstance(error, UpstreamOverloaded):
         return None  # it sheds load: whoever comes back at once is that load
-    if not error.unsent and not answered:
+    if (not error.unsent and not answered) or error.status in _GAVE_UP:
         return None  # a paid provider may have worked on it: asking again would pay twice
-    asked = error.retry_after_seconds or 0.0
-    if asked >= RETRY_AFTER_SECONDS_MAX:
+    pause = error.retry_after_seconds or 0.0
+    if pause >= RETRY_AFTER_SECONDS_MAX:
         return None  # it may have asked for more, and is never asked earlier than it wants
     # Full jitter, from the delay the provider asked for where it did.
-    wait = asked + random.uniform(0, _BACKOFF_SECONDS * 2**attempt.number)  # noqa: S311 - no secret
+    wait = pause + random.uniform(0, _BACKOFF_SECONDS * 2**attempt.number)  # noqa: S311 - no secret
     if now + wait >= deadline or not retries.take(now):
         return None
     return wait, attempt.target
+
+
+def _stale(attempt: Attempt) -> bool:
+    """Whether its kept connection ended before anybody can have answered."""
+    return isinstance(attempt.error, UpstreamError) and attempt.error.stale
+
+
+async def _hold_more(
+    exchange: Exchange, services: Services, attempt: Attempt, error: UpstreamError
+) -> None:
+    """Hold the worst case of a call that the plan did not foresee. Raises ``error`` without room.
+
+    What the failed call possibly cost stays held, so the next one needs a hold of its own.
+    """
+    try:
+        hold = services.ledger.budgets.reserve(
+            exchange.tenant,
+            exchange.tags,
+            charge_pico(exchange, attempt.held_pico) or 0,
+            exchange.started_us,
+            _event_id(exchange, attempt),
+        )
+        exchange.more_holds += (hold if isinstance(hold, Hold) else await hold,)
+    except (BudgetExhausted, BudgetUnavailable):
+        raise error from None
 
 
 def _falls_back(exchange: Exchange, attempt: Attempt, error: UpstreamError) -> bool:
@@ -350,6 +389,7 @@ def _begin_next(exchange: Exchange, services: Services, failed: Attempt, target:
         started_us=services.now_us(),
         started_monotonic=services.monotonic(),
         held_pico=worst_case_pico(exchange, target, exchange.plan.output_tokens_max),
+        fresh=_stale(failed),
     )
     services.ledger.intend(intent(exchange, following, exchange.request.prompt_bytes // 4 + 1))
     exchange.attempts.append(following)

@@ -1,8 +1,8 @@
 """plan: which targets, in which order, and why. The last decision before money is held."""
 
-from gateway.booking import charge_pico
+from gateway.booking import plan_charge_pico
 from gateway.errors import InvalidRequest
-from gateway.exchange import Exchange
+from gateway.exchange import Exchange, Plan
 from gateway.plans import downgraded, make_plan
 from gateway.policy.snapshot import AUTO, Budget, Model
 from gateway.services import Services
@@ -29,18 +29,18 @@ def plan(exchange: Exchange, services: Services) -> None:
             reason = exchange.forced or (decision.reason if decision is not None else "")
     candidates = _reachable(services, _speaking(exchange, _distinct((first, *others))))
     made = make_plan(exchange, candidates, kind, reason)
-    budget = _used_up(exchange, services, sum(made.worst_pico))
+    budget = _used_up(exchange, services, made)
     exchange.plan = made if budget is None else downgraded(exchange, budget, first)
 
 
-def _used_up(exchange: Exchange, services: Services, worst_pico: int) -> Budget | None:
-    """The budget in which this cost does not fit, where it sends its tenant to another model."""
+def _used_up(exchange: Exchange, services: Services, made: Plan) -> Budget | None:
+    """The budget in which a plan does not fit, where it sends its tenant to another model."""
     if not exchange.tenant.budgets:
         return None
     budget = services.ledger.budgets.exceeded(
         exchange.tenant,
         exchange.tags,
-        charge_pico(exchange, worst_pico) or 0,
+        plan_charge_pico(exchange, made.worst_pico),
         exchange.started_us,
     )
     return budget if budget is not None and budget.on_exceeded == "downgrade" else None

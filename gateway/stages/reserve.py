@@ -5,7 +5,7 @@ From here on the request is in the ledger, whatever dies.
 
 from collections.abc import Awaitable
 
-from gateway.booking import charge_pico, intent
+from gateway.booking import intent, plan_charge_pico
 from gateway.errors import BudgetExhausted, BudgetUnavailable, InvalidRequest
 from gateway.exchange import Attempt, Exchange, Plan
 from gateway.ledger.budgets import Hold, covers, refuses
@@ -51,7 +51,7 @@ def _hold(exchange: Exchange, services: Services, plan: Plan) -> Hold | Awaitabl
     return services.ledger.budgets.reserve(
         exchange.tenant,
         exchange.tags,
-        charge_pico(exchange, sum(plan.worst_pico)) or 0,
+        plan_charge_pico(exchange, plan.worst_pico),
         exchange.started_us,
         exchange.request_id,
     )

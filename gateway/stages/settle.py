@@ -35,24 +35,32 @@ def _release(exchange: Exchange, services: Services, event: UsageEvent | None) -
     """End both reservations, of rate and of money, at what was used."""
     if exchange.rate is not None:
         usage = exchange.usage
-        exchange.rate.settle(usage.prompt_tokens + usage.completion_tokens if usage else 0)
+        if exchange.attempts and exchange.attempts[-1].unknown == "charged":
+            tokens = exchange.rate.tokens
+        else:
+            tokens = usage.prompt_tokens + usage.completion_tokens if usage else 0
+        exchange.rate.settle(tokens)
     if exchange.hold is not None:
-        charge = 0
+        charge = pending = 0
         if event is not None and event.error_type == IMPLAUSIBLE:
             # A count that nobody can believe spends what was held for it, no more and no less.
             charge = exchange.hold.amount_pico
         elif event is not None:
-            charge = event.charge_pico or 0
+            charge, pending = event.charge_pico or 0, event.possible_charge_pico
             if len(exchange.attempts) > 1:
-                charge += _failed_pico(exchange, event.recorded_us)
-        services.ledger.budgets.settle(exchange.hold, charge, exchange.started_us)
+                failed_charge, failed_pending = _failed_pico(exchange, event.recorded_us)
+                charge, pending = charge + failed_charge, pending + failed_pending
+        budgets, started_us = services.ledger.budgets, exchange.started_us
+        budgets.settle(exchange.hold, charge, started_us, pending)
+        for hold in exchange.more_holds:
+            budgets.settle(hold, 0, started_us)
 
 
-def _failed_pico(exchange: Exchange, recorded_us: int) -> int:
-    """What the attempts before the last were charged; of an absurd one, what was held for it."""
-    total = 0
+def _failed_pico(exchange: Exchange, recorded_us: int) -> tuple[int, int]:
+    """(charged, pending) of the attempts before the last; of an absurd one, what was held."""
+    total = pending = 0
     for attempt in exchange.attempts[:-1]:
-        if attempt.usage is None:
+        if attempt.usage is None and attempt.unknown is None:
             continue
         event = plausible(
             attempt_event(exchange, attempt, recorded_us=recorded_us, superseded=True)
@@ -60,4 +68,5 @@ def _failed_pico(exchange: Exchange, recorded_us: int) -> int:
         absurd = event.error_type == IMPLAUSIBLE
         charge = charge_pico(exchange, attempt.held_pico) if absurd else event.charge_pico
         total += charge or 0
-    return total
+        pending += event.possible_charge_pico
+    return total, pending

@@ -109,6 +109,11 @@ class Reservation:
         self._release = release
         self.allowance = allowance
 
+    @property
+    def tokens(self) -> int:
+        """Tokens reserved."""
+        return self._tokens
+
     def settle(self, tokens_used: int) -> None:
         """Correct the reservation to what was used and free the slot. Idempotent."""
         account, self._account = self._account, None

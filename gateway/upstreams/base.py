@@ -25,6 +25,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     headers: Headers = ()  # to pass on, e.g. traceparent; authorization is the upstream's own
     stream: bool = False
+    fresh: bool = False  # on a new connection, not on a kept one
     first_byte_deadline: float
     idle_seconds: float  # longest silence between two chunks of the answer
     deadline: float

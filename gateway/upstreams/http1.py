@@ -67,35 +67,34 @@ class Http1Pool:
 
     async def send(
         self, head: bytes, body: bytes, *, first_byte_deadline: float, idle_seconds: float,
-        deadline: float,
+        deadline: float, fresh: bool = False,
     ) -> "Http1Response":  # fmt: skip
         """Send one request; returns when the answer's head is there. Deadlines are monotonic.
 
-        Raises UpstreamOverloaded, UpstreamUnavailable, UpstreamTimeout or UpstreamProtocolError.
-        ``error.unsent`` tells that the provider surely has not seen the request.
+        fresh: on a new connection. Raises UpstreamOverloaded, UpstreamUnavailable, UpstreamTimeout
+        or UpstreamProtocolError. ``error.unsent`` tells that the provider surely has not seen the
+        request; ``error.stale`` that it may not have, because a kept connection ended under it.
         """
         due = min(first_byte_deadline, deadline)
-        connection = self._take_idle()
+        connection = None if fresh else self._take_idle()
         kept = connection is not None
-        while True:
-            if connection is None:
-                connection = await self._connect(due)
-            response = Http1Response(self, connection, idle_seconds, deadline)
-            try:
-                await connection.ask(response, head, body, due)
-            except BaseException:
-                response.close()
-                raise
-            if response.status:
-                return response
-            error = response.error
-            assert error is not None, "woken with neither a head nor an error"
-            if error is not _STALE:
-                raise error
-            if not kept:
-                raise UpstreamUnavailable("The provider closed the connection without an answer.")
-            # Closed as we wrote: it has read nothing. Again, once, on a new connection.
-            connection, kept = None, False
+        if connection is None:
+            connection = await self._connect(due)
+        response = Http1Response(self, connection, idle_seconds, deadline)
+        try:
+            await connection.ask(response, head, body, due)
+        except BaseException:
+            response.close()
+            raise
+        if response.status:
+            return response
+        error = response.error
+        assert error is not None, "woken with neither a head nor an error"
+        if error is not _STALE:
+            raise error
+        ended = UpstreamUnavailable("The provider closed the connection without an answer.")
+        ended.stale = kept
+        raise ended
 
     def _take_idle(self) -> "_Connection | None":
         oldest = time.monotonic() - IDLE_SECONDS_MAX

@@ -93,6 +93,7 @@ class OpenAIUpstream:
         return self._pool.send(
             b"%bcontent-length: %d\r\n\r\n" % (head, len(body)),
             body,
+            fresh=request.fresh,
             first_byte_deadline=request.first_byte_deadline,
             idle_seconds=request.idle_seconds,
             deadline=request.deadline,

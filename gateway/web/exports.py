@@ -22,10 +22,14 @@ COUNTS = (
     "unpriced",
     "estimated",
     "interrupted",
+    "possible",
 )
 AMOUNTS = (
     "charge_pico",
+    "failures_charge_pico",
+    "possible_charge_pico",
     "cost_pico",
+    "possible_cost_pico",
     "baseline_pico",
     "saved_cache_pico",
     "saved_routing_pico",

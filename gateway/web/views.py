@@ -250,12 +250,14 @@ def _took_us(attempts: Sequence[EventRow]) -> int:
     """From the request's beginning to the end of its last attempt, waits between them included.
 
     An attempt that was settled after a crash was recorded long after it ended: there, only the
-    times of the attempts themselves are known.
+    times of the attempts themselves are known. Earlier releases booked no time of the request.
     """
     spent_us = sum(attempt.duration_us for attempt in attempts)
     last = attempts[-1]
     if last.state == "interrupted":
         return spent_us
+    if last.request_us is not None:
+        return max(spent_us, last.request_us)
     return max(spent_us, last.recorded_us - attempts[0].ts_us)
 
 
@@ -330,12 +332,13 @@ def _budgets_used(services: AdminServices, shown: str) -> dict[str, list[BudgetU
     middle_us = sum(reports.period_bounds(shown)) // 2
     if middle_us > now_us:
         return found
-    charges = services.ledger.store.period_charges
+    spent_in = services.ledger.store.period_spent
     for known in services.policies.current.tenants.values():
         for budget in known.budgets:
             if budget.period == "calendar_month":
-                spent_pico = charges(known.id, *period_bounds(budget, middle_us), budget.tags)
-                use = _budget_use(budget, month_name(shown), spent_pico)
+                # What was pending is over with its period.
+                spent = spent_in(known.id, *period_bounds(budget, middle_us), budget.tags)
+                use = _budget_use(budget, month_name(shown), spent.charged_pico)
                 found.setdefault(known.id, []).append(use)
     return found
 

@@ -65,7 +65,7 @@ def main() -> None:
     admit = best_us(lambda: limiter.reserve("acme", limits, 500, 10, 1.0).settle(100))
     print(f"limiter both          {admit:8.2f} us")
     tenant = Tenant(id="acme", budgets=(Budget(name="b", amount_pico=10**18),))
-    budgets = Budgets(lambda *_: 0)
+    budgets = Budgets(lambda *_: (0, 0))
     budgets.configure(
         Policy(
             version="v",

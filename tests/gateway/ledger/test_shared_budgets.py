@@ -10,6 +10,7 @@ import pytest
 from gateway.errors import BudgetExhausted, BudgetUnavailable
 from gateway.ledger import Books
 from gateway.ledger.budgets import Hold
+from gateway.ledger.event import UsageEvent
 from gateway.ledger.journal import open_log
 from gateway.ledger.recount import Recount
 from gateway.ledger.shared_budgets import AMOUNT_PICO_MAX, OpenHold, SharedBudgets, Span
@@ -197,6 +198,37 @@ async def test_a_counter_begins_with_what_the_books_say_and_what_is_under_way(
         assert await made.used() == {"b": (20, 40)}
         worker.settle(running, 35, made.now_us)
         assert await made.used() == {"b": (55, 0)}
+
+
+async def test_what_is_pending_stays_held_whatever_redis_and_workers_lose(
+    tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """By the settlement, by the recount of the books, and by the end of a killed worker's hold."""
+    async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
+        worker, doomed = made.worker(), made.worker()
+        await made.recount.tick()
+        worker.settle(await made.reserve(worker, 40, "A"), 5, made.now_us, 30)
+        assert await made.used() == {"b": (5, 30)}
+        made.logs[0].append_final(pending("A", 5, 30))
+        await made.reserve(doomed, 20, "B")
+        made.logs[1].append_final(pending("B", 0, 15))
+        redis_server.ask("FLUSHALL")
+        await made.recount.tick()
+        assert await made.used() == {"b": (5, 50)}, "of an open request its hold counts"
+        made.kill(doomed)
+        made.recount.sweep_soon()
+        await made.recount.tick()
+        assert await made.used() == {"b": (5, 45)}
+        with pytest.raises(BudgetExhausted):
+            await made.reserve(worker, 51, "C")
+        await made.reserve(worker, 50, "D")
+
+
+def pending(request_id: str, charge_pico: int, possible_pico: int) -> UsageEvent:
+    return final(
+        request_id, state="possible", usage=Usage(source="none"), price_id=None, cost_pico=0,
+        list_pico=0, baseline_pico=0, charge_pico=charge_pico, possible_charge_pico=possible_pico,
+    )  # fmt: skip
 
 
 async def test_nothing_is_counted_while_a_living_worker_does_not_answer(

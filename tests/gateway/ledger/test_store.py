@@ -158,7 +158,7 @@ def test_sums_are_exact_beyond_64_bits(store: LedgerStore) -> None:
     (row,) = reports.tenant_summary(store, "2026-11")
     assert row.cost_pico == expected
     assert row.saved_routing_pico == -expected
-    assert store.period_charges("acme", NOW_US, NOW_US + 1, {}) == expected
+    assert store.period_spent("acme", NOW_US, NOW_US + 1, {}).charged_pico == expected
 
 
 def test_charges_are_narrowed_by_time_and_tags(store: LedgerStore) -> None:
@@ -173,10 +173,10 @@ def test_charges_are_narrowed_by_time_and_tags(store: LedgerStore) -> None:
         final("e", charge_pico=None, cost_pico=None),
     )
     span = (NOW_US, NOW_US + 60_000_000)
-    assert store.period_charges("acme", *span, {}) == 11
-    assert store.period_charges("acme", *span, odd) == 10
-    assert store.period_charges("acme", *span, {"a": "x"}) == 0
-    assert store.period_charges("acme", NOW_US, NOW_US + 60_000_001, {}) == 111
+    assert store.period_spent("acme", *span, {}).charged_pico == 11
+    assert store.period_spent("acme", *span, odd).charged_pico == 10
+    assert store.period_spent("acme", *span, {"a": "x"}).charged_pico == 0
+    assert store.period_spent("acme", NOW_US, NOW_US + 60_000_001, {}).charged_pico == 111
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,8 @@ def test_books_of_the_second_version_become_a_star_without_losing_a_figure(
     columns = ", ".join(row[1] for row in old.execute("PRAGMA main.table_info(usage_event)"))
     old.execute(f"INSERT INTO usage_event ({columns}) SELECT {columns} FROM now.usage_event")
     for table in ("rollup", "open_intent", "price_book", "ingest_offset"):
-        old.execute(f"INSERT INTO {table} SELECT * FROM now.{table}")
+        kept = ", ".join(row[1] for row in old.execute(f"PRAGMA main.table_info({table})"))
+        old.execute(f"INSERT INTO {table} ({kept}) SELECT {kept} FROM now.{table}")
     for line, account, amount in (
         (1, "'provider/' || provider", "-cost_pico"),
         (2, "'tenant/' || tenant_id", "charge_pico"),
@@ -392,6 +393,67 @@ def test_books_of_the_second_version_become_a_star_without_losing_a_figure(
     assert query(path, "SELECT * FROM open_intent") == []
     assert migrated.verify() == store.verify()
     migrated.close()
+
+
+def test_books_of_the_third_version_go_on_with_all_they_had(
+    store: LedgerStore, tmp_path: Path
+) -> None:
+    """Contexts move to a new table; triggers still refuse changes; pending costs can be booked."""
+    book(store, final("a"), final("b", superseded=True, status=502), intent("open"))
+    path = tmp_path / "third.sqlite"
+    old = sqlite3.connect(path, isolation_level=None)
+    old.executescript(
+        "".join(MIGRATIONS[:3]) + f"PRAGMA user_version = 3; ATTACH '{store.path}' AS now;"
+    )
+    tables = ("usage_context", "usage_fact", "entry", "rollup", "open_intent", "price_book")
+    for table in tables:
+        kept = ", ".join(row[1] for row in old.execute(f"PRAGMA main.table_info({table})"))
+        old.execute(f"INSERT INTO {table} ({kept}) SELECT {kept} FROM now.{table}")
+    old.close()
+    migrated = LedgerStore(path)
+    for table in tables:
+        assert query(path, f"SELECT * FROM {table}") == query(store.path, f"SELECT * FROM {table}")
+    assert migrated.verify() == []
+    with pytest.raises(sqlite3.IntegrityError, match="append only"):
+        query_write(migrated, "UPDATE usage_context SET state = 'final'")
+    with pytest.raises(sqlite3.IntegrityError, match="append only"):
+        query_write(migrated, "DELETE FROM usage_fact")
+    book(migrated, possible("c"), boot_id="later")
+    assert migrated.verify() == []
+    migrated.close()
+
+
+def possible(request_id: str, attempt: int = 1, **changes: Any) -> UsageEvent:
+    """An attempt that was sent and failed without an answer."""
+    fields: dict[str, Any] = {
+        "state": "possible", "status": 504, "error_type": "upstream_timeout",
+        "usage": Usage(source="none"), "cost_pico": 0, "charge_pico": 0, "list_pico": 0,
+        "baseline_pico": 0, "possible_cost_pico": 700, "possible_charge_pico": 770,
+    }  # fmt: skip
+    return final(request_id, attempt, **(fields | changes))
+
+
+def test_a_possible_cost_has_accounts_and_a_line_of_its_own(store: LedgerStore) -> None:
+    """It is no part of cost, charge or savings; what is charged for failures is told apart."""
+    charged = {"cost_pico": 50, "charge_pico": 55, "possible_cost_pico": 0,
+               "possible_charge_pico": 0, "superseded": True}  # fmt: skip
+    book(
+        store,
+        possible("a"),
+        possible("b", 1, **charged),
+        final("b", 2, baseline_pico=0, cost_pico=0, charge_pico=0),
+    )
+    entries = dict(query(store.path, "SELECT account, amount_pico FROM entry"))
+    assert entries == {
+        "provider/openai": -50, "tenant/acme": 55, "margin": -5,
+        "possible/provider/openai": -700, "possible/tenant/acme": 770, "possible/margin": -70,
+    }  # fmt: skip
+    (row,) = reports.tenant_summary(store, "2026-11")
+    assert (row.possible, row.possible_cost_pico, row.possible_charge_pico) == (2, 700, 770)
+    assert (row.cost_pico, row.charge_pico, row.failures_charge_pico) == (50, 55, 55)
+    assert (row.saved_pico, row.baseline_pico, row.unpriced) == (0, 0, 0)
+    spent = store.period_spent("acme", NOW_US, NOW_US + 1, {})
+    assert (spent.charged_pico, spent.pending_pico) == (55, 770)
 
 
 @pytest.mark.parametrize("period", ["2026", "2026-13", "11-2026", "2026-11-01", ""])

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from gateway.errors import MeteringUnavailable
-from gateway.ledger.event import Checkpoint, Record
+from gateway.ledger.event import Checkpoint, Record, UsageEvent
 from gateway.ledger.frames import (
     Corrupt,
     decode_head,
@@ -80,7 +80,7 @@ RECORDS: tuple[tuple[Record, list[Any]], ...] = (
             "abcdef012345", "chat", "hard", "openai", "auto", "large", PRICE.price_id,
             PRICE.price_id, "final", "miss", 200, None, True, NOW_US + 10**6, None, None, None,
             33750000, 33750000, 37125000, 67500000, 0, 10**6, 5,
-            {"prompt_tokens": 7, "cached_tokens": 3, "completion_tokens": 2},
+            {"prompt_tokens": 7, "cached_tokens": 3, "completion_tokens": 2}, 0, 0, None,
         ],
     ),
 )  # fmt: skip
@@ -92,6 +92,8 @@ def test_the_layout_of_a_record_stays_readable(record: Record, layout: list[Any]
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(record)) == layout
     assert decode_record(msgspec.msgpack.encode(layout)) == record
     assert decode_record(msgspec.msgpack.encode([*layout, "of a later release"])) == record
+    if isinstance(record, UsageEvent):
+        assert decode_record(msgspec.msgpack.encode(layout[:-3])) == record, "before it had them"
 
 
 @pytest.mark.parametrize(("record", "layout"), RECORDS)

@@ -25,7 +25,7 @@ def charged(first: Usage | None, last: Usage) -> int:
         attempt(SMALL, first, 1, held_pico=HELD_FOR_THE_FIRST),
         attempt(LARGE, last, 2, held_pico=HELD - HELD_FOR_THE_FIRST),
     ]
-    budgets = SimpleNamespace(settle=lambda hold, charge, now_us: posted.append(charge))
+    budgets = SimpleNamespace(settle=lambda hold, charge, now_us, pending: posted.append(charge))
     ledger = SimpleNamespace(settle=lambda event: None, budgets=budgets)
     clock: Any = {"now_us": lambda: NOW_US, "monotonic": lambda: 101.0}
     settle(made, cast(Services, SimpleNamespace(ledger=ledger, **clock)))

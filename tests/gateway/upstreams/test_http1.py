@@ -40,13 +40,14 @@ async def client_of(port: int, **options: Any) -> AsyncIterator[Http1Pool]:
 
 async def ask(
     pool: Http1Pool, *, first_byte: float = 2.0, idle: float = 2.0, total: float = 5.0,
-    body: bytes = BODY,
+    body: bytes = BODY, fresh: bool = False,
 ) -> Http1Response:  # fmt: skip
     now = time.monotonic()
     head = b"POST /v1/x HTTP/1.1\r\nhost: test\r\ncontent-length: %d\r\n\r\n" % len(body)
     return await pool.send(
-        head, body, first_byte_deadline=now + first_byte, idle_seconds=idle, deadline=now + total
-    )
+        head, body, first_byte_deadline=now + first_byte, idle_seconds=idle, deadline=now + total,
+        fresh=fresh,
+    )  # fmt: skip
 
 
 async def read(response: Http1Response) -> bytes:
@@ -244,43 +245,36 @@ async def test_a_trickle_keeps_an_answer_alive_but_not_past_the_total_deadline()
         assert 0.29 <= time.monotonic() - began < 0.6
 
 
-async def test_a_kept_connection_that_died_is_replaced_once() -> None:
-    """It is closed in the very moment of writing: the second request reaches a new connection."""
+async def test_a_kept_connection_that_died_says_so_and_sends_nothing_again() -> None:
+    """It is closed in the very moment of writing. Every call is the caller's to book: that of the
+    next request, which asks for a new connection, too.
+    """
 
     async def script(peer: Peer) -> None:
         await peer.request()
         if peer.number == 0:
             await peer.send(HELLO)
             await peer.request()
-            peer.reset()
-        else:
-            await peer.send(HELLO)
-
-    async with RawUpstream(script) as upstream, client_of(upstream.port) as pool:
-        assert await read(await ask(pool)) == b"hello"
-        assert await read(await ask(pool)) == b"hello"
-        assert len(upstream.peers) == 2
-
-
-async def test_a_request_is_sent_again_once_and_never_twice() -> None:
-    """Three kept connections die as they are written to; only two requests are sent."""
-    together = asyncio.Barrier(3)
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        if peer.number < 3:
-            async with together:
-                await peer.send(HELLO)
-            await peer.request()
         peer.reset()
 
     async with RawUpstream(script) as upstream, client_of(upstream.port) as pool:
-        answers = await asyncio.gather(*(ask(pool) for _ in range(3)))
-        assert [await read(answer) for answer in answers] == [b"hello"] * 3
+        assert await read(await ask(pool)) == b"hello"
         with pytest.raises(UpstreamUnavailable) as caught:
             await ask(pool)
-        assert not caught.value.unsent
-        assert sum(len(peer.requests) for peer in upstream.peers) == 3 + 2
+        assert (caught.value.stale, caught.value.unsent) == (True, False)
+        assert sum(len(peer.requests) for peer in upstream.peers) == 2
+        with pytest.raises(UpstreamUnavailable) as caught:
+            await ask(pool, fresh=True)
+        assert (caught.value.stale, caught.value.unsent) == (False, False)
+        assert len(upstream.peers) == 2
+
+
+async def test_a_fresh_request_leaves_kept_connections_alone() -> None:
+    async with RawUpstream(hello_for_ever) as upstream, client_of(upstream.port) as pool:
+        for _ in range(2):
+            assert await read(await ask(pool)) == b"hello"
+        assert await read(await ask(pool, fresh=True)) == b"hello"
+        assert [len(peer.requests) for peer in upstream.peers] == [2, 1]
 
 
 async def test_a_connection_closed_while_idle_is_not_tried() -> None:
