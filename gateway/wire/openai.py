@@ -179,7 +179,8 @@ def upstream_error(
         param=param,
         retry_after_seconds=retry_after,
     )
-    answer.retryable = status in (429, 502, 503, 529)
+    # What OpenAI's own clients ask again for; they do as we say.
+    answer.retryable = status in (408, 409, 429) or status >= 500
     answer.unsent = status < 500 or status in (503, 529)  # refused: nobody bills for that
     return answer
 
