@@ -251,11 +251,12 @@ class Recount:
         used = held + spent.charged_pico - sum(part.charged_pico for part in parts.values())
         used, held = min(used, AMOUNT_PICO_MAX), min(held, AMOUNT_PICO_MAX)  # no limit is larger
         seen = self._seen[span.key].changes
-        end_ms = span.end_us // 1000 + _KEPT_MS
+        # From now on, not until a date: the clock of Redis' machine need not be right.
+        kept_ms = (span.end_us - self._now_us()) // 1000 + _KEPT_MS
         entries = [part for hold in holds for part in (hold.request_id.encode(), hold.entry)]
         written = await self._run(
             (self._keys.holds, span.key),
-            ("count", self._gateway_id, seen, str(used), str(held), str(end_ms)),
+            ("count", self._gateway_id, seen, str(used), str(held), str(kept_ms)),
             entries,
         )
         return str(int(seen or 0) + 2) if written else None  # as the script leaves it

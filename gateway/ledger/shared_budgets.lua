@@ -70,7 +70,7 @@ local function settle()
   return 1
 end
 
--- count, gateway, changes seen ('' = never counted), used, held, end of the key in ms, then holds:
+-- count, gateway, changes seen ('' = never counted), used, held, life of the key in ms, then holds:
 -- request id, hold. Replaces this gateway's part, unless it has changed since it was looked at. A
 -- counter that cannot be added to (beyond 64 bits, or no number) goes, and is counted anew by all.
 local function count()
@@ -86,7 +86,7 @@ local function count()
     redis.call('DEL', counter)
     return 0
   end
-  redis.call('PEXPIREAT', counter, ARGV[6])
+  redis.call('PEXPIRE', counter, ARGV[6])
   for i = 7, #ARGV, 2 do
     redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1])
   end

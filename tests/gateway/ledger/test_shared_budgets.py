@@ -435,6 +435,7 @@ async def test_what_is_too_large_to_be_counted_is_refused_and_leaves_no_hold(
 async def test_the_next_period_is_counted_before_it_begins_and_starts_at_nothing(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
+    """Each is kept a day after its end, whatever date Redis believes it is."""
     budget = Budget(name="b", amount_pico=100, period="day")
     async with node(tmp_path, redis_server.url, budget) as made:
         worker = made.worker()
@@ -447,10 +448,11 @@ async def test_the_next_period_is_counted_before_it_begins_and_starts_at_nothing
         worker.settle(late, 90, made.now_us)
         await made.recount._look(made.recount._spans(made.policy, made.now_us))
         assert await made.used() == {"b": (0, 80)}
-        assert sorted(
-            int(redis_server.ask("HGET", key, "used"))
-            for key in redis_server.ask("KEYS", "test:budget:*")
-        ) == [80, 90]
+        keys = redis_server.ask("KEYS", "test:budget:*")
+        assert sorted(int(redis_server.ask("HGET", key, "used")) for key in keys) == [80, 90]
+        kept_us = sorted(redis_server.ask("PTTL", key) * 1000 for key in keys)
+        for days, found_us in enumerate(kept_us, start=1):
+            assert 0 <= days * DAY_US - found_us < DAY_US / 100
 
 
 async def test_every_budget_that_covers_a_request_holds_it_or_none_does(
