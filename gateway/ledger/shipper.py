@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -168,7 +169,8 @@ class Shipper:
     def tidy(self) -> None:
         """Delete segments that are booked, ended and old enough, and locks of ended processes."""
         with self._shipping:
-            oldest = time.time() - self._retention_seconds
+            files_now = _files_clock(self._directory) if self._complete else 0.0
+            oldest = files_now - self._retention_seconds
             for path in self._complete:
                 if path.stat().st_mtime <= oldest:
                     # The file first: if we die in between, an offset without a file is harmless,
@@ -192,6 +194,15 @@ class Shipper:
 
     def _alive(self, owner: str) -> bool:
         return is_held(self._directory / lock_name(owner))
+
+
+def _files_clock(directory: Path) -> float:
+    """The time that a file written now would have: a network drive's clock may not be ours."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()  # a full disk must not keep us from making room
 
 
 def _remove_dead_lock(path: Path) -> None:
