@@ -22,6 +22,7 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
+from local_models import cpu_traits
 from local_models.encoder_config import EncoderConfig, Precision, read_encoder_config
 from local_models.messages import InvalidModel, InvalidPrompt
 from local_models.safetensors import SafeTensors
@@ -96,9 +97,9 @@ class Embedder:
     ) -> "Embedder":
         """Open ``config.json``, ``tokenizer.json`` and ``model.safetensors`` of a BERT encoder.
 
-        The first load builds the graph (2 s); later ones open it. Where this machine computes the
-        int8 graph wrongly (processors without VNNI saturate), the float32 one is loaded instead.
-        Raises InvalidModel.
+        The first load builds the graph (2 s); later ones open it. The int8 graph has the form
+        whose products are exact on this CPU; should it still fail its self-check, the float32
+        one is loaded instead. Raises InvalidModel.
         """
         try:
             return cls._load(model_dir, threads, precision)
@@ -222,11 +223,14 @@ def _open(
 ) -> onnxruntime.InferenceSession:
     """The cached graph's session; the graph is built where it is missing or damaged."""
     checkpoint = model_dir / "model.safetensors"
-    path = model_dir / f"encoder-{precision}-{_digest(checkpoint, config)}.onnx"
+    unsigned = precision == "int8" and cpu_traits.byte_products_saturate()
+    # A name for each form: machines that share the folder do not replace each other's graph.
+    form = "uint8" if unsigned else precision
+    path = model_dir / f"encoder-{form}-{_digest(checkpoint, config)}.onnx"
     if path.is_file():
         with contextlib.suppress(InvalidModel):
             return _open_session(path, threads)
-    model = _build(SafeTensors(checkpoint), config, tokenizer, precision)
+    model = _build(SafeTensors(checkpoint), config, tokenizer, precision, unsigned)
     return _open_session(path if _store(model, path) else model, threads)
 
 
@@ -263,7 +267,11 @@ def _digest(checkpoint: Path, config: EncoderConfig) -> str:
 
 
 def _build(
-    tensors: SafeTensors, config: EncoderConfig, tokenizer: Tokenizer, precision: Precision
+    tensors: SafeTensors,
+    config: EncoderConfig,
+    tokenizer: Tokenizer,
+    precision: Precision,
+    unsigned: bool,
 ) -> bytes:
     """Build in float32, observe it on the calibration texts, then build what was asked for."""
     # Needs the onnx package, 0.2 s and 30 MB that a load from the cache is spared.
@@ -279,7 +287,9 @@ def _build(
         for layer, x in zip(layers, observed, strict=True):
             ranges[layer] = np.maximum(ranges.get(layer, np.float32(0)), np.abs(x).max(axis=(0, 1)))
     probes = np.concatenate([_run(session, [tokenizer.encode(text).ids]) for text in PROBES])
-    model = embedding_graph.build(tensors.float32, config, precision=precision, ranges=ranges)
+    model = embedding_graph.build(
+        tensors.float32, config, precision=precision, ranges=ranges, unsigned=unsigned
+    )
     metadata = model.metadata_props.add()
     metadata.key, metadata.value = (
         "probes",

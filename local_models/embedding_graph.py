@@ -14,6 +14,9 @@ Quantized linear layers ("int8") are per-row × per-channel:
 - ``smooth`` moves outlier channels of x into W, where they cost nothing (Xiao et al. 2022,
   SmoothQuant, with alpha 0.5), and needs the ranges that ``linear_inputs`` lets a caller observe.
 - GELU's output starts at −0.17: shifted by that, it uses all 8 bits instead of seven.
+- ``unsigned`` stores W8 + 128 with that zero point: ONNX Runtime's uint8 × uint8 loops never
+  saturate, its uint8 × int8 loops do without VNNI, and with it are 2.3 times as fast. The
+  integers, and so the vectors, are the same.
 Mean cosine to float32 on 32 unseen texts: 0.993 as ONNX Runtime does it, 0.996 with row scales,
 0.999 with all three.
 """
@@ -41,7 +44,8 @@ _SCALE_FLOOR = np.float32(1e-12)
 class _Graph:
     """Nodes and weights under construction."""
 
-    def __init__(self) -> None:
+    def __init__(self, unsigned: bool) -> None:
+        self.unsigned = unsigned
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
 
@@ -65,13 +69,15 @@ def build(
     *,
     precision: Precision,
     ranges: Mapping[str, Floats] | None = None,
+    unsigned: bool = False,
 ) -> onnx.ModelProto:
     """The encoder as one model. ``tensor`` gives a weight by its name in the checkpoint.
 
     ranges: the largest magnitude of each input channel of each linear layer, as observed on the
     outputs that ``linear_inputs`` names; "int8" needs it.
+    unsigned: how "int8" stores its weights.
     """
-    graph = _Graph()
+    graph = _Graph(unsigned)
     x = _embed(graph, tensor, config, precision)
     for layer in range(config.num_hidden_layers):
         x = _layer(graph, tensor, config, layer, x, ranges if precision == "int8" else None)
@@ -200,7 +206,11 @@ def _linear_int8(
     graph.constant(f"{name}.floor", np.array(_SCALE_FLOOR))
     graph.constant(f"{name}.one", np.array(1, np.float32))
     graph.constant(f"{name}.zero_point", np.array(zero_point, np.uint8))
-    graph.constant(f"{name}.weight", quantized)
+    if graph.unsigned:
+        graph.constant(f"{name}.weight", (quantized.astype(np.int16) + 128).astype(np.uint8))
+        graph.constant(f"{name}.weight_zero_point", np.array(128, np.uint8))
+    else:
+        graph.constant(f"{name}.weight", quantized)
     graph.constant(f"{name}.channel_scale", channel_scale)
     graph.constant(f"{name}.bias", bias)
 
@@ -211,6 +221,7 @@ def _linear_int8(
     inputs = [f"{name}.levels", f"{name}.one", f"{name}.zero_point"]
     graph.node("QuantizeLinear", inputs, f"{name}.quantized")
     inputs = ["quantized", "weight", "one", "channel_scale", "zero_point"]
+    inputs += ["weight_zero_point"] if graph.unsigned else []
     graph.node(
         "MatMulIntegerToFloat",
         [f"{name}.{part}" for part in inputs],

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence as Many
 from pathlib import Path
 
-from local_models import graph, native, sampler
+from local_models import cpu_traits, graph, native, sampler
 from local_models.chat_template import ChatTemplate
 from local_models.gguf import GgufFile
 from local_models.messages import (
@@ -121,6 +121,7 @@ class Engine:
             accuracy_level=accuracy_level,
             fused=fused,
             context_tokens=min(context_tokens, shape.context_tokens),
+            pairs=not fused and cpu_traits.single_rows_differ(accuracy_level),
         )
         tokenizer = Tokenizer(gguf.metadata)
         if len(tokenizer) != shape.vocabulary:

@@ -52,11 +52,16 @@ class Shape(msgspec.Struct, frozen=True):
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What of the graph can be chosen. accuracy_level: 1 float activations, 4 int8 activations."""
+    """What of the graph can be chosen. accuracy_level: 1 float activations, 4 int8 activations.
+
+    pairs: a token that is computed alone has a row of zeros for company, because on some CPUs
+    ONNX Runtime's loop for one row gives other bits than its loop for many.
+    """
 
     accuracy_level: int = 4
     fused: bool = False
     context_tokens: int = 2048
+    pairs: bool = False
 
 
 def read_shape(gguf: GgufFile) -> Shape:
@@ -176,17 +181,25 @@ class _Builder:
         speed = shape.rope_base ** (-np.arange(0, shape.head_dim, 2) / shape.head_dim)
         self._weight("cos", np.cos(np.outer(positions, speed)).astype(np.float32))
         self._weight("sin", np.sin(np.outer(positions, speed)).astype(np.float32))
-        x, skip = self._embed(embedding), ""
+        x, skip = self._paired(self._embed(embedding), "input_ids"), ""
         for layer in range(shape.layers):
             x, skip = self._layer(layer, x, skip)
         # Only the last token's logits are wanted: the head is a third of all the weights.
         self._weight("last", np.array([-1], np.int64))
-        last, last_skip = (self._node("Gather", [name, "last"], axis=1) for name in (x, skip))
+        last, last_skip = (
+            self._node("Gather", [self._unpaired(name, "input_ids"), "last"], axis=1)
+            for name in (x, skip)
+        )
         h, _ = self._norm(last, last_skip, "output_norm.weight")
         head = embedding
         if "output.weight" in self._gguf.tensors:
             head = self._matrix("output.weight", shape.vocabulary, shape.width)
-        self._linear(h, "head", head, result="logits")
+        # ONNX Runtime's operators for other heads have one loop for any number of rows.
+        if self._options.pairs and isinstance(head, Q4):
+            product = self._linear(self._paired(h, last), "head", head)
+            self._unpaired(product, last, result="logits")
+        else:
+            self._linear(h, "head", head, result="logits")
         logits: list[str | int | None] = ["batch", 1, shape.vocabulary]
         value = helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits)
         self._outputs.insert(0, value)
@@ -242,6 +255,7 @@ class _Builder:
             values += [
                 helper.make_tensor_value_info(name, TensorProto.FLOAT, cache) for name in names[way]
             ]
+        qkv = self._unpaired(qkv, "input_ids")
         inputs = [qkv, "", "", *names["past"], "last_positions", "total_tokens", "cos", "sin"]
         seen = f"blk.{layer}.seen"
         node = helper.make_node(
@@ -255,7 +269,47 @@ class _Builder:
             rotary_interleaved=0,
         )
         self._nodes.append(node)
-        return seen
+        return self._paired(seen, "input_ids")
+
+    def _paired(self, x: str, like: str) -> str:
+        """x [batch, tokens, width] as [1, rows, width] of two rows or more, where that is wanted.
+
+        like: any tensor whose first two dimensions are x's.
+        """
+        if not self._options.pairs:
+            return x
+        one_by = self._weight("one_by", np.array([1, -1, self._shape.width], np.int64))
+        rows = self._node("Reshape", [x, one_by])
+        return self._node("Concat", [rows, self._company(like)], axis=1)
+
+    def _unpaired(self, x: str, like: str, result: str | None = None) -> str:
+        """Undo ``_paired``, for rows of any width.
+
+        ONNX Runtime computes once what is the same for every layer.
+        """
+        if not self._options.pairs:
+            return x
+        first, axis = (self._weight(f"{n}", np.array([n], np.int64)) for n in (0, 1))
+        real = self._node("Slice", [x, first, self._row_count(like), axis])
+        rest = self._weight("rest", np.array([-1], np.int64))
+        shape = self._node("Concat", [self._extents(like), rest], axis=0)
+        return self._node("Reshape", [real, shape], result=result)
+
+    def _company(self, like: str) -> str:
+        """The zeros [1, 0 or 1, width] that make two rows of one."""
+        two = self._weight("two", np.array([2], np.int64))
+        none, one = (self._weight(f"{n}", np.array([n], np.int64)) for n in (0, 1))
+        missing = self._node("Sub", [two, self._row_count(like)])
+        missing = self._node("Max", [missing, none])
+        width = self._weight("width", np.array([self._shape.width], np.int64))
+        shape = self._node("Concat", [one, missing, width], axis=0)
+        return self._node("ConstantOfShape", [shape])
+
+    def _row_count(self, like: str) -> str:
+        return self._node("ReduceProd", [self._extents(like)], keepdims=1)
+
+    def _extents(self, like: str) -> str:
+        return self._node("Shape", [like], start=0, end=2)
 
     def _embed(self, embedding: Matrix) -> str:
         if isinstance(embedding, Q8):

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer
 
+from local_models import embedder as embedder_module
 from local_models.catalogue import ensure
 from local_models.embedder import Embedder
+from local_models.encoder_config import read_encoder_config
 from local_models.messages import InvalidModel, InvalidPrompt
 from local_models.safetensors import SafeTensors
 
@@ -112,6 +114,24 @@ def test_int8_stays_within_a_cosine_of_0_995(embedder: Embedder, reference: Refe
     assert cosines.min() > 0.995
     assert cosines.mean() > 0.998
     assert np.abs(vectors @ vectors.T - expected @ expected.T).max() < 0.02
+
+
+@pytest.mark.slow
+def test_both_forms_of_the_int8_graph_give_the_same_vectors(
+    model_dir: Path, embedder: Embedder, reference: Reference
+) -> None:
+    """The form whose products cannot saturate is exact on every CPU; the shipped one equals it."""
+    config, checkpoint = (
+        read_encoder_config(model_dir),
+        SafeTensors(model_dir / "model.safetensors"),
+    )
+    graph = embedder_module._build(checkpoint, config, reference.tokenizer, "int8", unsigned=True)
+    session = embedder_module._open_session(graph, threads=1)
+    unsigned = Embedder(session, reference.tokenizer, config, "int8")
+    texts = [*TEXTS, "kettle " * 126]
+    np.testing.assert_allclose(
+        unsigned.embed(texts).vectors, embedder.embed(texts).vectors, atol=1e-4
+    )
 
 
 def test_vectors_have_unit_length(embedder: Embedder) -> None:

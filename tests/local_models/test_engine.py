@@ -40,18 +40,20 @@ PROMPTS = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "fused",
+    ("fused", "accuracy_level"),
     [
-        False,
+        (False, 4),
+        (False, 1),
         pytest.param(
             True,
+            4,
             marks=pytest.mark.skipif(native.library_path() is None, reason="library not built"),
         ),
     ],
-    ids=["onnxruntime", "fused"],
+    ids=["onnxruntime", "onnxruntime-float", "fused"],
 )
 def test_requests_in_a_batch_are_answered_as_they_are_alone(
-    generation_model_dir: Path, fused: bool
+    generation_model_dir: Path, fused: bool, accuracy_level: int
 ) -> None:
     """Six ragged requests of different lengths over four slots: rows join, leave and move."""
     lengths = [24, 6, 18, 30, 1, 12]
@@ -59,7 +61,7 @@ def test_requests_in_a_batch_are_answered_as_they_are_alone(
         request(str(place), prompt, length, temperature=0.8, top_p=0.9, seed=place)
         for place, (prompt, length) in enumerate(zip(PROMPTS, lengths, strict=True))
     ]
-    shared = Engine.load(generation_model_dir, fused=fused)
+    shared = Engine.load(generation_model_dir, fused=fused, accuracy_level=accuracy_level)
     try:
         together = run(shared, requests)
         alone = {each.request_id: run(shared, [each])[each.request_id] for each in requests}

@@ -66,6 +66,21 @@ def test_the_fused_graph_equals_the_reference(tmp_path: Path) -> None:
     _close(session.decode([17], [7])[0], reference.logits([17])[0])
 
 
+@pytest.mark.parametrize("kinds", STORED.values(), ids=STORED)
+@pytest.mark.parametrize("accuracy_level", [1, 4])
+def test_in_pairs_a_token_alone_gets_the_bits_it_gets_in_a_batch(
+    tmp_path: Path, kinds: dict[str, int], accuracy_level: int
+) -> None:
+    """Whatever loop this CPU has for one row."""
+    session, reference = _open(tmp_path, kinds, accuracy_level=accuracy_level, pairs=True)
+    for slot in range(3):
+        session.prefill(slot, PROMPT, 0)
+    alone = session.decode([9], [7])[0].copy()
+    if accuracy_level == 1:
+        _close(alone, reference.logits([*PROMPT, 9])[-1])
+    assert all(np.array_equal(row, alone) for row in session.decode([9, 9, 9], [7, 7, 7]))
+
+
 def test_rows_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
     """Three sequences of different lengths, one of them moved, decode as each does alone."""
     session, _ = _open(tmp_path, {}, accuracy_level=1)
