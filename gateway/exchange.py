@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gateway.caches.semantic.index import Vector
 
 JSON = b"application/json"
+LARGE_AWAY = "large-away"  # in x-tollhouse-degraded
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 _ANSWER_PREFIX: dict[Endpoint, str] = {
@@ -67,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reason: str  # shown to admins verbatim
     output_tokens_max: int  # worst case of one choice
     worst_pico: tuple[int, ...]  # what each candidate costs at most
+    stand_in: Model | None = None  # the last candidate, asked only where the large model is away
 
 
 class Attempt(msgspec.Struct, kw_only=True):
@@ -92,7 +94,8 @@ class Exchange:
 
     __slots__ = (
         "answer", "answered", "attempts", "bypass", "cache_id", "cache_key", "cache_status",
-        "client", "client_request_id", "cost_pico", "decision", "deployment", "embedding_us",
+        "client", "client_request_id", "cost_pico", "decision", "degraded", "deployment",
+        "embedding_us",
         "endpoint", "error", "facts", "first_byte", "flight", "forced", "headers", "hit",
         "hit_similarity", "hold", "key", "marks", "more_holds", "next_sequence", "partition",
         "pinned", "plan", "policy", "rate", "raw", "request", "request_id", "route", "saved_pico",
@@ -159,6 +162,9 @@ class Exchange:
 
         # plan
         self.plan: Plan | None = None
+
+        # plan, generate
+        self.degraded = ""  # what is not as the policy wants it, for the header
 
         # reserve
         self.hold: Hold | None = None

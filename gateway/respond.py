@@ -166,8 +166,14 @@ def answer_lines(exchange: Exchange) -> bytes:
         lines += f"x-tollhouse-difficulty: {exchange.decision.difficulty:.3f}\r\n"
     if exchange.cost_pico is not None:
         lines += f"x-tollhouse-cost-usd: {format_usd(exchange.cost_pico)}\r\n"
+    degraded = exchange.degraded
     if exchange.rate is not None:
-        lines += _rate_lines(exchange.rate.allowance)
+        left = exchange.rate.allowance
+        if left.degraded:
+            degraded = f"rate-limits, {degraded}" if degraded else "rate-limits"
+        lines += _rate_lines(left)
+    if degraded:
+        lines += f"x-tollhouse-degraded: {degraded}\r\n"
     if DIALECTS[exchange.endpoint].own_request_id:
         lines += f"request-id: {exchange.request_id}\r\n"
     if exchange.policy.cors_origins:
@@ -189,7 +195,7 @@ def _server_timing(exchange: Exchange) -> str:
 
 
 def _rate_lines(left: Allowance) -> str:
-    lines = "x-tollhouse-degraded: rate-limits\r\n" if left.degraded else ""
+    lines = ""
     if left.requests_limit is not None:
         lines += (
             f"x-ratelimit-limit-requests: {left.requests_limit}\r\n"

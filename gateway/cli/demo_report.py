@@ -13,6 +13,11 @@ from gateway.ledger.store import LedgerStore
 from gateway.money import format_usd
 
 _SHIPPED_SECONDS = 10.0
+_NOT_MEASURED = (
+    "Not measured: whether the small model's answers are as good as the large one's, and which"
+    " share of semantic hits is wrong.\nThe demo switches both on to show them; the default"
+    " policy leaves both off."
+)
 _CACHE = {"hit-exact": "exact hit", "hit-semantic": "semantic hit", "miss": "miss", "bypass": "-"}
 
 
@@ -25,6 +30,7 @@ def print_report(
         rows = _booked(steps, store)
         console.print(_requests(steps, rows, simulated))
         console.print(_tenants(store))
+        console.print(_NOT_MEASURED)
     finally:
         store.close()
 

@@ -57,13 +57,17 @@ def check(paths: tuple[Path, ...], config: Path | None, form: str) -> None:
         "tenants": len(found.tenants),
     }
     if form == "json":
-        click.echo(json.dumps({"ok": True, **counts, "not_set": sorted(environ.missing)}))
+        warnings = _listed(found.warnings)
+        told = {"ok": True, **counts, "not_set": sorted(environ.missing), "warnings": warnings}
+        click.echo(json.dumps(told))
         return
     for name in sorted(environ.missing):
         click.echo(f"note: the environment variable {name} is not set here", err=True)
+    _tell(found.warnings, form, "warning")
+    noticed = f", {len(found.warnings)} warnings" if found.warnings else ""
     click.echo(
         f"policy {found.version}: {counts['models']} models, {counts['routes']} routes,"
-        f" {counts['tenants']} tenants; no problems"
+        f" {counts['tenants']} tenants; no problems{noticed}"
     )
 
 
@@ -244,19 +248,31 @@ def _settings(config: Path | None) -> Any:
 
 
 def _report(problems: tuple[str, ...], form: str) -> None:
-    found = [p if isinstance(p, Problem) else Problem(p) for p in problems]
     if form == "json":
-        keys = ("file", "line", "column", "path", "message")
-        listed = [{key: getattr(problem, key) for key in keys} for problem in found]
-        click.echo(json.dumps({"ok": False, "problems": listed}))
-    elif form == "github":
-        for p in found:
+        click.echo(json.dumps({"ok": False, "problems": _listed(problems)}))
+    else:
+        _tell(problems, form, "error")
+
+
+def _listed(problems: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Problems or warnings, in their parts."""
+    keys = ("file", "line", "column", "path", "message")
+    return [{key: getattr(problem, key) for key in keys} for problem in map(_placed, problems)]
+
+
+def _tell(problems: tuple[str, ...], form: str, level: str) -> None:
+    """Print problems or warnings, for people or as GitHub's annotations."""
+    for p in map(_placed, problems):
+        if form == "github":
             message = ": ".join(filter(None, (p.path, p.message)))
             escaped = message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-            click.echo(f"::error file={p.file},line={p.line},col={p.column}::{escaped}")
-    else:
-        for problem in found:
-            click.echo(problem, err=True)
+            click.echo(f"::{level} file={p.file},line={p.line},col={p.column}::{escaped}")
+        else:
+            click.echo(p if level == "error" else f"{level}: {p}", err=True)
+
+
+def _placed(problem: str) -> Problem:
+    return problem if isinstance(problem, Problem) else Problem(problem)
 
 
 def _read_request(path: Path | None) -> Any:

@@ -64,6 +64,14 @@ _LOCAL_SILENCE = Timeouts(first_byte_seconds=30.0, idle_seconds=30.0)
 # Names under which OpenAI's reasoning models are sold, fine-tuned ones and resellers' too.
 _REASONS = re.compile(r"(?:^|[/:])(?:o[1-9]|gpt-[5-9])(?![0-9])")
 _OPENAI_HOST = "api.openai.com"
+_PRIOR_NOT_MEASURED = (
+    "not measured: the small model's answers are chosen by the shipped prior, whose quality on your"
+    " requests nobody knows"
+)
+_SEMANTIC_NOT_MEASURED = (
+    "not measured: nobody knows which share of the semantic cache's answers is wrong on your"
+    " requests; leave it off where a wrong answer costs more than a call"
+)
 _KEY_HEADERS: dict[Api, str] = {"azure": "api-key", "anthropic": "x-api-key"}
 T = TypeVar("T")
 
@@ -88,6 +96,7 @@ class _Compiler:
     def __init__(self, now_us: int) -> None:
         self._now_us = now_us
         self._problems: list[str] = []
+        self._warnings: list[str] = []
         self._providers: dict[str, Provider] = {}
         self._models: dict[str, Model] = {}
         self._api_versions: dict[str, str | None] = {}  # by provider
@@ -122,6 +131,7 @@ class _Compiler:
             baseline=baseline,
             cors_origins=frozenset().union(*(t.cors_origins for t in tenants.values())),
             known_models=frozenset(names),
+            warnings=tuple(dict.fromkeys(self._warnings)),
         )
 
     # Models
@@ -318,7 +328,11 @@ class _Compiler:
         always_large = section.always_large or defaults.always_large or schema.AlwaysLargeSection()
         cache = section.cache or defaults.cache or schema.CacheSection()
         rule, fallback = self._fallback(document, where, section, defaults)
-        semantic = self._semantic(document, where, cache.semantic)
+        at = (*where, "cache") if section.cache is not None else ("defaults", "cache")
+        semantic = self._semantic(document, (*at, "semantic"), cache.semantic)
+        if section.small is not None and target.until_then == "prior":
+            at = (*where, "target") if section.target is not None else ("defaults", "target")
+            self._warn(document, (*at, "until_then"), _PRIOR_NOT_MEASURED)
         if matches is None or (to is None and (small is None or large is None)):
             return None
         merged = {
@@ -343,6 +357,7 @@ class _Compiler:
                 confidence=target.confidence,
                 cost=target.cost,
                 large_share=target.large_share,
+                until_then=target.until_then,
             ),
             always_large=AlwaysLarge(
                 tools=always_large.tools,
@@ -391,8 +406,8 @@ class _Compiler:
         skip = None
         if section.skip_when is not None:
             text: str = section.skip_when
-            place = (*where, "cache", "semantic", "skip_when")
-            skip = self._try(document, place, lambda: compile_condition(text))
+            skip = self._try(document, (*where, "skip_when"), lambda: compile_condition(text))
+        self._warn(document, where, _SEMANTIC_NOT_MEASURED)
         return SemanticRule(ttl_seconds=section.ttl, max_wrong=section.max_wrong, skip_when=skip)
 
     # Tenants
@@ -520,6 +535,9 @@ class _Compiler:
     ) -> None:
         if name in known:
             self._problem(document, where, f"the {kind} '{name}' is defined twice")
+
+    def _warn(self, document: Document, where: Where, message: str) -> None:
+        self._warnings.append(document.problem(where, message))
 
     def _problem(self, document: Document, where: Where, message: str) -> None:
         self._problems.append(document.problem(where, message))

@@ -53,6 +53,9 @@ def evaluate(
     forced = _forced(route, route.small, facts, has_json)
     if forced is not None:
         return Outcome(route, _distinct(route.large, *route.fallback), forced)
+    if route.target.unmeasured:
+        reason = "no quality is measured yet: large until then (until_then)"
+        return Outcome(route, _distinct(route.large, *route.fallback), reason)
     both = _distinct(route.small, route.large, *route.fallback)
     if scores is None:
         return Outcome(route, both, "the difficulty decides", decided=False)

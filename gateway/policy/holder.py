@@ -61,6 +61,7 @@ class PolicyHolder:
         self.on_adopted: Callable[[], object] = int  # for whoever tells other processes
         self.current, files = self._first()
         self.adopted = Adopted(1, tuple(files))
+        self._log_warnings(self.current)
 
     def subscribe(self, callback: Callable[[Policy], None]) -> None:
         """Call ``callback`` with each policy that comes into force from now on."""
@@ -126,7 +127,9 @@ class PolicyHolder:
         if history.pinned is not None and history.pinned_over == self._contents():
             with contextlib.suppress(KeyError, PolicyError):  # gone, or of an older gateway
                 files = self._versions.files_of(history.pinned)
-                return self._compile(files), files
+                policy = self._compile(files)
+                self.last_error = self._problems_of_files()
+                return policy, files
         try:
             files = read_files(self._paths)
             policy = self._compile(files)
@@ -137,6 +140,14 @@ class PolicyHolder:
             return self._last_good(error)
         self._versions.remember(policy.version, files, self._now_us())
         return policy, files
+
+    def _problems_of_files(self) -> tuple[str, ...] | None:
+        """What is wrong with the files that a rollback overrides; None: nothing."""
+        try:
+            self._compile(read_files(self._paths))
+        except PolicyError as error:
+            return error.problems
+        return None
 
     def _last_good(self, error: PolicyError) -> tuple[Policy, Sequence[SourceFile]]:
         for version in self.versions():
@@ -167,8 +178,11 @@ class PolicyHolder:
         # After them, so that a request never sees a policy whose prices and budgets are not known.
         self.current = policy
         self.adopted = Adopted(self.adopted.serial + 1, tuple(files))
-        self.last_error, self.last_success_us = None, self._now_us()
+        self.last_success_us = self._now_us()
+        if pinned_over is None:
+            self.last_error = None  # of the files; a rollback says nothing about them
         _log.info("policy %s is in force", policy.version)
+        self._log_warnings(policy)
         try:
             self._versions.remember(
                 policy.version, files, self.last_success_us, pinned_over=pinned_over
@@ -177,6 +191,10 @@ class PolicyHolder:
             _log.error("policy %s is not on record, a restart may not find it: %s",
                        policy.version, error)  # fmt: skip
         self.on_adopted()
+
+    def _log_warnings(self, policy: Policy) -> None:
+        for warning in policy.warnings:
+            _log.warning("%s", warning)
 
     def _contents(self) -> str:
         """Changes whenever the text of a file does, and with nothing else."""

@@ -268,6 +268,11 @@ class TargetSection(Section):
     large_share: Share | None = Field(None, description="Of the requests, to the large model.")
     of: Literal["large"] = Field("large", description="What the share is of.")
     confidence: Share = Field(0.9, description="That the quality is reached.")
+    until_then: Literal["large", "prior"] = Field(
+        "large",
+        description="Whom easy requests ask while no quality is measured here: large, or as the"
+        " shipped prior guesses.",
+    )
 
     @model_validator(mode="after")
     def _one(self) -> "TargetSection":
@@ -311,7 +316,7 @@ class SemanticSection(Section):
 
     ttl: Duration = Field(21_600.0, description="Age at which an answer dies.")
     max_wrong: Annotated[Share, Field(gt=0, le=0.2)] = Field(
-        0.01, description="Promised share of wrong answers, at most 20%."
+        0.01, description="Aimed-at share of wrong answers, at most 20%; not measured yet."
     )
     of: Literal["hits"] = Field("hits", description="What the share is of.")
     skip_when: str | None = Field(None, description="A CEL condition on request.")

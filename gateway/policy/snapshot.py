@@ -122,6 +122,12 @@ class QualityTarget(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float = 0.9
     cost: float | None = None  # of the cost of sending all to the large model
     large_share: float | None = None  # of the requests
+    until_then: Literal["large", "prior"] = "large"  # who decides while no quality is measured
+
+    @property
+    def unmeasured(self) -> bool:
+        """A quality is promised, and nothing but the prior could keep it."""
+        return self.until_then == "large" and self.quality is not None and self.quality > 0.0
 
 
 class AlwaysLarge(msgspec.Struct, frozen=True, kw_only=True):
@@ -259,6 +265,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     baseline: Model | None  # counterfactual of every "saved" figure
     cors_origins: frozenset[str] = frozenset()  # of all tenants: a preflight carries no key
     known_models: frozenset[str]  # every name a client may send: auto, models, names in matches
+    warnings: tuple[str, ...] = ()  # what is accepted and may not be what is meant
 
     def resolve(self, facts: RequestFacts) -> Route | None:
         """The first route that matches, or None."""

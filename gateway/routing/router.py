@@ -43,6 +43,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     difficulty: float  # the gap p_large - p_small
     threshold: float  # the largest gap that may go small; -2 means none, 2 means all
     reason: str
+    easy: bool = False  # large only because nothing is measured: small may stand in for it
 
 
 class _Heads:
@@ -140,7 +141,17 @@ class Router:
             reason = f"gap {gap:.2f} <= {threshold:.2f}: small expected at {ratio:.2f} of large"
         else:
             reason = f"gap {gap:.2f} > {threshold:.2f}: small expected at {ratio:.2f} of large"
-        return Decision(small=gap <= threshold, difficulty=gap, threshold=threshold, reason=reason)
+        easy = gap <= threshold
+        if easy and target.unmeasured:
+            # What the prior expects of a small model was never compared with this one's answers.
+            return Decision(
+                small=False,
+                difficulty=gap,
+                threshold=threshold,
+                reason="no quality is measured yet: large until then",
+                easy=True,
+            )
+        return Decision(small=easy, difficulty=gap, threshold=threshold, reason=reason)
 
     def _threshold(self, target: QualityTarget) -> float:
         if target.quality is None:

@@ -22,7 +22,7 @@ from gateway.errors import (
     UpstreamStatus,
     UpstreamTimeout,
 )
-from gateway.exchange import EVENT_STREAM, Attempt, Exchange
+from gateway.exchange import EVENT_STREAM, LARGE_AWAY, Attempt, Exchange, Plan
 from gateway.ledger.budgets import Hold
 from gateway.policy.snapshot import Model
 from gateway.services import Services
@@ -80,7 +80,7 @@ async def _try_all(exchange: Exchange, services: Services, deadline: float) -> N
         except UpstreamError as error:
             attempt.error = error
             error.__traceback__ = None  # its frames hold what holds it
-            successor = _successor(exchange, services, attempt, error, deadline)
+            successor = _next(exchange, services, attempt, error, deadline)
             if successor is None:
                 raise
             wait_seconds, target = successor
@@ -297,6 +297,31 @@ async def _read(response: UpstreamResponse) -> bytes:
     return b"".join(chunks) if len(chunks) > 1 else first
 
 
+def _next(
+    exchange: Exchange,
+    services: Services,
+    attempt: Attempt,
+    error: UpstreamError,
+    deadline: float,
+) -> tuple[float, Model] | None:
+    """(seconds to wait, target) of the next attempt, or None to give up.
+
+    Where a large model is away, the last attempt is kept for the small one that may stand in. It
+    costs the provider nothing, so no retry budget is asked.
+    """
+    plan = exchange.plan
+    assert plan is not None, "there is a plan once there is an attempt"
+    successor = _successor(exchange, services, attempt, error, deadline)
+    if error.stale or not _large_away(exchange, attempt, plan, error):
+        return successor
+    attempts_left = services.settings.limits.attempts_max - _asked(exchange)
+    if plan.stand_in is not None and (attempts_left == 1 or (attempts_left and not successor)):
+        successor = 0.0, plan.stand_in
+    if successor is None or successor[1] is plan.stand_in:
+        exchange.degraded = LARGE_AWAY
+    return successor
+
+
 def _successor(
     exchange: Exchange,
     services: Services,
@@ -311,11 +336,12 @@ def _successor(
         return None
     if error.stale:
         return 0.0, attempt.target  # as a client does that finds its connection closed
-    asked = sum(past.error is None or not _stale(past) for past in exchange.attempts)
-    if asked >= services.settings.limits.attempts_max:
+    if _asked(exchange) >= services.settings.limits.attempts_max:
         return None
     tried = {past.target.name for past in exchange.attempts}
-    untried = [model for model in plan.candidates if model.name not in tried]
+    untried = [
+        model for model in plan.candidates if model.name not in tried and model is not plan.stand_in
+    ]
     retries, now = services.upstream(attempt.target.provider).retries, services.monotonic()
     answered = isinstance(error, UpstreamStatus)
     if untried and _falls_back(exchange, attempt, error):
@@ -335,6 +361,11 @@ def _successor(
     if now + wait >= deadline or not retries.take(now):
         return None
     return wait, attempt.target
+
+
+def _asked(exchange: Exchange) -> int:
+    """How many attempts count: those whose target can have heard of them."""
+    return sum(past.error is None or not _stale(past) for past in exchange.attempts)
 
 
 def _stale(attempt: Attempt) -> bool:
@@ -360,6 +391,13 @@ async def _hold_more(
         exchange.more_holds += (hold if isinstance(hold, Hold) else await hold,)
     except (BudgetExhausted, BudgetUnavailable):
         raise error from None
+
+
+def _large_away(exchange: Exchange, attempt: Attempt, plan: Plan, error: UpstreamError) -> bool:
+    """Whether a request that was to be routed finds the large model unable to answer at all."""
+    if error.status < 500 or exchange.first_byte is not None or exchange.pinned is not None:
+        return False
+    return attempt.target is not plan.stand_in and attempt.target is not exchange.route.small
 
 
 def _falls_back(exchange: Exchange, attempt: Attempt, error: UpstreamError) -> bool:

@@ -1,8 +1,10 @@
 """plan: which targets, in which order, and why. The last decision before money is held."""
 
+from msgspec.structs import replace
+
 from gateway.booking import plan_charge_pico
 from gateway.errors import InvalidRequest
-from gateway.exchange import Exchange, Plan
+from gateway.exchange import LARGE_AWAY, Exchange, Plan
 from gateway.plans import downgraded, make_plan
 from gateway.policy.snapshot import AUTO, Budget, Model
 from gateway.services import Services
@@ -13,6 +15,7 @@ def plan(exchange: Exchange, services: Services) -> None:
     """Set ``plan``. Raises ContextTooLong, InvalidRequest or BudgetExhausted."""
     route, pinned, decision = exchange.route, exchange.pinned, exchange.decision
     first: Model
+    stand_in: Model | None = None
     if pinned is not None:
         first, others, kind = pinned, route.fallback, "pinned"
         reason = f"route {route.name}: {exchange.request.model} is {pinned.name}"
@@ -26,9 +29,17 @@ def plan(exchange: Exchange, services: Services) -> None:
             first, others, kind = route.large, route.fallback, "hard"
             if exchange.endpoint not in first.paths:
                 others = (*others, route.small)  # rather than nobody
+            elif decision is not None and decision.easy:
+                stand_in = route.small
+                others = (*others, stand_in)
             reason = exchange.forced or (decision.reason if decision is not None else "")
     candidates = _reachable(services, _speaking(exchange, _distinct((first, *others))))
+    if stand_in is not None and candidates[0] is stand_in:
+        exchange.degraded = LARGE_AWAY
+        kind, reason = "fallback", f"{first.name} is away, and the prior calls the request easy"
     made = make_plan(exchange, candidates, kind, reason)
+    if stand_in is not None and candidates[-1] is stand_in:
+        made = replace(made, stand_in=stand_in)
     budget = _used_up(exchange, services, made)
     exchange.plan = made if budget is None else downgraded(exchange, budget, first)
 

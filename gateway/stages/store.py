@@ -38,6 +38,8 @@ def _worth_keeping(exchange: Exchange) -> bool:
     answer = exchange.answer
     if answer is None or exchange.bypass is not None:
         return False
+    if exchange.degraded:
+        return False
     plan, attempts = exchange.plan, exchange.attempts
     if plan is not None and attempts and attempts[-1].target is not plan.candidates[0]:
         return False  # a fallback's answer must not outlive the failure

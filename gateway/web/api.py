@@ -66,6 +66,8 @@ class ReloadStatus(msgspec.Struct, kw_only=True):
     loaded_us: int  # when the version in force was swapped in
     tried_us: int
     problems: tuple[str, ...]  # of the last attempt: "routing.yaml:12:5: …"
+    warnings: tuple[str, ...]  # of the policy in force: accepted, and worth a look
+    pinned: str | None  # the version that a rollback keeps in force; None: the files are
 
 
 class Rollback(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -299,6 +301,8 @@ def _status(request: Caller) -> ReloadStatus:
         loaded_us=policies.last_success_us,
         tried_us=policies.last_tried_us,
         problems=problems or (),
+        warnings=policies.current.warnings,
+        pinned=policies.pinned,
     )
 
 

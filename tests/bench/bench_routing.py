@@ -22,7 +22,7 @@ from gateway.routing.metrics import apgr, bootstrap, cpt, expected_calibration_e
 from gateway.routing.train import SOURCES, read, train
 
 SMALL, LARGE = "mixtral-8x7b-instruct-v0.1", "gpt-4-1106-preview"
-TARGET = QualityTarget(quality=0.95)
+TARGET = QualityTarget(quality=0.95, until_then="prior")
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ routes:
     match: {model: auto}
     small: chatty
     large: gpt
-    target: {quality: 95%}
+    target: {quality: 95%, until_then: prior}
     fallback: [{to: claude}]
   - name: steady
     match: {model: steady}

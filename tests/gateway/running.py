@@ -86,7 +86,7 @@ routes:
     match: {model: auto}
     small: small
     large: large
-    target: {quality: 95%}
+    target: {quality: 95%, until_then: prior}
     cache: {exact: {ttl: 1h}, semantic: {ttl: 1h}}
   - name: rest
     match: {}

@@ -108,6 +108,22 @@ def test_problems_are_printed_for_people_for_tools_and_for_pull_requests(
     )
 
 
+def test_what_is_not_measured_is_a_warning_in_every_format(policy_file: Path) -> None:
+    """The semantic cache, and a small model chosen by the prior: accepted, and said."""
+    text = run("policy", "check", policy_file, **ENVIRON)
+    assert text.exit_code == 0
+    assert "no problems, 2 warnings" in text.stdout
+    semantic, prior = text.stderr.splitlines()
+    assert ": routes.0.cache.semantic: not measured" in semantic
+    assert semantic.startswith(f"warning: {policy_file}:33:")
+    assert prior.startswith(f"warning: {policy_file}:32:51: routes.0.target.until_then: not")
+    as_json = run("policy", "check", "--format", "json", policy_file, **ENVIRON)
+    assert [warning["line"] for warning in json.loads(as_json.stdout)["warnings"]] == [33, 32]
+    github = run("policy", "check", "--format", "github", policy_file, **ENVIRON)
+    assert github.exit_code == 0
+    assert f"::warning file={policy_file},line=32,col=51::routes.0.target" in github.stdout
+
+
 def test_a_request_is_explained_from_its_body(policy_file: Path, tmp_path: Path) -> None:
     """Model, tools and length come from the file; tags from the command line."""
     request = tmp_path / "request.json"

@@ -43,7 +43,7 @@ routes:
     match: {model: auto, tenant: [acme, "team-*"], tags: {feature: support}}
     small: small
     large: large
-    target: {quality: 95%, of: large}
+    target: {quality: 95%, of: large, until_then: prior}
     cache: {exact: on, semantic: {ttl: 6h, max_wrong: 1%}}
   - name: alias
     match: {model: [gpt-x]}

@@ -234,6 +234,21 @@ def test_loading_the_files_by_hand_ends_a_rollback(world: World) -> None:
     assert (cents(holder.current), holder.pinned) == (20_00, None)
 
 
+def test_a_rollback_does_not_hide_that_the_files_are_broken(world: World) -> None:
+    """Nor after a restart: the status is that of the files, until they change."""
+    holder = world.start()
+    world.write(budget("20.00"))
+    holder.reload()
+    world.write(BROKEN)
+    holder.try_reload()
+    holder.rollback(None)
+    assert holder.last_error is not None
+    assert world.start().last_error == holder.last_error
+    world.write(budget("30.00"))
+    holder.reload()
+    assert holder.last_error is None
+
+
 def test_any_version_on_record_can_be_returned_to(world: World) -> None:
     holder = world.start()
     first = holder.current.version

@@ -98,9 +98,9 @@ def test_a_mistake_is_named_at_its_place(tmp_path: Path, old: str, new: str, mes
     ("after", "added"),
     [
         ("metadata: {name: routing}\n", "rollout: {steps: []}\n"),
-        ("    target: {quality: 95%, of: large}\n", "    learn: {shadow: 2%}\n"),
-        ("    target: {quality: 95%, of: large}\n", "    hedge: off\n"),
-        ("    target: {quality: 95%, of: large}\n", "    sticky: tenant\n"),
+        ("    target: {quality: 95%, of: large, until_then: prior}\n", "    learn: {shadow: 2%}\n"),
+        ("    target: {quality: 95%, of: large, until_then: prior}\n", "    hedge: off\n"),
+        ("    target: {quality: 95%, of: large, until_then: prior}\n", "    sticky: tenant\n"),
         ("    tags: {unit: care}\n", "    privacy: {log_bodies: never}\n"),
     ],
 )

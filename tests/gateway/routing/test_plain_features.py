@@ -14,7 +14,7 @@ from gateway.routing.prior import Prior, load_shipped
 from tests.gateway.routing import plain_features
 from tests.gateway.routing.test_router import EASY, HARD
 
-TARGET = QualityTarget(quality=0.95)
+TARGET = QualityTarget(quality=0.95, until_then="prior")
 # What the patterns look for, and what stands near it: neighbours, other scripts, odd spaces.
 PIECES = [
     *"aAbZ 09_()[]{}=<>^-+*/%$\\.,;:!?'\"`#\n\t\r\v\x1c~",

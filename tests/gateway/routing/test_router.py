@@ -12,7 +12,13 @@ from gateway.policy.snapshot import QualityTarget
 from gateway.routing import Router
 from gateway.routing.features import NAMES, extract
 
-DEFAULT = QualityTarget(quality=0.95)
+
+def at(quality: float, confidence: float = 0.9) -> QualityTarget:
+    """A target that the prior decides."""
+    return QualityTarget(quality=quality, confidence=confidence, until_then="prior")
+
+
+DEFAULT = at(0.95)
 
 # None of these prompts is among the anchors the prior was trained on.
 EASY = [
@@ -121,7 +127,7 @@ def test_plainly_hard_prompts_go_large(router: Router) -> None:
 )
 def test_no_evidence_is_not_easy(router: Router, text: str) -> None:
     """Whatever the target, a prompt that says nothing to the prior goes to the large model."""
-    for target in (DEFAULT, QualityTarget(large_share=0.0), QualityTarget(quality=0.01)):
+    for target in (DEFAULT, QualityTarget(large_share=0.0), at(0.01)):
         score = router.score(text, uncertain_around=target)
         decision = router.decide(score, target)
         assert not score.evidence
@@ -129,17 +135,38 @@ def test_no_evidence_is_not_easy(router: Router, text: str) -> None:
         assert decision.reason == "no evidence in the text: large"
 
 
+def test_while_no_quality_is_measured_easy_prompts_go_large_and_are_known_as_easy(
+    router: Router,
+) -> None:
+    """A quality promises what nobody has compared; a share of the requests promises nothing."""
+    unmeasured = QualityTarget(quality=0.95)
+    for text in EASY + HARD:
+        by_prior = router.decide(router.score(text, uncertain_around=DEFAULT), DEFAULT)
+        decision = router.decide(router.score(text, uncertain_around=unmeasured), unmeasured)
+        assert not decision.small
+        assert decision.easy is by_prior.small
+    assert goes_small(router, EASY[0], QualityTarget(quality=0.0))
+    assert goes_small(router, EASY[0], QualityTarget(large_share=0.0))
+
+
 def test_a_stricter_target_never_sends_more_to_the_small_model(router: Router) -> None:
     qualities = [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 1.0]
     counts = [
-        sum(goes_small(router, text, QualityTarget(quality=quality)) for text in EASY + HARD)
-        for quality in qualities
+        sum(goes_small(router, text, at(quality)) for text in EASY + HARD) for quality in qualities
     ]
     assert counts == sorted(counts, reverse=True)
     assert counts[0] > counts[-1]
-    timid, bold = (QualityTarget(quality=0.95, confidence=c) for c in (0.99, 0.6))
+    timid, bold = (at(0.95, confidence=c) for c in (0.99, 0.6))
     assert sum(goes_small(router, t, timid) for t in EASY) <= sum(
         goes_small(router, t, bold) for t in EASY
+    )
+
+
+def share(name: str, of_requests: float) -> QualityTarget:
+    return (
+        QualityTarget(cost=of_requests)
+        if name == "cost"
+        else QualityTarget(large_share=of_requests)
     )
 
 
@@ -147,14 +174,14 @@ def test_a_stricter_target_never_sends_more_to_the_small_model(router: Router) -
 def test_a_share_target_is_met_on_the_traffic_seen(name: str) -> None:
     """After a warm-up the share of large calls is the one asked for, on this very traffic."""
     router = Router.shipped()
-    target = QualityTarget(**{name: 0.4})
+    target = share(name, 0.4)
     prompts = [text for pair in zip(EASY, HARD, strict=False) for text in pair] * 8
     for text in prompts:
         router.score(text, uncertain_around=target)
     large = sum(not goes_small(router, text, target) for text in prompts[:50])
     assert large / 50 == pytest.approx(0.4, abs=0.1)
-    assert all(goes_small(router, text, QualityTarget(**{name: 0.0})) for text in EASY)
-    assert not any(goes_small(router, text, QualityTarget(**{name: 1.0})) for text in EASY)
+    assert all(goes_small(router, text, share(name, 0.0)) for text in EASY)
+    assert not any(goes_small(router, text, share(name, 1.0)) for text in EASY)
 
 
 def test_the_reason_names_gap_threshold_and_expected_share(router: Router) -> None:

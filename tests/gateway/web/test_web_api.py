@@ -125,7 +125,8 @@ def test_an_earlier_policy_can_be_returned_to(world: World, admin: httpx.Client)
     world.policy_file.write_text(world.policy_file.read_text().replace("50.00", "60.00"))
     second = admin.post("/admin/policy/reload").json()["version"]
     assert second != first
-    assert admin.post("/admin/policy/rollback", json={}).json()["version"] == first
+    status = admin.post("/admin/policy/rollback", json={}).json()
+    assert (status["version"], status["pinned"]) == (first, first)
     assert admin.get("/admin/policy").json()["versions"][:2] == [first, second]
     assert admin.post("/admin/policy/rollback", json={"version": "999"}).status_code == 404
     assert (
