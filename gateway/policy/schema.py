@@ -294,11 +294,12 @@ class FallbackSection(Section):
     """Whom to ask when a target fails before its first byte."""
 
     on: Annotated[
-        list[Literal["timeout", "429", "5xx", "overloaded"]], BeforeValidator(statuses_as_text)
+        list[Literal["timeout", "429", "5xx", "overloaded", "404"]],
+        BeforeValidator(statuses_as_text),
     ] = Field(
         ["timeout", "429", "5xx", "overloaded"],
         min_length=1,
-        description="What counts as failing.",
+        description="What counts as failing. 404: the provider no longer has the model.",
     )
     to: Names = Field(description="Models, tried in order.")
 

@@ -29,7 +29,9 @@ from gateway.services import Services
 from gateway.upstreams.base import UNSENT, Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.health import Outcome
 from gateway.wire.dialects import DIALECTS, Relay
-from gateway.wire.openai import RETRY_AFTER_SECONDS_MAX, WITHOUT_OUTPUT
+from gateway.wire.openai import RETRY_AFTER_SECONDS_MAX, WITHOUT_OUTPUT, reported_error
+from gateway.wire.reported import names_a_lost_model, read_reported
+from gateway.wire.sse import begins_a_document, begins_a_stream
 from gateway.wire.tokens import count_prompt, count_tokens
 from gateway.wire.usage import Usage
 
@@ -157,6 +159,8 @@ async def _ask(
     except UpstreamError as error:
         if isinstance(error, UpstreamOverloaded) or error.stale:
             outcome = "unknown"  # it was not asked, or perhaps not
+        elif isinstance(error, UpstreamStatus) and error.status < 500 and error.status != 429:
+            outcome = "ok"
         if attempt.usage is None or not attempt.usage.completion_tokens:
             # Nothing came. A provider that says so bills nothing; one that is silent may.
             attempt.usage = None
@@ -180,23 +184,49 @@ async def _ask(
 
 
 async def _relay_document(
-    exchange: Exchange, services: Services, attempt: Attempt, response: UpstreamResponse
+    exchange: Exchange,
+    services: Services,
+    attempt: Attempt,
+    response: UpstreamResponse,
+    begun: bytes = b"",
 ) -> None:
-    body = await _read(response)
-    exchange.first_byte = services.monotonic()
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise UpstreamProtocolError(
-            f"The provider '{attempt.target.provider.name}' answered with invalid JSON."
-        ) from None
+    """Keep a whole answer for the client. begun: what of it has been read already."""
+    body = begun + await _read(response)
+    arrived = services.monotonic()
     dialect = DIALECTS[exchange.endpoint]
-    if not isinstance(document, dict) or not dialect.is_answer(document):
+    name = attempt.target.provider.name
+    document: Any = None
+    if dialect.whole is not None and not exchange.request.stream and begins_a_stream(body):
+        document, attempt.usage = dialect.whole(exchange.request, body, _secrets(attempt))
+        body = orjson.dumps(document)
+    else:
+        try:
+            document = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            kind = (response.header(b"content-type") or b"nothing").decode("latin-1")[:100]
+            raise UpstreamProtocolError(
+                f"The provider '{name}' answered with invalid JSON, called {kind}."
+            ) from None
+    whole = isinstance(document, dict)
+    reported = dialect.failure(document) if whole else read_reported(document)
+    if reported is not None:
+        attempt.usage = dialect.usage(document) if whole else None
+        told = attempt.usage is not None
+        raise reported_error(reported, _secrets(attempt), begun=told)
+    if not whole or not dialect.is_answer(document):
         raise UpstreamProtocolError(
-            f"The provider '{attempt.target.provider.name}' answered with something else than"
-            f" {exchange.endpoint} promises."
+            f"The provider '{name}' answered with something else than {exchange.endpoint} promises."
         )
-    attempt.usage = dialect.usage(document) or _estimate_document(exchange, attempt, document)
+    if attempt.usage is None:
+        attempt.usage = dialect.usage(document) or _estimate_document(exchange, attempt, document)
+    exchange.first_byte = arrived
+    if exchange.request.stream:
+        if dialect.replay is None:
+            raise UpstreamProtocolError(
+                f"The provider '{name}' answered with a whole document instead of a stream."
+            )
+        body = dialect.replay(exchange.request, document)
+        exchange.tail_content_type = EVENT_STREAM
     exchange.answer = document
     exchange.tail = body
 
@@ -218,8 +248,14 @@ async def _relay_stream(
     client = exchange.client
     write = client.write if flight is None else LeadersClient(flight, client.write).write
     checkpoint_events, checkpoint_at = _CHECKPOINT_EVENTS, 0.0
+    patience = first_frame_deadline - services.monotonic()
+    relays = True
     try:
-        frames = await _first_frames(relay, response, first_frame_deadline - services.monotonic())
+        frames, document = await _first_frames(relay, response, patience)
+        if document:
+            relays = False
+            await _relay_document(exchange, services, attempt, response, document)
+            return
         if frames:
             exchange.first_byte = services.monotonic()
             checkpoint_at = exchange.first_byte + _CHECKPOINT_SECONDS
@@ -252,29 +288,36 @@ async def _relay_stream(
         await _drain(response)
         exchange.answer = relay.answer()
     finally:
-        exchange.next_sequence = relay.next_sequence
-        attempt.usage = _streamed_usage(exchange, services, attempt, relay)
+        if relays:
+            exchange.next_sequence = relay.next_sequence
+            attempt.usage = _streamed_usage(exchange, services, attempt, relay)
 
 
-async def _first_frames(relay: Relay, response: UpstreamResponse, seconds: float) -> bytes:
-    """What is to be passed on first: up to a frame with data, or all that there is.
+async def _first_frames(
+    relay: Relay, response: UpstreamResponse, seconds: float
+) -> tuple[bytes, bytes]:
+    """What is to be passed on first, and what has come of a document instead of a stream.
 
     A head is no answer yet, nor is a comment: as long as nothing else has come, another target can
-    still be asked. Raises UpstreamTimeout after ``seconds``.
+    still be asked. So it reads up to a frame with data. Raises UpstreamTimeout after ``seconds``,
+    and what ``relay`` raises.
     """
-    frames = b""
+    frames, begun = b"", False
     try:
         async with asyncio.timeout(seconds):
             while not relay.finished:
                 data = await response.receive()
                 if not data:
                     break
+                if not begun and (begun := not data.isspace()) and begins_a_document(data):
+                    return b"", data
                 frames += relay.feed(data)
                 if b"data:" in frames:
-                    break
+                    return frames, b""
     except TimeoutError:
         raise UpstreamTimeout("The provider did not begin to answer in time.") from None
-    return frames
+    relay.end()  # raises where there is no answer: nothing has gone to the client yet
+    return frames, b""
 
 
 async def _drain(response: UpstreamResponse) -> None:
@@ -332,7 +375,7 @@ def _successor(
     """(seconds to wait, target) of the next attempt, or None to give up."""
     plan = exchange.plan
     assert plan is not None, "there is a plan once there is an attempt"
-    if exchange.first_byte is not None or not error.retryable:
+    if exchange.first_byte is not None:
         return None
     if error.stale:
         return 0.0, attempt.target  # as a client does that finds its connection closed
@@ -344,10 +387,14 @@ def _successor(
     ]
     retries, now = services.upstream(attempt.target.provider).retries, services.monotonic()
     answered = isinstance(error, UpstreamStatus)
+    refused = error.status < 500 and error.status != 429
     if untried and _falls_back(exchange, attempt, error):
-        # Where nobody was reached, the other target's call is no additional one.
-        if (error.unsent and not answered) or retries.take(now):
+        # Where nobody was reached, or what was asked was refused, the other target's call is no
+        # additional load on one that is in trouble.
+        if (error.unsent and (not answered or refused)) or retries.take(now):
             return 0.0, untried[0]
+        return None
+    if not error.retryable:
         return None
     if isinstance(error, UpstreamOverloaded):
         return None  # it sheds load: whoever comes back at once is that load
@@ -404,14 +451,17 @@ def _falls_back(exchange: Exchange, attempt: Attempt, error: UpstreamError) -> b
     """The small model's failure always goes to the large one; others as the route says."""
     if attempt.target is exchange.route.small:
         return True
-    conditions = exchange.route.fallback_on
-    if error.status == 429:
+    conditions, status = exchange.route.fallback_on, error.status
+    answered = isinstance(error, UpstreamStatus)
+    if answered and names_a_lost_model(error.code, status):
+        return "404" in conditions
+    if status == 429:
         return "429" in conditions
-    if error.status == 504:
-        return "timeout" in conditions
-    if error.status == 503 and "overloaded" in conditions:
+    if status in (408, 504) and "timeout" in conditions:
         return True
-    return "5xx" in conditions
+    if status in (503, 529) and "overloaded" in conditions:
+        return True
+    return status >= 500 and (answered or status != 504) and "5xx" in conditions
 
 
 def _begin_next(exchange: Exchange, services: Services, failed: Attempt, target: Model) -> None:

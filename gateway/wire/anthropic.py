@@ -22,7 +22,7 @@ from gateway.wire.openai import (
     upstream_error,
     user_of,
 )
-from gateway.wire.typed_events import TypedEventRelay, reported_error
+from gateway.wire.typed_events import TypedEventRelay
 from gateway.wire.usage import Usage, count_of, part_of
 
 _MESSAGE_OVERHEAD_TOKENS = 8
@@ -180,6 +180,7 @@ def error_event(error: GatewayError, request_id: str, sequence: int) -> bytes:
 class MessagesRelay(TypedEventRelay):
     """The stream of one message: counts come with its first event, and grow with its last ones."""
 
+    overloaded_status = _OVERLOADED
     __slots__ = ("_counts",)
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
@@ -208,11 +209,6 @@ class MessagesRelay(TypedEventRelay):
                     self.usage = _usage({**self._counts, "container": container})
             case "message_stop":
                 return True
-            case "error":
-                reason = document["error"]
-                raise reported_error(
-                    event, reason.get("type"), reason.get("message"), self._secrets
-                )
         return False
 
 

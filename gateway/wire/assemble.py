@@ -123,29 +123,31 @@ def replay(
     answer: dict[str, Any],
     *,
     include_usage: bool,
-    answer_id: str,
-    created: int,
+    answer_id: str | None = None,
+    created: int = 0,
 ) -> list[bytes]:
-    """The events of a stored answer, ``[DONE]`` last."""
+    """The events of a whole answer, ``[DONE]`` last; under another id where one is given."""
     common = {
         name: value for name, value in answer.items() if name not in ("choices", "usage", "object")
     }
-    common |= {"id": answer_id, "object": _OBJECT[endpoint][1], "created": created}
+    common["object"] = _OBJECT[endpoint][1]
+    if answer_id is not None:
+        common |= {"id": answer_id, "created": created}
     if include_usage:
         common["usage"] = None
     events: list[dict[str, Any]] = []
-    for choice in answer["choices"]:
-        steps = _chat_steps(choice) if endpoint == "chat" else _text_steps(choice)
+    for number, choice in enumerate(answer["choices"]):
+        index = choice.get("index", number)
+        steps = _chat_steps(choice, index) if endpoint == "chat" else _text_steps(choice, index)
         events += [{**common, "choices": [step]} for step in steps]
     if include_usage:
         events.append({**common, "choices": [], "usage": answer.get("usage")})
     return [*(b"data: " + orjson.dumps(event) + b"\n\n" for event in events), _DONE]
 
 
-def _chat_steps(choice: dict[str, Any]) -> list[dict[str, Any]]:
+def _chat_steps(choice: dict[str, Any], index: Any) -> list[dict[str, Any]]:
     """Role first, then each field in pieces, then the finish reason."""
     message = _object(choice.get("message"))
-    index = choice["index"]
     deltas: list[dict[str, Any]] = [{"role": message.get("role", "assistant"), "content": ""}]
     for name, value in message.items():
         if name in ("role", "tool_calls") or value in (None, "", []):
@@ -154,8 +156,7 @@ def _chat_steps(choice: dict[str, Any]) -> list[dict[str, Any]]:
             deltas += [{name: piece} for piece in _pieces(value)]
         else:
             deltas.append({name: value})
-    calls: list[dict[str, Any]] = message.get("tool_calls") or []
-    for number, call in enumerate(calls):
+    for number, call in enumerate(_objects(message.get("tool_calls"))):
         deltas.append({"tool_calls": [{"index": number, **call}]})
     steps = [{"index": index, "delta": delta, "finish_reason": None} for delta in deltas]
     if choice.get("logprobs") is not None:
@@ -164,11 +165,10 @@ def _chat_steps(choice: dict[str, Any]) -> list[dict[str, Any]]:
     return steps
 
 
-def _text_steps(choice: dict[str, Any]) -> list[dict[str, Any]]:
-    index = choice["index"]
+def _text_steps(choice: dict[str, Any], index: Any) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = [
         {"index": index, "text": piece, "logprobs": None, "finish_reason": None}
-        for piece in _pieces(choice.get("text") or "")
+        for piece in _pieces(_text(choice.get("text")))
     ]
     if steps and choice.get("logprobs") is not None:
         steps[0]["logprobs"] = choice["logprobs"]

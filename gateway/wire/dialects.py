@@ -9,11 +9,12 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from gateway.errors import GatewayError, UpstreamStatus
+from gateway.errors import GatewayError, UpstreamProtocolError, UpstreamStatus
 from gateway.wire import anthropic, openai, responses
-from gateway.wire.assemble import answer_text
+from gateway.wire.assemble import answer_text, replay
 from gateway.wire.openai import Endpoint, ParsedRequest
 from gateway.wire.relay import StreamRelay
+from gateway.wire.reported import Reported, failed_choice, read_reported
 from gateway.wire.typed_events import TypedEventRelay
 from gateway.wire.usage import Usage, parse_usage
 
@@ -40,10 +41,18 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     parse: Callable[[Endpoint, bytes, str | None], ParsedRequest]
     encode: _Encode
     is_answer: Callable[[dict[str, Any]], bool]
+    # The error that an answer of status 200 reports, where it is no answer or only begun to be one.
+    failure: Callable[[dict[str, Any]], Reported | None]
     usage: Callable[[dict[str, Any]], Usage | None]  # None: the provider did not tell
     text: Callable[[dict[str, Any]], str]  # all generated text
     # (request, keep the answer?, do others follow the stream?, secrets)
     relay: Callable[[ParsedRequest, bool, bool, Sequence[str]], Relay]
+    # A document as the events of a stream, and a stream's bytes as a document and its usage: for
+    # providers that answer in another form than they were asked for. None: nobody can tell.
+    replay: Callable[[ParsedRequest, dict[str, Any]], bytes] | None = None
+    whole: (
+        Callable[[ParsedRequest, bytes, Sequence[str]], tuple[dict[str, Any], Usage | None]] | None
+    ) = None
     provider_error: Callable[
         [int, bytes, Iterable[tuple[bytes, bytes]], Sequence[str], float], UpstreamStatus
     ] = openai.upstream_error
@@ -64,6 +73,20 @@ def _lists(field: str) -> Callable[[dict[str, Any]], bool]:
     return is_answer
 
 
+def _failure(document: dict[str, Any]) -> Reported | None:
+    """Of a whole answer of chat: beside the choices, or in one of them."""
+    choices = document.get("choices")
+    if document.get("error") or not choices:
+        reported = read_reported(document)
+        if reported is not None:
+            return reported
+    for choice in choices if isinstance(choices, list) else ():
+        failed = failed_choice(choice) if isinstance(choice, dict) else None
+        if failed is not None:
+            return failed
+    return None
+
+
 def _chat_relay(request: ParsedRequest, keep: bool, shared: bool, secrets: Sequence[str]) -> Relay:
     return StreamRelay(
         endpoint=request.endpoint,
@@ -71,7 +94,35 @@ def _chat_relay(request: ParsedRequest, keep: bool, shared: bool, secrets: Seque
         include_usage=request.include_usage and not shared,
         keep=keep,
         choices=request.choices,
+        secrets=secrets,
     )
+
+
+def _chat_replay(request: ParsedRequest, document: dict[str, Any]) -> bytes:
+    events = replay(request.endpoint, document, include_usage=request.include_usage)
+    return b"".join(events)
+
+
+def _whole_chat(
+    request: ParsedRequest, stream: bytes, secrets: Sequence[str]
+) -> tuple[dict[str, Any], Usage | None]:
+    """Raises UpstreamError where the stream breaks, or cannot be put together beyond doubt."""
+    relay = StreamRelay(
+        endpoint=request.endpoint,
+        include_usage=False,
+        keep=True,
+        choices=request.choices,
+        keep_bytes_max=len(stream),
+        secrets=secrets,
+    )
+    relay.feed(stream)
+    relay.end()
+    document = relay.answer()
+    if document is None:
+        raise UpstreamProtocolError(
+            "The provider answered with a stream that makes no whole document."
+        )
+    return document, relay.usage
 
 
 _CHAT = Dialect(
@@ -80,9 +131,12 @@ _CHAT = Dialect(
     parse=openai.parse_request,
     encode=openai.encode_request,
     is_answer=_lists("choices"),
+    failure=_failure,
     usage=lambda document: parse_usage(document.get("usage")),
     text=answer_text,
     relay=_chat_relay,
+    replay=_chat_replay,
+    whole=_whole_chat,
 )
 _MESSAGES = Dialect(
     name="messages",
@@ -90,6 +144,7 @@ _MESSAGES = Dialect(
     parse=anthropic.parse_request,
     encode=anthropic.encode_request,
     is_answer=anthropic.is_message,
+    failure=read_reported,
     usage=anthropic.usage_of_message,
     text=anthropic.answer_text,
     relay=lambda request, keep, shared, secrets: anthropic.MessagesRelay(secrets),
@@ -104,7 +159,9 @@ _replace = msgspec.structs.replace
 DIALECTS: dict[Endpoint, Dialect] = {
     "chat": _CHAT,
     "completions": _replace(_CHAT, path="/completions"),
-    "embeddings": _replace(_CHAT, path="/embeddings", is_answer=_lists("data")),
+    "embeddings": _replace(
+        _CHAT, path="/embeddings", is_answer=_lists("data"), failure=read_reported, whole=None
+    ),
     "messages": _MESSAGES,
     "count_tokens": _replace(
         _MESSAGES,
@@ -119,6 +176,7 @@ DIALECTS: dict[Endpoint, Dialect] = {
         parse=responses.parse_request,
         encode=responses.encode_request,
         is_answer=responses.is_response,
+        failure=read_reported,
         usage=responses.usage_of_response,
         text=responses.answer_text,
         relay=lambda request, keep, shared, secrets: responses.ResponsesRelay(secrets),

@@ -1,7 +1,7 @@
 """OpenAI's request bodies: decoded once, judged, and encoded once for the upstream.
 
 Checks only what the gateway needs; every other field passes through as it came, known or not.
-Also reads and redacts a provider's error document. Knows no socket.
+Also redacts a provider's error. Knows no socket.
 """
 
 import re
@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 from gateway.errors import InvalidRequest, UpstreamStatus
+from gateway.wire.reported import Reported, read_reported
 
 Endpoint = Literal["chat", "completions", "embeddings", "messages", "count_tokens", "responses"]
 WITHOUT_OUTPUT: frozenset[Endpoint] = frozenset({"embeddings", "count_tokens"})  # no token of it
@@ -26,6 +27,7 @@ _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 CONTAINERS_MAX = 100_000  # lists and objects; an empty list of three bytes takes 60 in memory
 RETRY_AFTER_SECONDS_MAX = 60.0  # that we wait ourselves; a client is told all of it
 _ADVICE_SECONDS_MAX = 1e9  # thirty years: longer advice is none
+_REFUSES_US = (401, 402, 403)  # the gateway's account, not the tenant
 _MESSAGE_LENGTH_MAX = 2_000
 _REDACTED_LENGTH_MAX = 65_536  # read of a message before it is cut: no half of a secret stays
 
@@ -156,33 +158,65 @@ def upstream_error(
     401, 402 and 403 become 502: it is our account that the provider refuses, not the tenant's.
     now_seconds: Unix time, against which a ``retry-after`` date is read.
     """
-    if status in (401, 402, 403):
-        refused = UpstreamStatus(
-            "The provider refused the gateway's credentials.", status=502, code="upstream_refused"
-        )
-        refused.unsent = True
-        return refused
+    if status in _REFUSES_US:
+        return _credentials_refused()
     if status < 400:
         return UpstreamStatus(
             f"The provider answered with the unexpected status {status}.", status=502
         )
+    try:
+        reported = read_reported(orjson.loads(raw), certain=True)
+    except orjson.JSONDecodeError:
+        reported = None
+    answer = _as_ours(status, reported or Reported(), secrets)
+    if status in (429, 503, 529):
+        answer.retry_after_seconds = _retry_after_seconds(headers, now_seconds)
+    return answer
+
+
+def reported_error(
+    reported: Reported, secrets: Sequence[str], *, begun: bool = False
+) -> UpstreamStatus:
+    """The error that a provider reports under the status 200, as if its status had said so.
+
+    Without any hint of a status it is a failure of the provider: 502. begun: a part of an answer
+    has come, or its usage.
+    """
+    status = reported.status or 502
+    if status in _REFUSES_US:
+        return _credentials_refused()
+    error = _as_ours(status, reported, secrets)
+    if reported.message is None:
+        error.message = "The provider reported an error and did not say which."
+    error.unsent = error.unsent and not begun
+    error.retryable = error.retryable and not begun  # else the same would be paid for twice
+    return error
+
+
+def _as_ours(status: int, reported: Reported, secrets: Sequence[str]) -> UpstreamStatus:
     message, kind, code, param = (
         redact(text[:_REDACTED_LENGTH_MAX], secrets)[:_MESSAGE_LENGTH_MAX] if text else None
-        for text in _read_error(raw)
+        for text in (reported.message, reported.type, reported.code, reported.param)
     )
-    retry_after = _retry_after_seconds(headers, now_seconds) if status in (429, 503, 529) else None
     answer = UpstreamStatus(
         message or f"The provider answered with status {status}.",
         status=503 if status == 529 else status,
         type=kind or ("invalid_request_error" if status < 500 else "api_error"),
         code=code,
         param=param,
-        retry_after_seconds=retry_after,
     )
     # What OpenAI's own clients ask again for; they do as we say.
     answer.retryable = status in (408, 409, 429) or status >= 500
     answer.unsent = status < 500 or status in (503, 529)  # refused: nobody bills for that
     return answer
+
+
+def _credentials_refused() -> UpstreamStatus:
+    refused = UpstreamStatus(
+        "The provider refused the gateway's credentials.", status=502, code="upstream_refused"
+    )
+    refused.unsent = True
+    return refused
 
 
 _SECRETS = re.compile(
@@ -431,25 +465,6 @@ def _check_structure(raw: bytes) -> None:
 
 def _where(error: orjson.JSONDecodeError) -> str:
     return f"line {error.lineno}, column {error.colno}: {error.msg.partition(':')[0]}"
-
-
-def _read_error(raw: bytes) -> tuple[str | None, str | None, str | None, str | None]:
-    """(message, type, code, param) of an OpenAI error document, as far as it is one."""
-    try:
-        document = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return None, None, None, None
-    error = document.get("error") if isinstance(document, dict) else None
-    if isinstance(error, str):
-        return error, None, None, None
-    if not isinstance(error, dict):
-        return None, None, None, None
-
-    def text(name: str) -> str | None:
-        value = error.get(name)
-        return value if isinstance(value, str) else None
-
-    return text("message"), text("type"), text("code"), text("param")
 
 
 def _retry_after_seconds(

@@ -4,15 +4,22 @@ Learns usage, finish reasons and errors on the way. ``[DONE]`` is kept back unti
 booked the answer. Knows the OpenAI stream; no socket.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from gateway.errors import UpstreamProtocolError, UpstreamUnavailable
+from gateway.errors import (
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamStatus,
+    UpstreamUnavailable,
+)
 from gateway.wire.assemble import assemble
 from gateway.wire.excise import without_member
-from gateway.wire.openai import Endpoint
-from gateway.wire.sse import EventSplitter, event_data
+from gateway.wire.openai import Endpoint, reported_error
+from gateway.wire.reported import Reported, failed_choice, read_reported
+from gateway.wire.sse import EventSplitter, event_data, names_error
 from gateway.wire.usage import Usage, parse_usage
 
 DONE = b"data: [DONE]\n\n"
@@ -31,6 +38,7 @@ class StreamRelay:
         "_include_usage",
         "_keep_bytes",
         "_kept",
+        "_secrets",
         "_splitter",
         "content_events",
         "text_bytes",
@@ -42,9 +50,12 @@ class StreamRelay:
 
     def __init__(
         self, *, endpoint: Endpoint, include_usage: bool, keep: bool, choices: int = 1,
-        keep_bytes_max: int = 1 << 20,
+        keep_bytes_max: int = 1 << 20, secrets: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """``keep`` collects the events for the caches, up to ``keep_bytes_max`` bytes in all."""
+        """``keep`` collects the events for the caches, up to ``keep_bytes_max`` bytes in all.
+
+        secrets: what no reported error may repeat.
+        """
         self._endpoint = endpoint
         self._choices = choices  # as many as were asked for must end
         self._include_usage = include_usage
@@ -54,7 +65,8 @@ class StreamRelay:
         self._begun: set[Any] = set()  # indices of choices
         self._ended: set[Any] = set()  # those with a finish reason
         self._done = False
-        self._error: UpstreamProtocolError | None = None
+        self._secrets = secrets
+        self._error: UpstreamError | None = None
         self.usage: Usage | None = None
         self.usage_event = b""  # of usage alone, passed on or not
         self.content_events = 0  # events that carried something generated: about a token each
@@ -68,7 +80,7 @@ class StreamRelay:
     def feed(self, data: bytes) -> bytes:
         """The bytes to pass on now, ``b""`` if none.
 
-        Raises UpstreamProtocolError for an event that is no JSON or that is an error document.
+        Raises UpstreamError for an event that is no JSON or that reports an error.
         Good events before it are passed on first; then ``finished`` is set and ``end`` raises.
         """
         if self._error is not None:
@@ -78,7 +90,7 @@ class StreamRelay:
             for event in self._splitter.feed(data):
                 if kept := self._look(event):
                     passed_on.append(kept)
-        except UpstreamProtocolError as error:
+        except UpstreamError as error:
             if not passed_on:
                 raise
             self._error = error
@@ -94,6 +106,8 @@ class StreamRelay:
             raise self._error
         if self._cut:
             raise UpstreamUnavailable("The provider's stream was cut before its end.")
+        if not self._begun and self.usage is None:
+            raise UpstreamProtocolError("The provider's stream ended without an answer.")
         return DONE
 
     def answer(self) -> dict[str, Any] | None:
@@ -130,11 +144,15 @@ class StreamRelay:
             raise UpstreamProtocolError("The provider sent an event that is no JSON.") from None
         if type(chunk) is not dict:
             raise UpstreamProtocolError("The provider sent an event that is no JSON object.")
-        if chunk.get("error"):
-            raise UpstreamProtocolError("The provider reported an error in its stream.")
         choices = chunk.get("choices")
+        if not choices or chunk.get("error") or b"event:" in event:
+            reported = read_reported(chunk, certain=names_error(event))
+            if reported is not None:
+                raise self._error_of(reported, chunk)
         if choices:
-            self._study(choices)
+            failed = self._study(choices)
+            if failed is not None:
+                raise self._error_of(failed, chunk)
         if self._kept is not None:
             self._keep(data)
         if chunk.get("usage") is not None:
@@ -148,6 +166,12 @@ class StreamRelay:
                 return event if self._include_usage else b""
         return event
 
+    def _error_of(self, reported: Reported, chunk: dict[str, Any]) -> UpstreamStatus:
+        """What a status would have said, had the answer not begun with 200."""
+        self.usage = parse_usage(chunk.get("usage")) or self.usage
+        begun = bool(self._begun) or self.usage is not None
+        return reported_error(reported, self._secrets, begun=begun)
+
     def _hide(self, event: bytes, data: bytes, chunk: dict[str, Any]) -> bytes:
         """An event of content without the usage that stands beside it; its other bytes stay.
 
@@ -159,16 +183,23 @@ class StreamRelay:
         self.usage_event = b"data: " + orjson.dumps({**chunk, "choices": []}) + b"\n\n"
         return event.replace(data, cut, 1)
 
-    def _study(self, choices: Any) -> None:
-        """Count what was generated, and note which choices have begun and ended."""
+    def _study(self, choices: Any) -> Reported | None:
+        """Count what was generated, and note which choices have begun and ended.
+
+        Returns the error that one of them ended with.
+        """
         size = 0
         generated = False
+        failed = None
         try:
             for choice in choices:
                 index = choice.get("index")
                 self._begun.add(index)
-                if choice.get("finish_reason") is not None:
+                if choice.get("finish_reason"):  # some write "" until the end has come
                     self._ended.add(index)
+                    failed = failed or failed_choice(choice)
+                elif choice.get("error"):
+                    failed = failed or failed_choice(choice)
                 part = choice.get("delta") or choice
                 text = part.get("content") or part.get("text")
                 if type(text) is str:
@@ -182,6 +213,7 @@ class StreamRelay:
             raise UpstreamProtocolError("The provider sent choices of another shape.") from None
         self.content_events += generated
         self.text_bytes += size
+        return failed
 
     def _keep(self, data: bytes) -> None:
         assert self._kept is not None, "called only while keeping"

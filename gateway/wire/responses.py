@@ -21,7 +21,8 @@ from gateway.wire.openai import (
     positive_of,
     user_of,
 )
-from gateway.wire.typed_events import TypedEventRelay, reported_error
+from gateway.wire.reported import Reported, read_reported
+from gateway.wire.typed_events import TypedEventRelay
 from gateway.wire.usage import Usage, parse_usage
 
 _ITEM_OVERHEAD_TOKENS = 8
@@ -142,12 +143,7 @@ class ResponsesRelay(TypedEventRelay):
         elif kind == "response.failed":
             response = document["response"]
             self.usage = usage_of_response(response)
-            reason = response.get("error") or {}
-            raise reported_error(event, reason.get("code"), reason.get("message"), self._secrets)
-        elif kind == "error":
-            raise reported_error(
-                event, document.get("code"), document.get("message"), self._secrets
-            )
+            raise self._error_of(read_reported(response) or Reported(), event)
         return False
 
 

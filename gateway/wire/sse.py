@@ -9,17 +9,24 @@ import re
 from gateway.errors import UpstreamProtocolError
 
 EVENT_BYTES_MAX = 1 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _END_BYTES_MAX = 4
+_ERROR_NAME = re.compile(rb"(?:^|[\r\n])event: ?error[\r\n]")
 _END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")  # of a line, then of an empty one
 
 
 class EventSplitter:
-    """Cuts a stream of bytes into events, each with its terminating blank line."""
+    """Cuts a stream of bytes into events, each with its terminating blank line.
 
-    __slots__ = ("_event_bytes_max", "_open")
+    A byte order mark before the first is no part of it (WHATWG HTML, section 9.2.6), and is not
+    passed on: many clients take it for the beginning of an unknown field.
+    """
+
+    __slots__ = ("_event_bytes_max", "_fresh", "_open")
 
     def __init__(self, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
         self._event_bytes_max = event_bytes_max
+        self._fresh = True  # a byte order mark may still come
         # An array as soon as it grows: an event of a megabyte that comes byte by byte would else
         # be copied a million times.
         self._open: bytes | bytearray = b""
@@ -31,6 +38,13 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that ``data`` completes. Raises UpstreamProtocolError for one too large."""
+        if self._fresh:
+            data = bytes(self._open) + data
+            self._open = b""
+            if len(data) < len(BYTE_ORDER_MARK) and BYTE_ORDER_MARK.startswith(data):
+                self._open = data
+                return []
+            self._fresh, data = False, _without_mark(data)
         if self._open:
             if _END.search(self._open[1 - _END_BYTES_MAX :] + data) is None:
                 if not isinstance(self._open, bytearray):
@@ -80,3 +94,22 @@ def event_data(event: bytes) -> bytes | None:
         if line.startswith(b"data:"):
             lines.append(line[6:] if line[5:6] == b" " else line[5:])
     return b"\n".join(lines) if lines else None
+
+
+def names_error(event: bytes) -> bool:
+    """Whether the event's own name is ``error``."""
+    return b"event:" in event and _ERROR_NAME.search(event) is not None
+
+
+def begins_a_document(data: bytes) -> bool:
+    """Whether the first bytes of a body are JSON's or HTML's, and so of no stream of events."""
+    return _without_mark(data).lstrip()[:1] in (b"{", b"[", b"<")
+
+
+def begins_a_stream(data: bytes) -> bool:
+    """Whether the first bytes of a body are of a stream of events, and so of no JSON."""
+    return _without_mark(data).lstrip().startswith((b"data:", b"event:", b"id:", b"retry:", b":"))
+
+
+def _without_mark(data: bytes) -> bytes:
+    return data.removeprefix(BYTE_ORDER_MARK)

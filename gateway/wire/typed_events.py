@@ -15,27 +15,20 @@ from gateway.errors import (
     UpstreamStatus,
     UpstreamUnavailable,
 )
-from gateway.wire.openai import redact
+from gateway.wire.openai import redact, reported_error
+from gateway.wire.reported import Reported, read_reported
 from gateway.wire.sse import EventSplitter, event_data
 from gateway.wire.usage import Usage
 
 # The last event of OpenAI's responses repeats the whole answer.
 EVENT_BYTES_MAX = 4 << 20
-_KIND_LENGTH_MAX = 64
-_TEXT_LENGTH_MAX = 2_000
-# What passes, or is better somewhere else: by the status that says so.
-_PASSING = {
-    "overloaded_error": 529,
-    "server_is_overloaded": 503,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-}
 
 
 class TypedEventRelay:
     """What the client gets of one stream, and what we learn from it. Base of the dialects'."""
 
     usage_event = b""  # usage comes within other events
+    overloaded_status = 503
 
     __slots__ = (
         "_error", "_last", "_secrets", "_splitter", "content_events", "next_sequence", "prompt",
@@ -108,18 +101,33 @@ class TypedEventRelay:
             raise UpstreamProtocolError("The provider sent an event that is no JSON.") from None
         if type(document) is not dict:
             raise UpstreamProtocolError("The provider sent an event that is no JSON object.")
+        kind = document.get("type")
+        if kind == "error" or type(kind) is not str or event.startswith(b"event: error"):
+            reported = read_reported(document, certain=kind is not None)
+            if reported is not None:
+                raise self._error_of(reported, event if kind == "error" else None)
         try:
             return self._study(document, event)
-        except UpstreamStatus as error:
-            # As a status would have said so, had the answer not begun with 200.
-            begun = self.prompt or self.usage or self.content_events
-            error.unsent = error.retryable and not begun
-            raise
         except (AttributeError, TypeError):
             raise UpstreamProtocolError("The provider sent an event of another shape.") from None
 
+    def _error_of(self, reported: Reported, event: bytes | None) -> UpstreamStatus:
+        """What a status would have said, had the answer not begun with 200.
+
+        event: where it is the dialect's own kind of error event, a client that has seen a part of
+        the stream already gets it as it came.
+        """
+        begun = self.prompt or self.usage or self.content_events
+        error = reported_error(reported, self._secrets, begun=bool(begun))
+        if error.status == 503 and reported.status == 529:
+            error.status = self.overloaded_status
+        if event is not None:
+            error.frame = redact(event.decode(errors="replace"), self._secrets).encode()
+        return error
+
     def _study(self, document: dict[str, Any], event: bytes) -> bool:
-        """Learn from an event; whether it is the last. Raises UpstreamError for a reported error.
+        """Learn from an event; whether it is the last. Raises UpstreamError for one that reports
+        an error in a way of the dialect's own.
 
         event: the bytes that ``document`` came in.
 
@@ -132,21 +140,3 @@ class TypedEventRelay:
         if isinstance(value, str) and value:
             self.content_events += 1
             self.text_bytes += len(value) if value.isascii() else len(value.encode())
-
-
-def reported_error(event: bytes, kind: Any, text: Any, secrets: Sequence[str]) -> UpstreamStatus:
-    """The error that a provider reports in its stream, its text redacted.
-
-    ``frame`` is the event itself, for a client that has seen a part of the stream already.
-    """
-    named = redact(kind, secrets)[:_KIND_LENGTH_MAX] if isinstance(kind, str) else "no reason"
-    said = f": {redact(text, secrets)[:_TEXT_LENGTH_MAX]}" if isinstance(text, str) else "."
-    error = UpstreamStatus(
-        f"The provider's stream reported {named}{said}",
-        status=_PASSING.get(named, 502),
-        type=named if named.endswith("_error") else "api_error",
-        code=named if isinstance(kind, str) else "upstream_error",
-    )
-    error.retryable = named in _PASSING
-    error.frame = redact(event.decode(errors="replace"), secrets).encode()
-    return error

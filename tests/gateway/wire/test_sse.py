@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import UpstreamProtocolError
-from gateway.wire.sse import EVENT_BYTES_MAX, EventSplitter, event_data
+from gateway.wire.sse import BYTE_ORDER_MARK, EVENT_BYTES_MAX, EventSplitter, event_data
 
 ENDINGS = (b"\n", b"\r\n", b"\r")
 LINES = st.lists(
@@ -57,6 +57,17 @@ def test_a_stream_cut_at_any_offset_gives_the_same_events(raw: bytes) -> None:
     for offset in range(len(raw) + 1):
         assert split(raw[:offset], raw[offset:]) == whole
     assert split(*(raw[i : i + 1] for i in range(len(raw)))) == whole
+
+
+@given(streams())
+def test_a_byte_order_mark_is_no_part_of_the_first_event(raw: bytes) -> None:
+    """However the transport cuts it. A second one, or one elsewhere, is a field nobody knows."""
+    marked = BYTE_ORDER_MARK + raw
+    for offset in range(6):
+        assert split(marked[:offset], marked[offset:]) == split(raw)
+    assert split(*(marked[i : i + 1] for i in range(len(marked)))) == split(raw)
+    assert split(b"x" + marked) == split(b"x", marked)
+    assert split(BYTE_ORDER_MARK[:2] + raw) == split(BYTE_ORDER_MARK[:1], b"\xbb" + raw)
 
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\n\n", b"\n\r\n"])
