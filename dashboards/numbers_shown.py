@@ -18,8 +18,6 @@ class Number(NamedTuple):
 
 
 _RATE = "[$__rate_interval]"
-# Outcomes that are ours or a provider's fault. The rest were answered, or refused for a reason.
-FAILED = 'outcome=~"upstream_.+|internal_error|overloaded|.+_unavailable|error"'
 
 SECTIONS: dict[str, tuple[Number, ...]] = {
     "Money": (
@@ -60,6 +58,13 @@ SECTIONS: dict[str, tuple[Number, ...]] = {
             "{{tenant}} / {{budget}}",
         ),
         Number(
+            "Refused by a budget",
+            "Requests that a hard budget turned away, in the last hour.",
+            "sum by (tenant, budget) (increase(tollhouse_budget_refusals_total[1h]))",
+            "short",
+            "{{tenant}} / {{budget}}",
+        ),
+        Number(
             "Saved per hour by reason",
             "Where savings come from: the two caches, and routing to the small model.",
             "sum by (reason) (rate(tollhouse_saved_usd_total[1h])) * 3600",
@@ -70,10 +75,18 @@ SECTIONS: dict[str, tuple[Number, ...]] = {
     "Requests": (
         Number(
             "Requests per second by outcome",
-            "`ok`, `hit-exact`, `hit-semantic`, or the code of the error.",
+            "`ok`, `hit-exact`, `hit-semantic`, or the kind of the error.",
             f"sum by (outcome) (rate(tollhouse_requests_total{_RATE}))",
             "reqps",
             "{{outcome}}",
+        ),
+        Number(
+            "Failed requests per second by fault",
+            "Who has to act: `client`, `tenant` (its limits and money), `operator` (settings and"
+            " policy), `upstream` (a provider) or `gateway`.",
+            f'sum by (fault) (rate(tollhouse_request_faults_total{{fault!="none"}}{_RATE}))',
+            "reqps",
+            "{{fault}}",
         ),
         Number(
             "Failed share",
@@ -158,6 +171,13 @@ SECTIONS: dict[str, tuple[Number, ...]] = {
             "{{provider}} {{status}}",
         ),
         Number(
+            "Refused by a provider's rate limit",
+            "Share of the attempts that a provider answered with 429.",
+            "tollhouse:provider_rate_limited:ratio_rate5m",
+            "percentunit",
+            "{{provider}}",
+        ),
+        Number(
             "Ejected",
             "1 while a provider's circuit breaker is open.",
             "tollhouse_upstream_ejected",
@@ -166,7 +186,7 @@ SECTIONS: dict[str, tuple[Number, ...]] = {
         ),
         Number(
             "Local model",
-            "1 while the model process answers.",
+            "1 while the model process answers; absent where none is wanted.",
             "min(tollhouse_local_model_up)",
             "short",
             kind="stat",
@@ -189,6 +209,12 @@ SECTIONS: dict[str, tuple[Number, ...]] = {
             "How far the cost pages are behind.",
             "max(tollhouse_metering_lag_seconds)",
             "s",
+        ),
+        Number(
+            "Free disk",
+            "Of the state folder. Without space nothing can be booked, so nothing is answered.",
+            "min(tollhouse_state_disk_free_bytes)",
+            "bytes",
         ),
         Number(
             "Policy in force",

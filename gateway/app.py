@@ -27,6 +27,7 @@ from gateway.caches.single_flight import SingleFlight
 from gateway.config import Settings
 from gateway.endpoints import V1
 from gateway.errors import PolicyError, UpstreamError, UpstreamUnavailable
+from gateway.expected_series import expect_series
 from gateway.ids import UlidFactory
 from gateway.policy.follower import PolicyFollower
 from gateway.policy.holder import PolicyHolder
@@ -98,11 +99,13 @@ class UpstreamPool:
 
     def ejected(self) -> dict[tuple[str, ...], float]:
         """Per provider: 1 while it is not healthy."""
-        return {
-            (provider.name,): float(not upstream.healthy)
-            for provider, upstream in tuple(self._made.items())
-            if provider in self._current
-        }
+        made = dict(self._made)
+        found: dict[tuple[str, ...], float] = {}
+        for provider in self._current:
+            upstream = made.get(provider)  # None: not asked yet, and not known to be ill
+            if provider.api != "local" or self._model_process is not None:
+                found[provider.name,] = float(upstream is not None and not upstream.healthy)
+        return found
 
     async def close(self) -> None:
         """Close every connection."""
@@ -218,13 +221,15 @@ class Gateway:
             register_prices(self.bookkeeping.books, policy)
         self.services.ledger.budgets.configure(policy, now_us())
         self.services.metrics.policy_info.only((policy.version,))
+        expect_series(self.services.metrics, policy, redis=self.services.redis is not None)
         self.pool.adopt(policy.providers.values())
 
     def _watch_metrics(self) -> None:
         metrics, services = self.services.metrics, self.services
         metrics.in_flight.callback = lambda: self.v1.in_flight
         metrics.upstream_ejected.callback = self.pool.ejected
-        metrics.local_model_up.callback = lambda: float(services.local_answers())
+        if self.model_process is not None:  # else absent: what is switched off is not down
+            metrics.local_model_up.callback = lambda: float(services.local_answers())
         books = self.bookkeeping.books
         if books is not None and isinstance(self.policies, PolicyHolder):
             watch_books(metrics, books, self.policies, self.bookkeeping.budgets_used)

@@ -25,7 +25,8 @@
     │   ├── UpstreamTimeout       504
     │   └── UpstreamStatus        *     the provider's own error, passed on
     ├── Overloaded                503   we are shedding load or draining
-    ├── BudgetUnavailable         503   a hard budget cannot be checked
+    ├── BudgetUnavailable         503   a hard budget cannot be checked just now
+    ├── BudgetUnenforceable       403   a hard budget covers a model without a price
     ├── MeteringUnavailable       503   the write-ahead log cannot be written
     └── NotCached                 504   ``only-if-cached`` and there is no entry
 
@@ -35,11 +36,13 @@ retry may help. This module makes an error OpenAI's bytes; for a client of anoth
 """
 
 import math
-from typing import ClassVar, Literal
+from typing import Literal, get_args
 
 import orjson
 
-Fault = Literal["client", "tenant", "upstream", "gateway"]
+# client: the request; tenant: its limits and money; operator: settings and policies, until changed.
+Fault = Literal["client", "tenant", "operator", "upstream", "gateway"]
+FAULTS: tuple[Fault, ...] = get_args(Fault)
 # OpenAI's and Anthropic's clients ignore advice of over 60; ours for a rate rounds up to 61.
 _CLIENTS_WAIT_SECONDS_MAX = 90.0
 
@@ -50,7 +53,7 @@ class GatewayError(Exception):
     status: int = 500
     type: str = "api_error"
     code: str | None = None
-    fault: ClassVar[Fault] = "gateway"
+    fault: Fault = "gateway"
     retryable: bool = False
     frame: bytes | None = None  # the provider's own event that says so, without secrets
 
@@ -65,6 +68,11 @@ class GatewayError(Exception):
         self.message = message
         self.param = param
         self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def outcome(self) -> str:
+        """A word for metrics: one of a few, never text that a provider or a client chose."""
+        return type(self).code or "error"
 
     def body(self) -> bytes:
         """The OpenAI error document as JSON bytes."""
@@ -102,6 +110,11 @@ class InvalidRequest(GatewayError):
     """The request itself is wrong; sending it again changes nothing."""
 
     status, type, fault = 400, "invalid_request_error", "client"
+
+    @property
+    def outcome(self) -> str:
+        """A word for metrics."""
+        return self.code or "invalid_request"
 
 
 class ContextTooLong(InvalidRequest):
@@ -216,7 +229,7 @@ class BudgetExhausted(GatewayError):
     """The tenant's money for this period is spent or reserved."""
 
     status, type, code, fault = 429, "insufficient_quota", "insufficient_quota", "tenant"
-    budget_name: str | None = None  # the one that lacks the money, where its terms may help
+    budget_name: str | None = None  # the one that lacks the money
 
 
 class ClientClosed(GatewayError):
@@ -235,7 +248,8 @@ class UpstreamError(GatewayError):
     """The provider failed. Subclasses say how."""
 
     code: str | None = "upstream_error"
-    status, type, fault, retryable = 502, "api_error", "upstream", True
+    fault: Fault = "upstream"
+    status, type, retryable = 502, "api_error", True
     unsent: bool = False  # the provider has not seen the request, or refused it: it costs nothing
     stale: bool = False  # a kept connection ended before a byte of the answer: ask on a new one
 
@@ -264,6 +278,10 @@ class UpstreamTimeout(UpstreamError):
     status, code = 504, "upstream_timeout"
 
 
+# What a provider says of a request that is wrong; 401, 402, 403 and 429 are about our account.
+_CLIENTS_MISTAKES = frozenset((400, 404, 405, 406, 409, 410, 411, 413, 414, 415, 416, 422, 451))
+
+
 class UpstreamStatus(UpstreamError):
     """The provider answered with its own error; its (redacted) text and status are passed on."""
 
@@ -284,6 +302,15 @@ class UpstreamStatus(UpstreamError):
         self.status = status
         self.type = type
         self.code = code
+        if status in _CLIENTS_MISTAKES:
+            self.fault = "client"
+
+    @property
+    def outcome(self) -> str:
+        """A word for metrics: the provider's own code stays out of them."""
+        if self.status == 429:
+            return "upstream_rate_limited"
+        return "upstream_refused" if self.fault == "client" else "upstream_error"
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """As of any error, and what the provider told the client beside it."""
@@ -300,6 +327,12 @@ class BudgetUnavailable(GatewayError):
     """A hard budget cannot be checked just now, so nothing may be spent."""
 
     status, code, retryable = 503, "budget_unavailable", True
+
+
+class BudgetUnenforceable(GatewayError):
+    """A hard budget covers a model without a price: no request passes until the policy changes."""
+
+    status, code, fault = 403, "budget_unenforceable", "operator"
 
 
 class MeteringUnavailable(GatewayError):

@@ -12,6 +12,7 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Literal
 
 from gateway.money import format_usd
@@ -32,6 +33,16 @@ OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 
 CLASSIFIER_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1)
 DIFFICULTY = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+
+
+# Statuses with a name of their own, and those that proxies in front of providers use.
+_STATUSES = frozenset(range(520, 528)) | {499, 529} | {status.value for status in HTTPStatus}
+_STATUS_LABELS = {status: str(status) for status in _STATUSES}
+
+
+def status_label(status: int) -> str:
+    """An HTTP status as a label; what a provider made up shares one per class."""
+    return _STATUS_LABELS.get(status) or (f"{status // 100}xx" if 100 <= status < 600 else OTHER)
 
 
 class _Tenants:
@@ -121,6 +132,11 @@ class Counter(Metric):
             self._cells[labels][0] += amount
         except KeyError:
             self._admit(labels)[0] += amount
+
+    def expect(self, labels: Labels = ()) -> None:
+        """Show 0 until something is counted: a series that is born at 1 hides its first event."""
+        if labels not in self._cells:
+            self._admit(labels)
 
     def value(self, labels: Labels = ()) -> int:
         """What was counted under exactly these labels; pico-USD where the name says usd."""
@@ -266,6 +282,12 @@ class Metrics:
             "what",
             "status",
         )
+        self.request_faults_total = counter(
+            "request_faults_total",
+            "Requests by whose fault they failed: none, client, tenant (its limits and money),"
+            " operator (settings and policy), upstream or gateway.",
+            "fault",
+        )
         self.request_duration_seconds = histogram(
             "request_duration_seconds",
             "From the request's last byte in to the answer's last byte out.",
@@ -291,7 +313,7 @@ class Metrics:
         # Upstreams and the local model
         self.upstream_requests_total = counter(
             "upstream_requests_total",
-            "Attempts sent to a provider; status is the HTTP status or the error's code.",
+            "Attempts sent to a provider; status is the HTTP status, else why there was none.",
             "provider",
             "model",
             "status",
@@ -370,11 +392,24 @@ class Metrics:
         self.budget_used_ratio = gauge(
             "budget_used_ratio", "Spent and reserved money over the limit.", "tenant", "budget"
         )
+        self.budget_refusals_total = counter(
+            "budget_refusals_total",
+            "Requests refused because a hard budget lacked the money.",
+            "tenant",
+            "budget",
+        )
         self.metering_wal_bytes = gauge(
             "metering_wal_bytes", "Write-ahead log not yet shipped to the ledger."
         )
         self.metering_lag_seconds = gauge(
             "metering_lag_seconds", "Age of the oldest event that is not in the ledger."
+        )
+
+        self.state_disk_free_bytes = gauge(
+            "state_disk_free_bytes", "Free on the disk of the state folder."
+        )
+        self.state_disk_size_bytes = gauge(
+            "state_disk_size_bytes", "Size of the disk of the state folder."
         )
 
         # The process and its settings

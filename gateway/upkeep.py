@@ -148,10 +148,16 @@ def watch_books(
         for tenant, budget, spent, held in budgets_used(now_us())
         if budget.amount_pico
     }
+    metrics.state_disk_free_bytes.callback = lambda: _disk(ledger).f_bavail * _disk(ledger).f_frsize
+    metrics.state_disk_size_bytes.callback = lambda: _disk(ledger).f_blocks * _disk(ledger).f_frsize
     metrics.config_last_reload_successful.callback = lambda: float(policies.last_error is None)
     metrics.config_last_reload_success_timestamp_seconds.callback = lambda: (
         policies.last_success_us / 1e6
     )
+
+
+def _disk(ledger: Ledger | Books) -> os.statvfs_result:
+    return os.statvfs(ledger.store.path.parent)
 
 
 async def poll_policies(policies: PolicyHolder) -> None:

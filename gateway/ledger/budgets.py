@@ -142,7 +142,9 @@ class Budgets:
             counters = self._covering(tenant.id, tags, now_us)
             for counter in counters:
                 if counter.lacks(amount_pico) and counter.hard:
-                    raise BudgetExhausted(refusal(tenant.id, counter, amount_pico))
+                    error = BudgetExhausted(refusal(tenant.id, counter, amount_pico))
+                    error.budget_name = counter.budget.name
+                    raise error
             for counter in counters:
                 counter.held_pico += amount_pico
             hold.counters = counters

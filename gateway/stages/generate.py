@@ -26,6 +26,7 @@ from gateway.exchange import EVENT_STREAM, LARGE_AWAY, Attempt, Exchange, Plan
 from gateway.ledger.budgets import Hold
 from gateway.policy.snapshot import Model
 from gateway.services import Services
+from gateway.telemetry import status_label
 from gateway.upstreams.base import UNSENT, Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.health import Outcome
 from gateway.wire.dialects import DIALECTS, Relay
@@ -117,6 +118,7 @@ async def _ask(
     dialect = DIALECTS[exchange.endpoint]
     timeouts = provider.timeouts
     outcome: Outcome = "failed"
+    status = "none"
     response: UpstreamResponse | None = None
     first_byte_deadline = min(deadline, services.monotonic() + timeouts.first_byte_seconds)
     attempt.output_cap = _output_cap(exchange, attempt.target)
@@ -157,6 +159,7 @@ async def _ask(
             await _relay_document(exchange, services, attempt, response)
         outcome = "ok"
     except UpstreamError as error:
+        status = error.outcome
         if isinstance(error, UpstreamOverloaded) or error.stale:
             outcome = "unknown"  # it was not asked, or perhaps not
         elif isinstance(error, UpstreamStatus) and error.status < 500 and error.status != 429:
@@ -179,7 +182,8 @@ async def _ask(
         if response is not None:
             response.close()
         upstream.report(outcome)
-        status = str(response.status) if response is not None else "none"
+        if response is not None:
+            status = status_label(response.status)
         services.metrics.upstream_requests_total.inc((provider.name, attempt.target.name, status))
 
 

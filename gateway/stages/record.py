@@ -4,11 +4,13 @@ import logging
 
 import orjson
 
-from gateway.errors import GatewayError
+from gateway.errors import BudgetExhausted, GatewayError
 from gateway.exchange import Exchange
 from gateway.services import Services
+from gateway.telemetry import Metrics
 
 _PATH_LENGTH_MAX = 200
+_NO_FAULT = ("none",)
 _log = logging.getLogger("tollhouse.access")
 
 
@@ -33,6 +35,8 @@ def record_other(
 ) -> None:
     """Count and log a request that asks no model. what: one of a few, it becomes a label."""
     services.metrics.other_requests_total.inc((what, str(status)))
+    if error is not None:
+        _count_fault(services.metrics, error)
     if _log.isEnabledFor(logging.INFO):
         line = {
             "request_id": request_id,
@@ -49,7 +53,16 @@ def record_other(
 def _count(exchange: Exchange, services: Services, now: float) -> None:
     metrics = services.metrics
     route, target = _route(exchange), _target(exchange)
-    metrics.requests_total.inc((route, target, _outcome(exchange)))
+    error = exchange.error
+    if error is None:
+        outcome: str = exchange.cache_status if exchange.hit is not None else "ok"
+        metrics.request_faults_total.inc(_NO_FAULT)
+    else:
+        outcome = error.outcome
+        _count_fault(metrics, error)
+        if isinstance(error, BudgetExhausted):
+            metrics.budget_refusals_total.inc((exchange.tenant.id, error.budget_name or "none"))
+    metrics.requests_total.inc((route, target, outcome))
     total = now - exchange.started
     metrics.request_duration_seconds.observe(total, (route, target))
     waited = 0.0
@@ -73,6 +86,11 @@ def _count(exchange: Exchange, services: Services, now: float) -> None:
     if exchange.saved_pico:
         reason = "routing" if exchange.hit is None else exchange.cache_status.removeprefix("hit-")
         metrics.book_saving(exchange.tenant.id, reason, exchange.saved_pico)
+
+
+def _count_fault(metrics: Metrics, error: GatewayError) -> None:
+    """Count a request that failed, by whose fault it was."""
+    metrics.request_faults_total.inc((error.fault,))
 
 
 def _line(exchange: Exchange, now: float) -> dict[str, object]:
@@ -101,9 +119,3 @@ def _target(exchange: Exchange) -> str:
     if exchange.hit is not None:
         return exchange.hit.served_model
     return exchange.attempts[-1].target.name if exchange.attempts else "none"
-
-
-def _outcome(exchange: Exchange) -> str:
-    if exchange.hit is not None:
-        return exchange.cache_status
-    return exchange.error.code or "error" if exchange.error is not None else "ok"

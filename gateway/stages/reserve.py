@@ -6,7 +6,7 @@ From here on the request is in the ledger, whatever dies.
 from collections.abc import Awaitable
 
 from gateway.booking import intent, plan_charge_pico
-from gateway.errors import BudgetExhausted, BudgetUnavailable, InvalidRequest
+from gateway.errors import BudgetExhausted, BudgetUnenforceable, InvalidRequest
 from gateway.exchange import Attempt, Exchange, Plan
 from gateway.ledger.budgets import Hold, covers, refuses
 from gateway.plans import downgraded
@@ -17,7 +17,8 @@ from gateway.services import Services
 def reserve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     """Set ``hold`` and begin the first of ``attempts``. Waits only where budgets are shared.
 
-    Raises BudgetExhausted, BudgetUnavailable, InvalidRequest or MeteringUnavailable.
+    Raises BudgetExhausted, BudgetUnavailable, BudgetUnenforceable, InvalidRequest or
+    MeteringUnavailable.
     """
     plan = exchange.plan
     assert plan is not None, "plan comes before reserve"
@@ -86,7 +87,7 @@ def _refuse_unpriced(exchange: Exchange, plan: Plan) -> None:
         return
     for budget in exchange.tenant.budgets:
         if refuses(budget) and covers(budget, exchange.tags):
-            raise BudgetUnavailable(
+            raise BudgetUnenforceable(
                 f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard and the model"
                 f" '{unpriced[0]}' has no price: give it one, or make the budget soft"
             )
