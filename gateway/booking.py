@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from math import ceil
 from typing import Any, cast
 
+import msgspec
+
 from gateway.caches.entry import StoredAnswer
 from gateway.exchange import Attempt, Exchange
 from gateway.ledger.event import (
@@ -56,7 +58,8 @@ def attempt_event(
     usage = attempt.usage or _NOTHING
     price = _price(attempt.target, exchange.started_us, usage.prompt_tokens)
     baseline_price = _price(_baseline(exchange), exchange.started_us, usage.prompt_tokens)
-    cost, baseline = _cost_pico(price, usage), _cost_pico(baseline_price, usage)
+    cost = _cost_pico(price, usage)
+    baseline = _baseline_pico(exchange, attempt.target.name, usage, cost, baseline_price)
     error = attempt.error if superseded else (exchange.error or attempt.error)
     state: State = "final" if usage.source in ("provider", "none") else "estimated"
     possible = 0
@@ -81,6 +84,7 @@ def attempt_event(
         charge_pico=charge_pico(exchange, cost),
         # What failed on the way saved nothing; only the answer is compared with the baseline.
         baseline_pico=0 if superseded and baseline is not None else baseline,
+        overhead_pico=0 if superseded else _overhead_pico(exchange),
         duration_us=_span_us(attempt.started_monotonic, attempt.ended_monotonic),
         ttft_us=None if superseded else _ttft_us(exchange),
         usage=usage,
@@ -109,7 +113,6 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
     served = exchange.policy.models.get(entry.served_model)  # None: no longer in the policy
     usage = entry.usage
     baseline_price = _price(_baseline(exchange), exchange.started_us, usage.prompt_tokens)
-    saved = _cost_pico(baseline_price, usage)
     price = _price(served, exchange.started_us, usage.prompt_tokens)
     identity = _identity(exchange, 0, served, price, baseline_price)
     identity |= {"model_served": entry.served_model, "provider": entry.provider}
@@ -126,19 +129,13 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
         ),
         list_pico=0,
         cost_pico=0,
-        charge_pico=cache_charge_pico(exchange, saved),
-        baseline_pico=saved,
+        charge_pico=cache_charge_pico(exchange, _cost_pico(baseline_price, usage)),
+        baseline_pico=_baseline_pico(exchange, entry.served_model, usage, 0, baseline_price),
+        overhead_pico=_overhead_pico(exchange),
         status=200,
         duration_us=_span_us(exchange.started, now),
         request_us=_span_us(exchange.started, now),
     )
-
-
-def costs_pico(exchange: Exchange, target: Model, usage: Usage) -> tuple[int | None, int | None]:
-    """(cost, baseline) of these tokens: at the target, and had the baseline model produced them."""
-    price = _price(target, exchange.started_us, usage.prompt_tokens)
-    baseline_price = _price(_baseline(exchange), exchange.started_us, usage.prompt_tokens)
-    return _cost_pico(price, usage), _cost_pico(baseline_price, usage)
 
 
 def hit_charge_pico(exchange: Exchange, entry: StoredAnswer) -> int:
@@ -164,7 +161,7 @@ def plan_charge_pico(exchange: Exchange, worst_pico: Iterable[int]) -> int:
 
 
 def cache_charge_pico(exchange: Exchange, saved: int | None) -> int | None:
-    """What the tenant is charged for a cached answer: its tariff's share of what it saved."""
+    """What the tenant is charged for a cached answer: its tariff's share of its baseline price."""
     tariff_ppm = exchange.tenant.charging.cache_hits_ppm
     if saved is None:
         return None if tariff_ppm else 0
@@ -200,6 +197,37 @@ def _baseline(exchange: Exchange) -> Model | None:
     if exchange.pinned is not None:
         return exchange.pinned
     return exchange.policy.baseline or exchange.route.large
+
+
+def _baseline_pico(
+    exchange: Exchange, served: str, usage: Usage, cost: int | None, price: Price | None
+) -> int | None:
+    """What the baseline model would have cost, as far as it is known to have done the same.
+
+    Of another model's answer only the prompt's tokens count: whether the answer was worth as much,
+    and as long, is not measured. That claims no more than the prompt saved, and hides no loss.
+    """
+    full = _cost_pico(price, usage)
+    meant = exchange.pinned or exchange.route.large
+    if full is None or cost is None or meant is None or served == meant.name:
+        return full
+    prompt = _cost_pico(price, _prompt_of(usage))
+    return min(full, max(prompt or 0, cost))
+
+
+def _prompt_of(usage: Usage) -> Usage:
+    """The same prompt, answered with nothing."""
+    return msgspec.structs.replace(
+        usage, completion_tokens=0, reasoning_tokens=0, completion_audio_tokens=0, compute_us=0
+    )
+
+
+def _overhead_pico(exchange: Exchange) -> int:
+    """What deciding cost in own compute, at the price of this node's models."""
+    price = exchange.policy.compute
+    if not exchange.deciding_us or price is None:
+        return 0
+    return price.cost_pico(Usage(compute_us=exchange.deciding_us))
 
 
 def _identity(

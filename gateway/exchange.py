@@ -94,8 +94,8 @@ class Exchange:
 
     __slots__ = (
         "answer", "answered", "attempts", "bypass", "cache_id", "cache_key", "cache_status",
-        "client", "client_request_id", "cost_pico", "decision", "degraded", "deployment",
-        "embedding_us",
+        "client", "client_request_id", "cost_pico", "deciding_us", "decision", "degraded",
+        "deployment",
         "endpoint", "error", "facts", "first_byte", "flight", "forced", "headers", "hit",
         "hit_similarity", "hold", "key", "marks", "more_holds", "next_sequence", "partition",
         "pinned", "plan", "policy", "rate", "raw", "request", "request_id", "route", "saved_pico",
@@ -146,13 +146,13 @@ class Exchange:
         self.cache_key: bytes | None = None
         self.flight: Flight | None = None  # others follow this request
 
-        # assess
+        # assess (deciding_us: semantic adds to it)
         self.forced: str | None = None  # why the small model is not even considered
         self.decision: Decision | None = None
         self.semantic_reason: str | None = None  # why the semantic tier was not asked
         self.partition: bytes | None = None
         self.vector: Vector | None = None
-        self.embedding_us = 0
+        self.deciding_us = 0  # own compute: features, embedding, and the semantic look-up
 
         # exact, semantic
         self.cache_status: CacheStatus = "bypass"

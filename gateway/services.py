@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 
 class Embed(Protocol):
-    """Texts to unit vectors [texts, 384] and their token counts, in the model process."""
+    """Texts to unit vectors [texts, 384], token counts and microseconds, in the model process."""
 
-    def __call__(self, texts: Sequence[str]) -> "Awaitable[tuple[Vectors, list[int]]]":
+    def __call__(self, texts: Sequence[str]) -> "Awaitable[tuple[Vectors, list[int], int]]":
         """Raises UpstreamUnavailable or UpstreamTimeout."""
 
 

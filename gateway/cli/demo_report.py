@@ -13,7 +13,9 @@ from gateway.ledger.store import LedgerStore
 from gateway.money import format_usd
 
 _SHIPPED_SECONDS = 10.0
-_NOT_MEASURED = (
+_METHOD = (
+    "Saved is what the large model would have cost, less cost and deciding. A cached answer counts"
+    " whole.\nOf an answer by the small model only the prompt counts.\n"
     "Not measured: whether the small model's answers are as good as the large one's, and which"
     " share of semantic hits is wrong.\nThe demo switches both on to show them; the default"
     " policy leaves both off."
@@ -30,7 +32,7 @@ def print_report(
         rows = _booked(steps, store)
         console.print(_requests(steps, rows, simulated))
         console.print(_tenants(store))
-        console.print(_NOT_MEASURED)
+        console.print(_METHOD)
     finally:
         store.close()
 
@@ -79,7 +81,9 @@ def _requests(steps: list[Step], rows: dict[str, reports.EventRow], simulated: b
 
 def _tenants(store: LedgerStore) -> Table:
     table = Table(title="Tenants this month, from the ledger")
-    names = "tenant,requests,prompt tokens,answer tokens,cost USD,all-large USD,saved USD,saved"
+    names = (
+        "tenant,requests,prompt tokens,answer tokens,cost USD,baseline USD,deciding USD,saved USD"
+    )
     for name in (*names.split(","), "exact", "semantic", "small"):
         table.add_column(name, justify="left" if name == "tenant" else "right")
     period = time.strftime("%Y-%m", time.gmtime())
@@ -88,7 +92,6 @@ def _tenants(store: LedgerStore) -> Table:
         row = summaries.get(tenant)
         if row is None:
             continue
-        share = row.saved_pico * 100 / row.baseline_pico if row.baseline_pico else 0.0
         table.add_row(
             tenant,
             str(row.requests),
@@ -96,8 +99,8 @@ def _tenants(store: LedgerStore) -> Table:
             str(row.completion_tokens),
             _usd(row.cost_pico),
             _usd(row.baseline_pico),
+            _usd(row.overhead_pico),
             _usd(row.saved_pico),
-            f"{share:.0f} %",
             str(row.exact_hits),
             str(row.semantic_hits),
             str(row.small),

@@ -44,6 +44,7 @@ from gateway.policy.snapshot import (
 )
 from gateway.prices import (
     ContractTier,
+    Price,
     PriceSchedule,
     from_contract,
     from_genai_prices,
@@ -129,6 +130,7 @@ class _Compiler:
             routes=tuple(routes),
             tenants=tenants,
             baseline=baseline,
+            compute=_compute_price(self._models.values()),
             cors_origins=frozenset().union(*(t.cors_origins for t in tenants.values())),
             known_models=frozenset(names),
             warnings=tuple(dict.fromkeys(self._warnings)),
@@ -595,3 +597,16 @@ def _version(sources: Sources) -> str:
     groups = (sources.models, sources.routing, sources.tenants)
     everything = [[shown(parsed) for _, parsed in group] for group in groups]
     return hashlib.sha256(_canonical(everything)).hexdigest()[:12]
+
+
+def _compute_price(models: Iterable[Model]) -> Price | None:
+    """What a second of this node's processor costs: of the embedder, else of any model on it."""
+    priced = [
+        (model, price)
+        for model in models
+        if model.provider.api == "local" and model.prices is not None
+        for price in model.prices.prices
+        if price.rates.compute_pico_per_second
+    ]
+    priced.sort(key=lambda found: "embeddings" not in found[0].capabilities)
+    return priced[0][1] if priced else None

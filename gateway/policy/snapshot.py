@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from gateway.prices import PriceSchedule
+from gateway.prices import Price, PriceSchedule
 from gateway.wire.dialects import DialectName, provider_paths
 from gateway.wire.openai import Endpoint
 
@@ -263,6 +263,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[Route, ...]  # first match wins
     tenants: Mapping[str, Tenant]
     baseline: Model | None  # counterfactual of every "saved" figure
+    compute: Price | None = None  # of this node's own processor time; None: nothing says
     cors_origins: frozenset[str] = frozenset()  # of all tenants: a preflight carries no key
     known_models: frozenset[str]  # every name a client may send: auto, models, names in matches
     warnings: tuple[str, ...] = ()  # what is accepted and may not be what is meant

@@ -38,7 +38,8 @@ def assess(exchange: Exchange, services: Services) -> Awaitable[None] | None:
         return _assess_with_vector(exchange, services, score)
     if exchange.partition is not None:
         exchange.partition, exchange.semantic_reason = None, "no embedding model is ready"
-    _decide(exchange, services, score)
+    if score is not None:
+        _decide(exchange, services, score, 0)
     return None
 
 
@@ -46,26 +47,31 @@ async def _assess_with_vector(exchange: Exchange, services: Services, score: Sco
     text = exchange.request.last_user_text
     assert services.embed is not None, "asked only where there is an embedder"
     assert text is not None, "an eligible request ends with a text"
-    began = services.monotonic()
+    began, compute_us = services.monotonic(), 0
     try:
-        vectors, _ = await services.embed([text])
+        vectors, _, compute_us = await services.embed([text])
     except UpstreamError:
         # The embedding is a help, not a condition: without it features decide.
         exchange.partition, exchange.semantic_reason = None, "the embedding failed"
     else:
         exchange.vector = vectors[0]
-        exchange.embedding_us = round((services.monotonic() - began) * 1e6)
-        if score is not None and score.uncertain:
-            score = services.router.refine(score, text, exchange.vector)
-    _decide(exchange, services, score)
+    # The time in which the other process worked, or others were served, is not ours.
+    not_ours_us = round((services.monotonic() - began) * 1e6) - compute_us
+    if exchange.vector is not None and score is not None and score.uncertain:
+        score = services.router.refine(score, text, exchange.vector)
+    if score is not None:
+        _decide(exchange, services, score, not_ours_us)
+    else:
+        exchange.deciding_us = compute_us
 
 
-def _decide(exchange: Exchange, services: Services, score: Score | None) -> None:
-    if score is None:
-        return
+def _decide(exchange: Exchange, services: Services, score: Score, not_ours_us: int) -> None:
+    """Set ``decision``. not_ours_us: spent in this stage without computing."""
     exchange.decision = services.router.decide(score, exchange.route.target)
     began = exchange.marks[-1][1] if exchange.marks else exchange.started
-    services.metrics.classifier_duration_seconds.observe(services.monotonic() - began)
+    took = services.monotonic() - began
+    exchange.deciding_us = max(0, round(took * 1e6) - not_ours_us)
+    services.metrics.classifier_duration_seconds.observe(took)
     services.metrics.difficulty.observe(exchange.decision.difficulty, (exchange.route.name,))
 
 

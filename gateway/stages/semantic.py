@@ -23,9 +23,11 @@ def semantic(exchange: Exchange, services: Services) -> Awaitable[None] | None:
         if rule is not None and exchange.bypass is None:
             services.metrics.cache_lookups_total.inc(("semantic", "skip"))
     elif b"no-cache" not in control:
+        began = services.monotonic()
         found = services.semantic.lookup(
             partition, text, vector, now_us=exchange.started_us, max_wrong=rule.max_wrong
         )
+        exchange.deciding_us += round((services.monotonic() - began) * 1e6)
         services.metrics.cache_lookups_total.inc(("semantic", "hit" if found else "miss"))
         if found is not None:
             waiting = serve_hit(exchange, services, found.entry, "hit-semantic", found.similarity)

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from gateway import booking
 from gateway.errors import BudgetExhausted, ClientClosed, UpstreamTimeout
-from gateway.ledger.event import Identity, UsageEvent, gross_saved_pico, unpriced
+from gateway.ledger.event import Identity, UsageEvent, gross_saved_pico, plausible, unpriced
 from gateway.policy.snapshot import Charging, Model
+from gateway.prices import from_machine_hour
 from gateway.wire.usage import Usage
 from tests.gateway.exchanges import (
     LARGE,
@@ -80,10 +81,64 @@ def test_an_answer_costs_its_list_price_and_is_charged_with_the_mark_up(
 
 @given(usages())
 def test_savings_are_what_the_baseline_would_have_cost_less_what_was_paid(usage: Usage) -> None:
-    event = booked(usage)
-    assert event.baseline_pico == dollars("large", usage) * 10**12
-    saved = gross_saved_pico(event)
-    assert saved == (dollars("large", usage) - dollars("small", usage)) * 10**12
+    dearest = model("dearest", contract("dearest", input="5", cached_input="5", output="30"))
+    event = booked(usage, LARGE, baseline=dearest)
+    full = usage.prompt_tokens * 5 + usage.completion_tokens * 30
+    assert event.baseline_pico == full * 10**6
+    assert gross_saved_pico(event) == full * 10**6 - dollars("large", usage) * 10**12
+
+
+@given(usages())
+def test_an_answer_of_the_small_model_claims_no_saving_beyond_its_prompt_s(usage: Usage) -> None:
+    """Whether it was worth the large one's is not measured; nor is a loss ever hidden."""
+    saved = gross_saved_pico(booked(usage))
+    assert saved is not None
+    cost = dollars("small", usage) * 10**12
+    prompt = msgspec.structs.replace(usage, completion_tokens=0, reasoning_tokens=0)
+    assert saved == max(0, dollars("large", prompt) * 10**12 - cost)
+    dear = model("dear", contract("dear", input="9", output="99"))
+    loss = gross_saved_pico(booked(usage, dear, small=dear))
+    full = usage.prompt_tokens * 9 + usage.completion_tokens * 99
+    assert loss == dollars("large", usage) * 10**12 - full * 10**6
+
+
+def test_the_cost_of_deciding_is_booked_once_and_taken_off_what_is_saved() -> None:
+    """At the price of this node's own compute: 0.36 dollars an hour are 100 pico per µs."""
+    compute = from_machine_hour(provider="onbox", model="e", machine_hour="0.36").prices[0]
+    made = exchange()
+    made.policy = msgspec.structs.replace(made.policy, compute=compute)
+    made.deciding_us = 2_500
+    first, last = attempt(SMALL, None), attempt(LARGE, Usage(prompt_tokens=1), 2)
+    failed = booking.attempt_event(made, first, recorded_us=NOW_US, superseded=True)
+    answered = booking.attempt_event(made, last, recorded_us=NOW_US, superseded=False)
+    assert (failed.overhead_pico, answered.overhead_pico) == (0, 250_000)
+    made.hit, made.cache_status = stored(Usage(prompt_tokens=9)), "hit-semantic"
+    hit = booking.cache_event(made, recorded_us=NOW_US, now=100.0)
+    assert hit.overhead_pico == 250_000
+
+
+def test_what_nobody_knows_the_cost_of_is_charged_or_noted_at_what_was_held() -> None:
+    """And saves nothing and loses nothing; own compute is known to have run no longer than this."""
+    own = model("own", from_machine_hour(provider="onbox", model="own", machine_hour="0.36"))
+    for unknown, policy_charges, charged in (
+        ("charged", False, True), ("possible", False, False), ("possible", True, True),
+    ):  # fmt: skip
+        made = exchange(
+            charging=Charging(markup_ppm=100_000, failures=policy_charges), pinned=LARGE
+        )
+        last = attempt(LARGE, None, unknown=unknown, held_pico=1_000)
+        event = booking.attempt_event(made, last, recorded_us=NOW_US, superseded=False)
+        assert event.state == ("possible" if unknown == "possible" else "estimated")
+        assert (event.cost_pico, event.charge_pico) == ((1_000, 1_100) if charged else (0, 0))
+        assert event.possible_cost_pico == (0 if charged else 1_000)
+        assert event.possible_charge_pico == (0 if charged else 1_100)
+        assert gross_saved_pico(event) == 0
+    ours = attempt(own, None, unknown="charged", held_pico=10**12)
+    event = booking.attempt_event(exchange(small=own), ours, recorded_us=NOW_US, superseded=False)
+    assert event.cost_pico == 250_000 * 100
+    absurd = attempt(LARGE, None, unknown="possible", held_pico=10**40)
+    event = booking.attempt_event(made, absurd, recorded_us=NOW_US, superseded=False)
+    assert plausible(event) is event
 
 
 @given(usages())
@@ -96,27 +151,32 @@ def test_doing_as_one_is_told_saves_nothing(usage: Usage) -> None:
 def test_the_route_s_large_model_is_the_baseline_where_the_policy_names_none() -> None:
     usage = Usage(prompt_tokens=10, completion_tokens=10)
     other = model("other", contract("other", input="1", output="1"))
-    assert booked(usage, baseline=other).baseline_pico == 20 * 10**6
-    assert booked(usage, baseline=None).baseline_pico == dollars("large", usage) * 10**12
+    assert booked(usage, LARGE, baseline=other).baseline_pico == 20 * 10**6
+    assert booked(usage, LARGE, baseline=None).baseline_pico == dollars("large", usage) * 10**12
 
 
 @given(usages(), PPM, PPM)
-def test_a_cached_answer_costs_nothing_and_is_charged_its_tariff_s_share_of_the_saving(
+def test_a_cached_answer_costs_nothing_and_is_charged_its_tariff_s_share_of_the_baseline(
     usage: Usage, markup_ppm: int, tariff_ppm: int
 ) -> None:
     made = exchange(charging=Charging(markup_ppm=markup_ppm, cache_hits_ppm=tariff_ppm))
-    made.hit, made.cache_status, made.hit_similarity = stored(usage, "small"), "hit-semantic", 0.97
+    made.hit, made.cache_status, made.hit_similarity = stored(usage, "large"), "hit-semantic", 0.97
     event = booking.cache_event(made, recorded_us=NOW_US, now=100.002)
     saved = dollars("large", usage)
     assert (event.cost_pico, event.list_pico) == (0, 0)
     assert event.baseline_pico == gross_saved_pico(event) == saved * 10**12
     assert event.charge_pico == pico(saved * Fraction(tariff_ppm, 10**6))
     assert (event.cache_status, event.decision) == ("semantic", "cached")
-    assert (event.model_served, event.provider) == ("small", "small-provider")
+    assert (event.model_served, event.provider) == ("large", "large-provider")
     assert (event.cache_ref, event.similarity) == ("01CACHED", 0.97)
     assert event.usage.source == "cache"
     assert event.usage.prompt_tokens == usage.prompt_tokens
-    assert event.duration_us == 2_000
+    assert event.duration_us == event.request_us == 2_000
+    made.hit = stored(usage, "small")
+    again = booking.cache_event(made, recorded_us=NOW_US, now=100.002)
+    assert again.charge_pico == event.charge_pico
+    prompt = msgspec.structs.replace(usage, completion_tokens=0, reasoning_tokens=0)
+    assert again.baseline_pico == dollars("large", prompt) * 10**12, "the small one wrote it"
     assert event.event_id == "01ARZ3NDEKTSV4RRFFQ69G5FAV/0"
 
 
@@ -252,7 +312,10 @@ def test_no_answer_within_its_limits_costs_more_than_was_held_for_it(
         completion_tokens=output * choices,
     )
     for target in (SMALL, LARGE):
-        cost, _ = booking.costs_pico(made, target, true)
+        event = booking.attempt_event(
+            made, attempt(target, true), recorded_us=NOW_US, superseded=False
+        )
+        cost = event.cost_pico
         assert cost is not None
         assert cost <= booking.worst_case_pico(made, target, output)
     assert booking.worst_case_pico(made, UNPRICED, output) == 0

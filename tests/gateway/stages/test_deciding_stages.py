@@ -174,6 +174,15 @@ def test_the_semantic_cache_is_asked_where_skip_when_does_not_hold(gateway: Gate
     assert exchange.semantic_reason == "no embedding model is ready"
 
 
+def test_deciding_is_timed_where_there_was_something_to_decide(gateway: Gateway) -> None:
+    exchange = resolved(gateway, "auto", text="What is a prime number?")
+    assess(exchange, gateway.services)
+    assert exchange.deciding_us > 0
+    pinned = resolved(gateway, "large")
+    assess(pinned, gateway.services)
+    assert pinned.deciding_us == 0
+
+
 @pytest.mark.parametrize(
     ("output_tokens", "target"), [(86, "large"), (87, "small"), (110, "small")]
 )

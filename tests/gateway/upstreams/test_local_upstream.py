@@ -428,12 +428,13 @@ async def test_an_input_that_cannot_be_embedded_is_refused_by_name(
 
 async def test_embed_gives_unit_vectors_and_token_counts(client: ModelProcessClient) -> None:
     """What the semantic tier and the classifier call."""
-    vectors, tokens = await client.embed(["a river", "a river", "an invoice"])
+    vectors, tokens, compute_us = await client.embed(["a river", "a river", "an invoice"])
     assert vectors.shape == (3, 384)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors @ vectors[0], [1, 1, vectors[2] @ vectors[0]], atol=1e-5)
     assert vectors[2] @ vectors[0] < 0.5
     assert tokens == [4, 4, 6]
+    assert compute_us > 0
 
 
 async def test_an_embedding_that_takes_too_long_is_given_up_on_both_sides(
