@@ -27,6 +27,7 @@ from gateway.respond import Responder
 from gateway.services import Services
 from gateway.stages.authenticate import authenticate
 from gateway.stages.record import record_other
+from gateway.stages.settle import refuse as count_refusal
 from gateway.wire import cors
 from gateway.wire.dialects import MODELS, POST_PATHS, locate, meant, spoken_at, v1_path
 from gateway.wire.openai import Endpoint
@@ -185,6 +186,7 @@ class V1:
         exchange = self._exchange(
             "chat", call, Responder(call, self._responders.discard), request_id
         )
+        call.context = exchange
         authenticate(exchange, self._services)
         dialect = spoken_at(path, call.headers)
         policy, tenant, name = exchange.policy, exchange.tenant, path.removeprefix(MODELS + "/")
@@ -220,6 +222,10 @@ class V1:
         self, call: Call, error: GatewayError, request_id: str, endpoint: Endpoint | None
     ) -> None:
         """Answer a head that leads nowhere, in the shape that its sender reads."""
+        exchange = call.context
+        if isinstance(exchange, Exchange):
+            exchange.error = error
+            count_refusal(exchange, self._services)
         path = _path(call)
         shape = endpoint or spoken_at(path, call.headers)
         respond.refuse(call, error, request_id, shape, self._cors_lines(call))

@@ -24,11 +24,13 @@ from gateway.money import format_usd
 from gateway.web.csv_export import write_csv
 
 _COLUMNS = (
-    "requests", "attempts", "errors", "prompt_tokens", "cached_tokens", "completion_tokens",
-    "cost_usd", "charge_usd", "possible_cost_usd", "possible_charge_usd", "baseline_usd",
-    "saved_usd", "exact_hits", "semantic_hits", "small",
-    "unpriced", "estimated", "interrupted", "possible",
+    "requests", "attempts", "errors", "refused", "prompt_tokens", "cached_tokens",
+    "completion_tokens", "cost_usd", "charge_usd", "possible_cost_usd", "possible_charge_usd",
+    "baseline_usd", "saved_usd", "exact_hits", "semantic_hits", "small", "unpriced", "estimated",
+    "interrupted", "possible",
 )  # fmt: skip
+
+_NUMBERS = frozenset({*_COLUMNS, "status"})
 
 _state_dir = click.option(
     "--state-dir",
@@ -39,6 +41,21 @@ _config = click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
     help="The settings file; by default tollhouse.yaml where it is found.",
+)
+
+_period = click.option(
+    "--period",
+    default=lambda: f"{datetime.now(UTC):%Y-%m}",
+    show_default="this month",
+    metavar="YYYY-MM",
+    help="A UTC month.",
+)
+_output = click.option(
+    "--format",
+    "output",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
 )
 
 
@@ -55,21 +72,9 @@ def usage() -> None:
     default="tenant",
     show_default=True,
 )
-@click.option(
-    "--period",
-    default=lambda: f"{datetime.now(UTC):%Y-%m}",
-    show_default="this month",
-    metavar="YYYY-MM",
-    help="A UTC month.",
-)
+@_period
 @click.option("--tenant", help="Only this tenant.")
-@click.option(
-    "--format",
-    "output",
-    type=click.Choice(["table", "csv", "json"]),
-    default="table",
-    show_default=True,
-)
+@_output
 @_state_dir
 @_config
 def report(
@@ -81,10 +86,7 @@ def report(
     config: Path | None,
 ) -> None:
     """Sums of one month. Amounts are exact dollars; savings are net of the cost of deciding."""
-    try:
-        reports.period_bounds(period)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--period") from None
+    _check_period(period)
     store = _open_store(state_dir, config)
     rows = [
         _row(found, exact=output != "table")
@@ -93,12 +95,23 @@ def report(
     header = ((grouping, "provider") if grouping == "model" else (grouping,)) + _COLUMNS
     if grouping != "model":
         rows = [(row[0], *row[2:]) for row in rows]
-    if output == "csv":
-        click.echo(write_csv(header, rows), nl=False)
-    elif output == "json":
-        click.echo(msgspec.json.encode([dict(zip(header, row, strict=True)) for row in rows]))
-    else:
-        _print_table(header, rows)
+    _print(header, rows, output)
+
+
+@usage.command()
+@_period
+@click.option("--tenant", help="Only this tenant.")
+@_output
+@_state_dir
+@_config
+def refused(
+    period: str, tenant: str | None, output: str, state_dir: Path | None, config: Path | None
+) -> None:
+    """Requests of one month that were turned away before any model was asked, by reason."""
+    _check_period(period)
+    header = ("tenant", "reason", "status", "requests")
+    found = reports.refusals(_open_store(state_dir, config), period, tenant)
+    _print(header, [(row.tenant, row.reason, row.status, row.requests) for row in found], output)
 
 
 @usage.command()
@@ -229,10 +242,26 @@ def _row(found: reports.Summary, *, exact: bool) -> tuple[str | int, ...]:
     return (found.key, found.provider, *values)
 
 
+def _check_period(period: str) -> None:
+    try:
+        reports.period_bounds(period)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--period") from None
+
+
+def _print(header: Sequence[str], rows: Sequence[Sequence[str | int]], output: str) -> None:
+    if output == "csv":
+        click.echo(write_csv(header, rows), nl=False)
+    elif output == "json":
+        click.echo(msgspec.json.encode([dict(zip(header, row, strict=True)) for row in rows]))
+    else:
+        _print_table(header, rows)
+
+
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:
     table = Table(box=None, pad_edge=False)
     for name in header:
-        numeric = name in _COLUMNS
+        numeric = name in _NUMBERS
         table.add_column(name.replace("_", " "), justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*[str(cell) for cell in row])

@@ -61,7 +61,8 @@ class Ledger(Journal):
         return super().healthy and self.books.healthy
 
     async def drain(self) -> None:
-        """Book everything logged so far. Raises sqlite3.Error or OSError where that fails."""
+        """Book everything so far. Raises sqlite3.Error or OSError where that fails."""
+        self.flush()
         await asyncio.to_thread(self._drain)
 
     def close(self) -> None:

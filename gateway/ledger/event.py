@@ -1,8 +1,8 @@
 """What the ledger books: the intent before an upstream is called, and the event after it.
 
 Both are records of the write-ahead log, as msgpack arrays in the order of their fields: a field
-may be added with a default at the very end of ``Intent``, ``Checkpoint`` or ``UsageEvent``; none
-may move, go or change its meaning. Knows no file, no database, no HTTP.
+may be added with a default at the very end of ``Intent``, ``Checkpoint``, ``UsageEvent`` or
+``Refused``; none may move, go or change its meaning. Knows no file, no database, no HTTP.
 """
 
 from typing import Any, Literal
@@ -94,7 +94,24 @@ class UsageEvent(Identity, frozen=True, kw_only=True, gc=False, tag="final"):
     request_us: int | None = None  # of the whole request, up to the end of its last attempt
 
 
-Record = Intent | Checkpoint | UsageEvent
+class Refused(msgspec.Struct, kw_only=True, array_like=True, tag="refused"):
+    """Requests of a tenant that were turned away before any target was asked: they cost nothing."""
+
+    ts_us: int  # when the first of them came
+    tenant_id: str
+    project_id: str
+    key_id: str
+    reason: str  # the error's code
+    status: int
+    requests: int = 1
+
+    @property
+    def kind(self) -> tuple[str, str, str, str, int]:
+        """What is counted together."""
+        return self.tenant_id, self.project_id, self.key_id, self.reason, self.status
+
+
+Record = Intent | Checkpoint | UsageEvent | Refused
 
 
 def named(record: Record) -> dict[str, Any]:

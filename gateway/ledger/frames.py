@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.ledger.event import Checkpoint, Intent, Record, UsageEvent
+from gateway.ledger.event import Checkpoint, Intent, Record, Refused, UsageEvent
 
 # 0xFF occurs in no UTF-8 text, so nothing a client sends can be taken for the start of a frame.
 SYNC = b"\xff\xfe"
@@ -49,9 +49,9 @@ def _map_form(kind: type[Record]) -> type[msgspec.Struct]:
 
 
 _MAPS: dict[type[msgspec.Struct], type[Record]] = {
-    _map_form(kind): kind for kind in (Intent, Checkpoint, UsageEvent)
+    _map_form(kind): kind for kind in (Intent, Checkpoint, UsageEvent, Refused)
 }
-Head = IntentHead | Checkpoint | UsageEvent
+Head = IntentHead | Checkpoint | UsageEvent | Refused
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 _head_decoder: msgspec.msgpack.Decoder[Head] = msgspec.msgpack.Decoder(Head)
 _map_decoder = msgspec.msgpack.Decoder(reduce(or_, _MAPS))

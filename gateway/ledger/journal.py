@@ -11,7 +11,8 @@ from pathlib import Path
 from gateway.errors import MeteringUnavailable
 from gateway.ids import UlidFactory
 from gateway.ledger.budgets import BudgetKeeper
-from gateway.ledger.event import Intent, UsageEvent, plausible
+from gateway.ledger.event import Intent, Refused, UsageEvent, plausible
+from gateway.ledger.refusals import RefusalCounter
 from gateway.ledger.wal import SEGMENT_BYTES, Durability, WriteAheadLog
 
 _FAILURE_SECONDS = 1.0  # a refused write makes us unhealthy for so long; then we try again
@@ -24,6 +25,15 @@ class Journal:
         self.budgets = budgets
         self._wal = wal
         self._failed = float("-inf")
+        self._refusals = RefusalCounter(wal.append_refused)
+
+    def refuse(self, refused: Refused) -> None:
+        """Count a request that was turned away. Never raises."""
+        self._refusals.count(refused)
+
+    def flush(self) -> None:
+        """Log what is only counted so far."""
+        self._refusals.flush()
 
     def intend(self, intent: Intent) -> None:
         """Log an attempt; the upstream may be called once this returns.
@@ -70,6 +80,7 @@ class Journal:
 
     def close(self) -> None:
         """End the log. Whoever keeps the books settles an attempt that is still open."""
+        self.flush()
         self._wal.close()
 
 

@@ -27,6 +27,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 0
     attempts: int = 0
     errors: int = 0  # requests that ended with status 400 or above
+    refused: int = 0  # turned away before any target was asked; none of the requests above
     prompt_tokens: int = 0
     cached_tokens: int = 0  # part of prompt_tokens
     completion_tokens: int = 0
@@ -56,6 +57,15 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     def cache_hits(self) -> int:
         """Answers from either cache."""
         return self.exact_hits + self.semantic_hits
+
+
+class Refusals(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests of one tenant that were turned away for one reason."""
+
+    tenant: str
+    reason: str  # the error's code
+    status: int
+    requests: int
 
 
 class EventRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +129,7 @@ _GROUPS: dict[Grouping, tuple[str, str]] = {
     "route": ("route", "''"),
     "day": ("day", "''"),
 }
+_REFUSED_BY: frozenset[Grouping] = frozenset({"tenant", "project", "key", "day"})
 # Report column → the rows it sums, and what of them.
 _COUNTS = {
     "requests": "requests",
@@ -188,11 +199,27 @@ def summary(
     only, parameters = _narrowed("billing_period = ?", period, tenant)
     question = f"SELECT {key} AS key, {provider} AS provider, {_SUMS} FROM rollup"  # noqa: S608
     with store.reader() as connection:
-        found = connection.execute(f"{question} WHERE {only} GROUP BY 1, 2", parameters)
-        rows = [_summary(row, grouping) for row in found]
+        found = connection.execute(f"{question} WHERE {only} GROUP BY 1, 2", parameters).fetchall()
+        refused: dict[str | int, int] = {}
+        if grouping in _REFUSED_BY:  # before that there is no route and no model
+            counts = f"SELECT {key}, sum(requests) FROM refusal WHERE {only} GROUP BY 1"  # noqa: S608
+            refused = dict(map(tuple, connection.execute(counts, parameters)))
+    rows = [_summary(row, grouping, refused.pop(row["key"], 0)) for row in found]
+    rows += [Summary(key=_name(key, grouping), refused=count) for key, count in refused.items()]
     if grouping == "day":
         return sorted(rows, key=lambda row: row.key)
     return sorted(rows, key=lambda row: (-row.cost_pico, row.key, row.provider))
+
+
+def refusals(store: LedgerStore, period: str, tenant: str | None = None) -> list[Refusals]:
+    """Who was turned away in one billing period and why, the most frequent first."""
+    only, parameters = _narrowed("billing_period = ?", period, tenant)
+    question = (
+        "SELECT tenant_id AS tenant, reason, status, sum(requests) AS requests FROM refusal"  # noqa: S608
+        f" WHERE {only} GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3"
+    )
+    with store.reader() as connection:
+        return [Refusals(**dict(row)) for row in connection.execute(question, parameters)]
 
 
 def events(
@@ -244,16 +271,20 @@ def _narrowed(condition: str, *parameters: Any) -> tuple[str, list[Any]]:
     return f"{condition} AND tenant_id = ?", [*fixed, tenant]
 
 
-def _summary(row: sqlite3.Row, grouping: Grouping) -> Summary:
-    key = row["key"]
-    if grouping == "day":
-        key = datetime.fromtimestamp(key * DAY_US // 1_000_000, UTC).date().isoformat()
+def _summary(row: sqlite3.Row, grouping: Grouping, refused: int) -> Summary:
     return Summary(
-        key=key,
+        key=_name(row["key"], grouping),
         provider=row["provider"],
+        refused=refused,
         **{name: row[name] for name in _COUNTS},
         **{name: row[f"{name}_micro"] * 1_000_000 + row[name] for name in _AMOUNTS},
     )
+
+
+def _name(key: Any, grouping: Grouping) -> str:
+    if grouping == "day":
+        return datetime.fromtimestamp(key * DAY_US // 1_000_000, UTC).date().isoformat()
+    return str(key)
 
 
 def _event(row: sqlite3.Row) -> EventRow:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import astuple
 
-from gateway.ledger.event import UsageEvent
+from gateway.ledger.event import Refused, UsageEvent
 from gateway.prices import DAY_US, Price, Rates
 from gateway.wire.usage import Usage
 
@@ -55,6 +55,10 @@ _INSERT_FACT = f"INSERT INTO usage_fact ({', '.join(_FACT_COLUMNS)}) VALUES {_PL
 _INSERT_NEW_FACT = _INSERT_FACT.replace("INSERT", "INSERT OR FAIL")
 _INSERT_NEW_FACTS = _INSERT_NEW_FACT + f", {_PLACES}" * (_FACTS_AT_ONCE - 1)
 _INSERT_UNKNOWN_FACT = f"{_INSERT_FACT} ON CONFLICT (request_id, attempt) DO NOTHING"
+_UPSERT_REFUSAL = (
+    "INSERT INTO refusal VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    " ON CONFLICT DO UPDATE SET requests = requests + excluded.requests"
+)
 _INSERT_ENTRY = "INSERT INTO entry VALUES (?, ?, ?, ?)"
 
 ROLLUP_KEYS = (
@@ -169,6 +173,12 @@ class Booking:
         if inserted:
             group.facts.append(fact)
         return inserted
+
+    def add_refusals(self, refused: Refused) -> None:
+        """Count requests that were turned away. Raises as ``insert_new`` does."""
+        day = refused.ts_us // DAY_US
+        period = self._periods.get(day) or self._open_period(day)
+        self._connection.execute(_UPSERT_REFUSAL, (day, period, *refused.kind, refused.requests))
 
     def forget_refused(self) -> None:
         """To be called where a failed ``insert`` was rolled back: its context may be gone."""

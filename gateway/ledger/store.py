@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.ledger import rows
-from gateway.ledger.event import Checkpoint, Intent, UsageEvent, interrupted
+from gateway.ledger.event import Checkpoint, Intent, Refused, UsageEvent, interrupted
 from gateway.ledger.frames import (
     Corrupt,
     Head,
@@ -27,7 +27,7 @@ from gateway.ledger.frames import (
     segment_owner,
 )
 from gateway.ledger.schema import migrate
-from gateway.prices import Price
+from gateway.prices import DAY_US, Price
 from gateway.private_files import private_file
 
 BATCH_RECORDS_MAX = 2_000
@@ -262,6 +262,7 @@ class _Batch:
         self.checkpoints: dict[str, int] = {}
         self.events: list[UsageEvent] = []
         self.offsets: list[int] = []  # of the events
+        self.refusals: dict[tuple[object, ...], Refused] = {}  # by day and kind
         self.corrupt: list[Corrupt] = []
         self.inserted = 0
         self.refused = 0
@@ -284,6 +285,8 @@ class _Batch:
             elif isinstance(record, Checkpoint):
                 known = self.checkpoints.get(record.event_id, 0)
                 self.checkpoints[record.event_id] = max(known, record.completion_tokens)
+            elif isinstance(record, Refused):
+                self._add_refused(record)
             elif patient:
                 return True
             else:
@@ -296,7 +299,12 @@ class _Batch:
 
     def book(self, connection: sqlite3.Connection, contexts: rows.Contexts) -> None:
         """Insert what is new, close what is settled, remember what is open and how far we are."""
-        self._book_events(connection, contexts)
+        booking = self._book_events(connection, contexts)
+        for refused in self.refusals.values():
+            try:
+                booking.add_refusals(refused)
+            except _IMPOSSIBLE as error:
+                self._reject(connection, self.end, msgspec.msgpack.encode(refused), str(error))
         closed = []
         for event in self.events:
             self.checkpoints.pop(event.event_id, None)
@@ -320,7 +328,13 @@ class _Batch:
             (self.segment_name, self.end),
         )
 
-    def _book_events(self, connection: sqlite3.Connection, contexts: rows.Contexts) -> None:
+    def _add_refused(self, refused: Refused) -> None:
+        key = (refused.ts_us // DAY_US, *refused.kind)
+        known = self.refusals.setdefault(key, refused)
+        if known is not refused:
+            known.requests += refused.requests
+
+    def _book_events(self, connection: sqlite3.Connection, contexts: rows.Contexts) -> rows.Booking:
         """All at once where all are new; else one by one, which tells the new ones."""
         booking = rows.Booking(connection, contexts)
         connection.execute("SAVEPOINT events")
@@ -335,6 +349,7 @@ class _Batch:
                 self._book_one(connection, booking, event, offset)
         booking.finish()
         connection.execute("RELEASE events")
+        return booking
 
     def _book_one(
         self,

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from gateway.errors import MeteringUnavailable
-from gateway.ledger.event import Checkpoint, Intent, Record, UsageEvent
+from gateway.ledger.event import Checkpoint, Intent, Record, Refused, UsageEvent
 from gateway.ledger.frames import FRAME_BYTES_MAX, lock_name, seal, segment_name
 from gateway.private_files import private_folder
 
@@ -79,6 +79,10 @@ class WriteAheadLog:
     def append_final(self, event: UsageEvent) -> None:
         """Log the settled event; the client may get its last byte once this returns."""
         self._append(event)
+
+    def append_refused(self, refused: Refused) -> None:
+        """Log requests that were turned away."""
+        self._append(refused)
 
     async def durable(self) -> None:
         """Wait until everything appended so far survives a power cut (only with ``power``).

@@ -6,13 +6,15 @@ that is already answered: what cannot be booked is told to the client as an erro
 
 from gateway.booking import attempt_event, cache_event, charge_pico
 from gateway.exchange import Exchange
-from gateway.ledger.event import IMPLAUSIBLE, UsageEvent, plausible
+from gateway.ledger.event import IMPLAUSIBLE, Refused, UsageEvent, plausible
 from gateway.services import Services
 
 
 def settle(exchange: Exchange, services: Services) -> None:
     """Set ``usage``, ``cost_pico`` and ``saved_pico``. Raises MeteringUnavailable."""
     event: UsageEvent | None = None
+    if exchange.hit is None and not exchange.attempts:
+        refuse(exchange, services)
     try:
         if exchange.hit is not None:
             event = cache_event(exchange, recorded_us=services.now_us(), now=services.monotonic())
@@ -29,6 +31,23 @@ def settle(exchange: Exchange, services: Services) -> None:
                 exchange.saved_pico = event.baseline_pico - event.cost_pico - event.overhead_pico
     finally:
         _release(exchange, services, event)
+
+
+def refuse(exchange: Exchange, services: Services) -> None:
+    """Count a request that was turned away before any target was asked. Without a key: nobody's."""
+    error = exchange.error
+    if error is None or not hasattr(exchange, "tenant"):
+        return
+    services.ledger.refuse(
+        Refused(
+            ts_us=exchange.started_us,
+            tenant_id=exchange.tenant.id,
+            project_id=exchange.key.project_id,
+            key_id=exchange.key.id,
+            reason=error.code or error.type,
+            status=error.status,
+        )
+    )
 
 
 def _release(exchange: Exchange, services: Services, event: UsageEvent | None) -> None:

@@ -94,6 +94,7 @@ class UsageView(msgspec.Struct, kw_only=True):
     by: reports.Grouping
     as_of_us: int
     rows: list[dict[str, str | int]]
+    refused: list[reports.Refusals]  # turned away before any model was asked, by tenant and reason
 
 
 class LoginLink(msgspec.Struct, kw_only=True):
@@ -262,7 +263,13 @@ def usage(
     tenant = principal_of(request).narrowed(tenant)
     as_of_us = completeness(services).as_of_us
     rows = reports.summary(services.ledger.store, month, tenant, by)
-    return UsageView(period=month, by=by, as_of_us=as_of_us, rows=[document(row) for row in rows])
+    return UsageView(
+        period=month,
+        by=by,
+        as_of_us=as_of_us,
+        rows=[document(row) for row in rows],
+        refused=reports.refusals(services.ledger.store, month, tenant),
+    )
 
 
 @post(

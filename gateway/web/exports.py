@@ -13,6 +13,7 @@ COUNTS = (
     "requests",
     "attempts",
     "errors",
+    "refused",
     "exact_hits",
     "semantic_hits",
     "small",

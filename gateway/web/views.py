@@ -12,7 +12,7 @@ from markupsafe import Markup
 from gateway.errors import NotFound
 from gateway.ledger import reports
 from gateway.ledger.budgets import period_bounds
-from gateway.ledger.reports import EventRow, Summary
+from gateway.ledger.reports import EventRow, Refusals, Summary
 from gateway.policy.snapshot import Budget, Policy
 from gateway.web.charts import NARROW, Bar, daily_chart, meter
 from gateway.web.exports import total
@@ -96,6 +96,7 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     tenants: tuple[TenantLine, ...]
     chart: Markup
     days: tuple[DayLine, ...]
+    refused: tuple[Refusals, ...]
     baseline: str
     simulated: bool
 
@@ -114,6 +115,7 @@ class TenantView(msgspec.Struct, frozen=True, kw_only=True):
     routes: tuple[Summary, ...]
     chart: Markup
     days: tuple[DayLine, ...]
+    refused: tuple[Refusals, ...]
     events: tuple[EventRow, ...]
     simulated_providers: frozenset[str]
     baseline: str
@@ -169,6 +171,7 @@ def overview(services: AdminServices, period: str) -> Overview:
         ),
         chart=_chart(shown, days, "all tenants"),
         days=_day_lines(days),
+        refused=tuple(reports.refusals(store, shown)),
         baseline=_baseline(policy),
         simulated=any(row.provider in _simulated(policy) for row in models),
     )
@@ -205,6 +208,7 @@ def tenant(services: AdminServices, tenant_id: str, period: str) -> TenantView:
         routes=tuple(reports.by_route(store, shown, tenant_id)),
         chart=_chart(shown, days, tenant_id),
         days=_day_lines(days),
+        refused=tuple(reports.refusals(store, shown, tenant_id)),
         events=_latest(
             reports.events(store, tenant_id, *reports.period_bounds(shown), limit=RECENT_EVENTS)
         ),

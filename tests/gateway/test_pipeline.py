@@ -65,7 +65,7 @@ class World:
             SimpleNamespace(
                 metrics=self.metrics,
                 monotonic=lambda: 100.0 + next(clock),
-                ledger=SimpleNamespace(durable=lambda: durable),
+                ledger=SimpleNamespace(durable=lambda: durable, refuse=lambda refused: None),
             ),
         )
 

@@ -188,11 +188,11 @@ async def test_a_leader_that_fails_before_its_first_frame_hands_over_to_a_twin(
     gateway: RunningGateway, client: httpx.AsyncClient, slow_provider: ProviderThread
 ) -> None:
     """Its own error is its own; one twin asks in its place, and the others follow that one."""
-    text = "Fail. [[fault:status-500]]"
+    text = "Fail. [[fault:status-400]]"
     readers = [Reader(client, text) for _ in range(3)]
     await asyncio.gather(*(reader.task for reader in readers))
     assert {reader.headers["content-type"] for reader in readers} == {"application/json"}
-    assert calls(slow_provider, "[[fault:status-500]]") == 3, "each led once, in its turn"
+    assert calls(slow_provider, "[[fault:status-400]]") == 3, "each led once, in its turn"
 
 
 async def test_a_document_follows_a_stream(
