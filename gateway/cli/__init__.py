@@ -9,6 +9,7 @@ import sys
 import click
 
 from gateway import __version__
+from gateway.cli import cpu
 
 # Sub-command: (module, attribute, one line of help). Imported late: `tollhouse key list` should
 # not wait for ONNX Runtime.
@@ -53,6 +54,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="tollhouse")
 def cli() -> None:
     """Tollhouse, the AI gateway."""
+    cpu.check()
 
 
 def main() -> None:
