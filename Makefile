@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test test-long check format bench bench-gateway bench-local \
+.PHONY: help setup system demo test test-long test-elsewhere check format bench bench-gateway bench-local \
 	bench-kernels kernels kernels-cuda lock clean
 
 help: ## say what can be made
@@ -38,6 +38,9 @@ test: $(READY) system kernels ## every test, from a fresh clone
 
 test-long: $(READY) system kernels ## the tests that take minutes
 	@$(BIN)/python -m pytest -m "long" $(ARGS)
+
+test-elsewhere: $(READY) system kernels ## on an emulated CPU and on other days (half an hour)
+	@$(BIN)/python -m tests.elsewhere $(ARGS)
 
 check: $(READY) ## formatting, types, layers, docstrings
 	@$(BIN)/ruff format --check .

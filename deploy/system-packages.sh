@@ -8,6 +8,7 @@ command -v promtool >/dev/null 2>&1 || missing="$missing prometheus"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
 command -v g++ >/dev/null 2>&1 || missing="$missing g++"
+command -v qemu-x86_64 >/dev/null 2>&1 || missing="$missing qemu-user"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
     echo "Not installed, so their tests skip:$missing (as root: apt-get install$missing)"
