@@ -10,6 +10,7 @@ from gateway.caches.entry import StoredAnswer
 from gateway.exchange import Exchange
 from gateway.services import Services
 from gateway.wire.assemble import complete
+from gateway.wire.canonical import searches
 
 _DEPTH_CERTAIN = 200  # so many containers cannot be too deep to be written
 
@@ -45,6 +46,8 @@ def _worth_keeping(exchange: Exchange) -> bool:
         return False  # a fallback's answer must not outlive the failure
     if _downgraded(exchange):
         return False
+    if searches(exchange.attempts[-1].target.upstream_model):
+        return False  # its name for clients need not say so
     return exchange.endpoint == "embeddings" or complete(answer)
 
 

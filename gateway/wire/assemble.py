@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from gateway.wire.deltas import TEXTS, DeltaMessage, Doubtful, text_of
 from gateway.wire.openai import Endpoint
 
 _DONE = b"data: [DONE]\n\n"
@@ -18,83 +19,105 @@ _OBJECT: dict[Endpoint, tuple[str, str]] = {
     "embeddings": ("list", "list"),
 }
 _OF_ONE_CHUNK = frozenset({"choices", "object", "usage", "obfuscation"})
+_FOUND = ("citations", "search_results", "images", "related_questions")  # by a search
 _CHUNK_CHARACTERS = 24  # of replayed text per event: a stored answer has no token boundaries
 
 
-def assemble(endpoint: Endpoint, chunks: Iterable[dict[str, Any]]) -> dict[str, Any]:
+def assemble(endpoint: Endpoint, chunks: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
     """The document that the same request would have got without ``stream``.
 
-    Takes whatever JSON a provider sends: what has another shape than OpenAI's is left out.
+    None where two clients may put it together in two ways, or none can.
     """
     document: dict[str, Any] = {}
-    choices: dict[int, dict[str, Any]] = {}
-    for chunk in chunks:
-        for name, value in chunk.items():
-            if name not in _OF_ONE_CHUNK and document.get(name) is None:
-                document[name] = value
-        if chunk.get("usage"):
-            document["usage"] = chunk["usage"]
-        for part in _objects(chunk.get("choices")):
-            index = _index(part)
-            choice = choices.setdefault(index, {"index": index, "finish_reason": None})
-            if endpoint == "chat":
-                _add_delta(choice.setdefault("message", {}), _object(part.get("delta")))
-            else:
-                choice["text"] = choice.get("text", "") + _text(part.get("text"))
-            _add_choice_fields(choice, part)
-    for choice in choices.values():
-        message = choice.get("message")
-        if message is not None:
-            message.setdefault("role", "assistant")
-            message.setdefault("content", None)
-            if "tool_calls" in message:
-                message["tool_calls"] = _in_order(message["tool_calls"])
+    choices: dict[int, _Choice] = {}
+    try:
+        for chunk in chunks:
+            for name, value in chunk.items():
+                if name not in _OF_ONE_CHUNK and not document.get(name):
+                    document[name] = value
+            if chunk.get("usage"):
+                document["usage"] = chunk["usage"]
+            parts = chunk.get("choices") or []
+            if not isinstance(parts, list):
+                return None
+            for part in parts:
+                index = _index(part, alone=len(parts) == 1)
+                if index not in choices:
+                    choices[index] = _Choice(endpoint, index)
+                choices[index].add(part)
+    except Doubtful:
+        return None
     document["object"] = _OBJECT[endpoint][0]
-    document["choices"] = _in_order(choices)
+    document["choices"] = [choices[index].document() for index in sorted(choices)]
     return document
 
 
-def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
-    for name, value in delta.items():
-        if name == "tool_calls":
-            for part in _objects(value):
-                calls = message.setdefault("tool_calls", {})
-                _add_tool_call(calls.setdefault(_index(part), {}), part)
-        elif value is None:
-            message.setdefault(name, None)
-        elif name in ("role", "id"):
-            message[name] = value
+class _Choice:
+    """One choice of a stream, as far as it has come."""
+
+    def __init__(self, endpoint: Endpoint, index: int) -> None:
+        self._fields: dict[str, Any] = {"index": index, "finish_reason": None}
+        self._text: list[str] = []
+        self._message = DeltaMessage() if endpoint == "chat" else None
+
+    def add(self, part: dict[str, Any]) -> None:
+        """Raises Doubtful."""
+        message, other = self._message, "delta"
+        if message is not None:
+            other = "text"
+            delta = part.get("delta")
+            if isinstance(delta, dict):
+                message.add(delta)
+            elif delta:
+                raise Doubtful
+        elif part.get("text"):
+            self._text.append(text_of(part["text"]))
+        if part.get("message") or part.get(other):
+            raise Doubtful  # half a whole answer: nobody knows whether it repeats or continues
+        for name, value in part.items():
+            if name in ("delta", "message", "text", "index"):
+                continue
+            if name == "logprobs":
+                self._fields["logprobs"] = _more_logprobs(self._fields.get("logprobs"), value)
+            elif value or name not in self._fields:
+                self._fields[name] = value
+
+    def document(self) -> dict[str, Any]:
+        """The choice of a whole answer."""
+        if self._message is None:
+            return {**self._fields, "text": "".join(self._text)}
+        return {**self._fields, "message": self._message.document()}
+
+
+def _index(part: Any, *, alone: bool) -> int:
+    """Of the choice that a part belongs to. alone: the chunk has no other part."""
+    if not isinstance(part, dict):
+        raise Doubtful
+    index = part.get("index")
+    if index is None and alone:
+        return 0
+    if not isinstance(index, int) or isinstance(index, bool):
+        raise Doubtful
+    return index
+
+
+def _more_logprobs(old: Any, new: Any) -> Any:
+    """Lists of log-probabilities, continued."""
+    if not new:
+        return old if old is not None else new
+    if not isinstance(new, dict):
+        raise Doubtful
+    joined: dict[str, Any] = dict(old) if old else {}
+    for name, value in new.items():
+        if value is not None and not isinstance(value, list):
+            raise Doubtful
+        if value is None:
+            joined.setdefault(name, None)
+        elif joined.get(name) is None:
+            joined[name] = list(value)
         else:
-            message[name] = _joined(message.get(name), value)
-
-
-def _add_tool_call(call: dict[str, Any], part: dict[str, Any]) -> None:
-    for name, value in part.items():
-        if name == "index" or value is None:
-            continue
-        call[name] = _joined(call.get(name), value) if isinstance(value, dict) else value
-
-
-def _add_choice_fields(choice: dict[str, Any], part: dict[str, Any]) -> None:
-    for name, value in part.items():
-        if name in ("delta", "message", "text", "index"):
-            continue
-        if name == "logprobs":
-            choice["logprobs"] = _joined(choice.get("logprobs"), value)
-        elif value is not None or name not in choice:
-            choice[name] = value
-
-
-def _joined(old: Any, new: Any) -> Any:
-    """Strings and lists are continued, objects merged, anything else replaced."""
-    if isinstance(old, str) and isinstance(new, str):
-        return old + new
-    if isinstance(old, list) and isinstance(new, list):
-        old.extend(new)  # in place: copying would take quadratic time over a stream
-        return old
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: _joined(old.get(key), value) for key, value in new.items()}}
-    return old if new is None else new
+            joined[name].extend(value)  # in place: copying would take quadratic time
+    return joined
 
 
 def _object(value: Any) -> dict[str, Any]:
@@ -107,15 +130,6 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
-
-
-def _index(part: dict[str, Any]) -> int:
-    index = part.get("index")
-    return index if isinstance(index, int) else 0
-
-
-def _in_order(parts: dict[int, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [parts[index] for index in sorted(parts)]
 
 
 def replay(
@@ -148,11 +162,12 @@ def replay(
 def _chat_steps(choice: dict[str, Any], index: Any) -> list[dict[str, Any]]:
     """Role first, then each field in pieces, then the finish reason."""
     message = _object(choice.get("message"))
-    deltas: list[dict[str, Any]] = [{"role": message.get("role", "assistant"), "content": ""}]
+    first = None if message.get("content") is None else ""
+    deltas: list[dict[str, Any]] = [{"role": message.get("role", "assistant"), "content": first}]
     for name, value in message.items():
         if name in ("role", "tool_calls") or value in (None, "", []):
             continue
-        if isinstance(value, str):
+        if isinstance(value, str) and name in TEXTS:
             deltas += [{name: piece} for piece in _pieces(value)]
         else:
             deltas.append({name: value})
@@ -161,7 +176,7 @@ def _chat_steps(choice: dict[str, Any], index: Any) -> list[dict[str, Any]]:
     steps = [{"index": index, "delta": delta, "finish_reason": None} for delta in deltas]
     if choice.get("logprobs") is not None:
         steps[min(1, len(steps) - 1)]["logprobs"] = choice["logprobs"]
-    steps.append({"index": index, "delta": {}, "finish_reason": choice.get("finish_reason")})
+    steps.append({"index": index, "delta": {}, **_ending(choice)})
     return steps
 
 
@@ -172,10 +187,15 @@ def _text_steps(choice: dict[str, Any], index: Any) -> list[dict[str, Any]]:
     ]
     if steps and choice.get("logprobs") is not None:
         steps[0]["logprobs"] = choice["logprobs"]
-    steps.append(
-        {"index": index, "text": "", "logprobs": None, "finish_reason": choice.get("finish_reason")}
-    )
+    steps.append({"index": index, "text": "", "logprobs": None, **_ending(choice)})
     return steps
+
+
+def _ending(choice: dict[str, Any]) -> dict[str, Any]:
+    """The finish reason, and what else a provider says of a whole choice."""
+    named = ("index", "message", "text", "logprobs")
+    said = {name: value for name, value in choice.items() if name not in named}
+    return {"finish_reason": None, **said}
 
 
 def _pieces(text: str) -> list[str]:
@@ -183,11 +203,14 @@ def _pieces(text: str) -> list[str]:
 
 
 def complete(answer: dict[str, Any]) -> bool:
-    """Whether an answer may be stored, and so be replayed.
+    """Whether an answer may be stored, and so be replayed: it is as good tomorrow.
 
-    Every choice ended as it should, not by length, a filter or a cut, and has OpenAI's shape.
+    Every choice ended as it should, not by length, a filter or a cut, says something, and has
+    OpenAI's shape. What was found in the web, or is spoken, is not stored.
     """
     choices = answer.get("choices")
+    if answer.get("error") or any(answer.get(name) for name in _FOUND):
+        return False
     return isinstance(choices, list) and bool(choices) and all(map(_complete_choice, choices))
 
 
@@ -195,18 +218,45 @@ def _complete_choice(choice: Any) -> bool:
     if not isinstance(choice, dict) or type(choice.get("index")) is not int:
         return False
     reason = choice.get("finish_reason")
-    if not isinstance(reason, str) or reason not in _COMPLETE:
+    if not isinstance(reason, str) or reason not in _COMPLETE or choice.get("error"):
         return False
     message = choice.get("message")
     if "text" in choice:
-        return message is None and isinstance(choice["text"], str)
-    return isinstance(message, dict) and _calls_well_formed(message.get("tool_calls"))
+        return message is None and isinstance(choice["text"], str) and bool(choice["text"])
+    return isinstance(message, dict) and _complete_message(message)
 
 
-def _calls_well_formed(calls: Any) -> bool:
-    return calls is None or (
-        isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
-    )
+def _complete_message(message: dict[str, Any]) -> bool:
+    if message.get("annotations") or message.get("audio"):
+        return False
+    calls, called = message.get("tool_calls"), message.get("function_call")
+    if calls and not (isinstance(calls, list) and all(map(_complete_call, calls))):
+        return False
+    if called and not _can_be_called(called):
+        return False
+    return bool(calls or called or message.get("content") or message.get("refusal"))
+
+
+def _complete_call(call: Any) -> bool:
+    if not isinstance(call, dict):
+        return False
+    if "custom" in call:
+        custom = call["custom"]
+        return isinstance(custom, dict) and isinstance(custom.get("input"), str)
+    return _can_be_called(call.get("function"))
+
+
+def _can_be_called(function: Any) -> bool:
+    """Whether a function has a name, and arguments that can be read."""
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return False
+    given = function.get("arguments")
+    if not isinstance(given, str):
+        return given is None or isinstance(given, dict)
+    try:
+        return not given or isinstance(orjson.loads(given), dict)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def answer_text(answer: dict[str, Any]) -> str:

@@ -5,6 +5,8 @@ Knows OpenAI's request fields and their documented defaults. Does not know tenan
 """
 
 import json
+import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -93,13 +95,31 @@ def canonical_body(parsed: "ParsedRequest") -> bytes:
         return json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode()
 
 
-# The fields that can keep an answer out of the caches.
-_TELLING: Final = frozenset(
+# Fields that make a provider look something up, of OpenAI, Perplexity, xAI, Alibaba, OpenRouter,
+# Azure and Cohere.
+_SEARCHING: Final = frozenset(
     (
-        "store", "background", "previous_response_id", "conversation", "prompt_id",
-        "web_search_options", "tools", "modalities", "n",
+        "web_search_options", "search_mode", "search_parameters", "search_options", "web_search",
+        "enable_search", "search_domain_filter", "search_recency_filter", "return_images",
+        "plugins", "data_sources", "connectors", "mcp_servers",
     )
 )  # fmt: skip
+# The fields that can keep an answer out of the caches.
+_TELLING: Final = _SEARCHING | {
+    "store", "background", "previous_response_id", "conversation", "prompt_id", "tools",
+    "modalities", "n",
+}  # fmt: skip
+_SEARCHING_NAME: Final = re.compile(
+    r"(?:^|[-/:_.])(?:search|online|sonar|compound|deep-research)(?:$|[-/:_.])"
+)
+_MODELS_REMEMBERED: Final = 1024
+_SCHEME_LENGTH_MAX: Final = 64
+
+
+@lru_cache(_MODELS_REMEMBERED)
+def searches(model: str) -> bool:
+    """Whether a model's name says that it looks things up before it answers."""
+    return _SEARCHING_NAME.search(model.lower()) is not None
 
 
 def cacheable(parsed: "ParsedRequest") -> str | None:
@@ -107,8 +127,11 @@ def cacheable(parsed: "ParsedRequest") -> str | None:
     body = parsed.body
     if parsed.endpoint not in _STORED:
         return f"{parsed.endpoint}: only chat's answers are stored and replayed"
-    if _TELLING.isdisjoint(body) and "-search-" not in parsed.model:
+    searching = searches(parsed.model)
+    if _TELLING.isdisjoint(body) and not searching and not parsed.has_media:
         return None  # nearly every request
+    if parsed.has_media and parsed.endpoint == "chat" and _shows_what_is_elsewhere(body):
+        return "messages: what an address or a file id stands for may change"
     if body.get("store"):
         return "store: the provider keeps the answer under its own id"
     if body.get("background"):
@@ -116,9 +139,10 @@ def cacheable(parsed: "ParsedRequest") -> str | None:
     for field in ("previous_response_id", "conversation", "prompt_id"):
         if body.get(field) is not None:
             return f"{field}: the conversation lives at the provider"
-    if body.get("web_search_options") is not None:
-        return "web_search_options: the answer depends on the moment"
-    if isinstance(body.get("model"), str) and "-search-" in body["model"]:
+    for field in _SEARCHING.intersection(body):
+        if body.get(field) not in (None, False, []):
+            return f"{field}: the answer depends on the moment"
+    if searching:
         return "model: a searching model's answer depends on the moment"
     tools = body.get("tools")
     if tools is not None and not _only_client_tools(tools):
@@ -230,9 +254,44 @@ def _tools(tools: Any) -> Any:
 
 def _only_client_tools(tools: Any) -> bool:
     return isinstance(tools, list) and all(
-        isinstance(tool, dict) and tool.get("type", "function") in ("function", "custom")
+        isinstance(tool, dict)
+        and (
+            tool.get("type") in ("function", "custom")
+            or ("type" not in tool and "function" in tool)
+        )
         for tool in tools
     )
+
+
+def _shows_what_is_elsewhere(body: dict[str, Any]) -> bool:
+    """Whether a message holds a picture or file by its name, instead of by its bytes."""
+    for message in body["messages"]:
+        content = message.get("content")
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and part.get("type") in ("text", "refusal"):
+                continue
+            if _is_elsewhere(part):
+                return True
+    return False
+
+
+def _is_elsewhere(value: Any) -> bool:
+    """Whether an address, or an object with an id, stands in a part that is no text."""
+    if isinstance(value, str):
+        return "://" in value[:_SCHEME_LENGTH_MAX] and not value.startswith("data:")
+    if isinstance(value, list):
+        return any(map(_is_elsewhere, value))
+    if isinstance(value, dict):
+        return any(_names(*field) or _is_elsewhere(field[1]) for field in value.items())
+    return False
+
+
+def _names(field: str, value: Any) -> bool:
+    """Whether a field is an id, or an address that does not carry its bytes with it."""
+    if field == "id" or field.endswith("_id"):
+        return True
+    address = field.endswith(("url", "uri")) and isinstance(value, str)
+    return address and not value.startswith("data:")
 
 
 def _sorted_keys(value: Any) -> Any:

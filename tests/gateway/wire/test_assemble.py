@@ -7,6 +7,8 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
 
 from gateway.simulator.documents import read_question, reply_to
 from gateway.wire.assemble import answer_text, assemble, complete, replay
@@ -70,6 +72,11 @@ def answer_of(choice: dict[str, Any]) -> dict[str, Any]:
         "choices": [{"index": 0, "logprobs": None, "finish_reason": "stop", **choice}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7},
     }  # fmt: skip
+
+
+def call_of(name: str, arguments: str, call_id: str = "a") -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": function}
 
 
 @pytest.mark.parametrize("choice", ANSWERS)
@@ -165,12 +172,164 @@ def test_chunks_of_one_document_are_put_together_field_by_field() -> None:
     }
 
 
+PIECES = st.text('ab {}[],:"\\n\u00e4\U0001f642', max_size=6)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """A stream of OpenAI's shape: pieces of several choices and calls, in any order."""
+    chunks: list[dict[str, Any]] = []
+
+    def add(index: int, delta: dict[str, Any], **fields: Any) -> None:
+        choice = {"index": index, "delta": delta, "finish_reason": None, **fields}
+        chunks.append(
+            {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+             "choices": [choice]}
+        )  # fmt: skip
+
+    choices = draw(st.integers(1, 3))
+    for index in range(choices):
+        add(index, {"role": "assistant", "content": draw(st.sampled_from(["", None]))})
+    begun: set[tuple[int, int]] = set()
+    for _ in range(draw(st.integers(0, 12))):
+        index = draw(st.integers(0, choices - 1))
+        kind = draw(st.sampled_from(["content", "refusal", "reasoning_content", "call", "old"]))
+        if kind == "old":
+            named = {"name": "f"} if ((index, -1) not in begun) else {}
+            begun.add((index, -1))
+            add(index, {"function_call": {**named, "arguments": draw(PIECES)}})
+        elif kind == "call":
+            number = draw(st.integers(0, sum(i == index and n >= 0 for i, n in begun)))
+            part: dict[str, Any] = {"index": number, "function": {"arguments": draw(PIECES)}}
+            if (index, number) not in begun:
+                begun.add((index, number))
+                part |= {"id": f"call_{index}_{number}", "type": "function"}
+                part["function"]["name"] = draw(st.sampled_from(["f", "g"]))
+            add(index, {"tool_calls": [part]})
+        else:
+            tokens = [{"token": "x", "logprob": -1.0, "bytes": None, "top_logprobs": []}]
+            logprobs = draw(st.none() | st.just({"content": tokens, "refusal": None}))
+            add(index, {kind: draw(PIECES)}, logprobs=logprobs)
+    for index in range(choices):
+        add(index, {})
+        chunks[-1]["choices"][0]["finish_reason"] = draw(st.sampled_from(["stop", "tool_calls"]))
+    return chunks
+
+
+def without_nothing(value: Any) -> Any:
+    """Without null, empty texts and indices: clients differ in whether they keep them."""
+    if isinstance(value, dict):
+        plain = {name: without_nothing(item) for name, item in value.items() if name != "index"}
+        return {name: item for name, item in plain.items() if item not in (None, "", [])}
+    return [without_nothing(item) for item in value] if isinstance(value, list) else value
+
+
+@given(streams())
+def test_a_stream_is_kept_as_the_openai_client_puts_it_together(
+    chunks: list[dict[str, Any]],
+) -> None:
+    """Its own accumulator, fed the same chunks, is the judge."""
+    state: ChatCompletionStreamState[None] = ChatCompletionStreamState()
+    for chunk in chunks:
+        state.handle_chunk(ChatCompletionChunk.model_validate(chunk))
+    expected: Any = state.current_completion_snapshot.to_dict()
+    found = assemble("chat", chunks)
+    assert found is not None
+    for choice, theirs in zip(found["choices"], expected["choices"], strict=True):
+        for message in (choice["message"], theirs["message"]):
+            for call in message.get("tool_calls") or ():
+                call["function"].pop("parsed_arguments", None)
+            message.pop("parsed", None)
+        assert without_nothing(choice) == without_nothing(theirs)
+
+
+def piece(*calls: dict[str, Any], **delta: Any) -> dict[str, Any]:
+    if calls:
+        delta["tool_calls"] = list(calls)
+    return {"choices": [{"index": 0, "delta": delta}]}
+
+
+A, B = call_of("f", '{"a":1}'), call_of("g", '{"b":2}', "b")
+FIRST = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
+
+
+@pytest.mark.parametrize(
+    ("chunks", "calls"),
+    [
+        ([piece(A), piece(B)], [A, B]),  # no index
+        ([piece({"index": None, **A}), piece({"index": None, **B})], [A, B]),
+        ([piece({"index": 0, **A}), piece({"index": 0, **B})], [A, B]),  # 0 for every call
+        ([piece(A, B)], [A, B]),
+        ([piece({"index": 1, **B}), piece({"index": 0, **A})], [A, B]),
+        ([piece(A, **{"content": "x"}), piece({"function": {"arguments": ""}})], [A]),
+        (  # pieces without an index continue the last call, or the one with their id
+            [
+                piece({**A, "function": {"name": "f", "arguments": '{"a"'}}),
+                piece({"function": {"arguments": ":"}}),
+                piece({"id": "a", "function": {"arguments": "1}"}}),
+                piece(B),
+            ],
+            [A, B],
+        ),
+        (  # a name in pieces, and the id once more
+            [
+                piece({**FIRST, "function": {"name": "loo"}}),
+                piece({"index": 0, "id": "a", "function": {"name": "k_up"}}),
+                piece({"index": 0, "id": "a", "function": {"name": "", "arguments": "{}"}}),
+            ],
+            [call_of("look_up", "{}")],
+        ),
+        # Nobody can tell: the name once more, or a second call; an id for every piece; and so on.
+        ([piece(FIRST), piece(FIRST)], None),
+        ([piece({"index": 0, **A}), piece({"index": 0, "function": B["function"]})], None),
+        ([piece(FIRST), piece({"index": 0, "id": "b", "function": {"arguments": "{}"}})], None),
+        ([piece(FIRST), piece({"function": {"arguments": "{}"}})], None),
+        ([piece(A), piece({"index": 0, "function": {"arguments": "{}"}})], None),
+        ([piece({"function": {"arguments": "{}"}})], None),
+        ([piece({"index": "0", **A})], None),
+        ([piece({"index": True, **A})], None),
+        ([piece({**A, "function": {"name": "f", "arguments": {"a": 1}}})], None),
+        ([piece({**FIRST, "x": 1}), piece({"index": 0, "x": 2})], None),
+        ([piece(A), {"choices": [{"index": 0, "message": {"content": "x"}}]}], None),
+        ([piece(A), {"choices": [{"delta": {}}, {"delta": {}}]}], None),
+        ([piece(audio={"id": "x", "data": "AA=="}), piece(audio={"data": "AA=="})], None),
+        ([piece(details=[{"text": "a"}]), piece(details=[{"text": "b"}])], None),
+        ([piece(content="a"), piece(content=[{"type": "text", "text": "b"}])], None),
+    ],
+)
+def test_a_new_id_is_a_new_call_and_what_is_doubtful_is_not_kept(
+    chunks: list[dict[str, Any]], calls: list[dict[str, Any]] | None
+) -> None:
+    """Many servers leave the index of a call out, or write 0 for each."""
+    found = assemble("chat", chunks)
+    if calls is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found["choices"][0]["message"]["tool_calls"] == calls
+
+
+def test_a_field_nobody_knows_is_kept_where_it_comes_once_and_replayed_whole() -> None:
+    """Once is the whole of it, however a client would put pieces together."""
+    note = "a note that is longer than one piece of a replayed text"
+    chunks = [piece(content="x", note=note), piece(note=None), piece(content="y")]
+    chunks[-1]["choices"][0] |= {"finish_reason": "stop", "stop_reason": 7}
+    found = assemble("chat", chunks)
+    assert found is not None
+    assert found["choices"][0]["message"] == {"role": "assistant", "content": "xy", "note": note}
+    events = replay("chat", found, include_usage=False, answer_id="i", created=1)
+    again = assemble("chat", [orjson.loads(event_data(event) or b"") for event in events[:-1]])
+    assert again is not None
+    assert again["choices"] == found["choices"]
+
+
 @given(st.lists(DOCUMENTS, max_size=4))
 def test_no_json_of_a_provider_stops_the_assembly(chunks: list[dict[str, Any]]) -> None:
     for endpoint in ("chat", "completions"):
         answer = assemble(endpoint, chunks)
-        assert isinstance(answer["choices"], list)
-        assert isinstance(answer_text(answer), str)
+        if answer is not None:
+            assert isinstance(answer["choices"], list)
+            assert isinstance(answer_text(answer), str)
 
 
 @given(DOCUMENTS)
@@ -189,7 +348,22 @@ def test_whatever_counts_as_complete_can_be_replayed(answer: dict[str, Any]) -> 
     [
         ({"message": {"content": "x"}}, True),
         ({"text": "x"}, True),
-        ({"message": {"tool_calls": [{}]}, "finish_reason": "tool_calls"}, True),
+        ({"message": {"content": None, "refusal": "no"}}, True),
+        ({"message": {"tool_calls": [call_of("f", "{}")]}, "finish_reason": "tool_calls"}, True),
+        ({"message": {"tool_calls": [call_of("f", "")]}, "finish_reason": "tool_calls"}, True),
+        ({"message": {"function_call": {"name": "f", "arguments": "{}"}}}, True),
+        ({"message": {"tool_calls": [{"id": "a", "custom": {"name": "f", "input": "x"}}]}}, True),
+        ({"message": {"tool_calls": [{}]}, "finish_reason": "tool_calls"}, False),
+        ({"message": {"tool_calls": [call_of("f", '{"a":')]}}, False),
+        ({"message": {"tool_calls": [call_of("f", "{}{}")]}}, False),
+        ({"message": {"function_call": {"name": "f", "arguments": "{}{}"}}}, False),
+        ({"message": {"content": ""}}, False),
+        ({"message": {"content": None, "reasoning_content": "hm"}}, False),
+        ({"text": ""}, False),
+        ({"message": {"content": "x", "annotations": [{"type": "url_citation"}]}}, False),
+        ({"message": {"content": "x", "annotations": []}}, True),
+        ({"message": {"content": "x", "audio": {"id": "audio_1"}}}, False),
+        ({"message": {"content": "x"}, "error": {"message": "half"}}, False),
         ({"message": {"content": "x"}, "finish_reason": "length"}, False),
         ({"message": {"content": "x"}, "finish_reason": "content_filter"}, False),
         ({"message": {"content": "x"}, "finish_reason": None}, False),

@@ -249,7 +249,24 @@ def test_bodies_of_different_meaning_never_meet(one: dict[str, Any], other: dict
         {"background": True},
         {"previous_response_id": "resp_1"},
         {"web_search_options": {}},
+        {"search_parameters": {"mode": "auto"}},
+        {"enable_search": True},
+        {"plugins": [{"id": "web"}]},
         {"model": "gpt-4o-search-preview"},
+        {"model": "vendor/model:online"},
+        {"model": "sonar-pro"},
+        {"tools": [{"google_search": {}}]},
+        *[
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "What?"}, part]}]}
+            for part in (
+                {"type": "image_url", "image_url": {"url": "http://camera.example/latest.jpg"}},
+                {"type": "image_url", "image_url": "https://camera.example/latest.jpg"},
+                {"type": "image_url", "image_url": {"url": "gs://bucket/latest.jpg"}},
+                {"type": "file", "file": {"file_id": "file-1"}},
+                {"type": "video_url", "video_url": {"url": "video-1"}},
+                {"type": "document", "source": {"location": ["https://a.example/b.pdf"]}},
+            )
+        ],
         {"tools": [{"type": "web_search"}]},
         {"modalities": ["text", "audio"]},
         {"n": 3, "temperature": 1},
@@ -266,7 +283,36 @@ def test_an_answer_that_lives_elsewhere_or_depends_on_the_moment_is_not_cached(
     assert reason.split(":")[0] in changes
 
 
-@pytest.mark.parametrize("changes", [{}, {"tools": [TOOL]}, {"n": 3, "temperature": 0}], ids=str)
+DATA_URL = "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'/>"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tools": [TOOL]},
+        {"n": 3, "temperature": 0},
+        {"enable_search": False},
+        {"model": "research-assistant"},
+        {"messages": [{"role": "user", "content": "Read https://a.example/."}]},
+        *[
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "text", "text": "http://a.example"}, part],
+                    }
+                ]
+            }
+            for part in (
+                {"type": "image_url", "image_url": {"url": DATA_URL, "detail": "low"}},
+                {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+                {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:x;base64,AA"}},
+            )
+        ],
+    ],
+    ids=str,
+)
 def test_an_ordinary_request_may_be_cached(changes: dict[str, Any]) -> None:
     """Client tools and repeated deterministic choices are ordinary."""
     assert cacheable(parsed({**BASE, **changes})) is None

@@ -281,6 +281,7 @@ def test_other_fields_refusals_reasoning_and_logprobs_are_assembled() -> None:
         {"choices": [], "usage": USAGE},
     ]
     answer = assemble("chat", chunks)
+    assert answer is not None
     first, second = answer["choices"]
     assert first["message"] == {
         "role": "assistant", "content": None, "reasoning_content": "hmm", "refusal": "No.",
