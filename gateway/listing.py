@@ -39,14 +39,13 @@ def one_model(
     policy: Policy, tenant: Tenant, name: str, *, created: int, now_us: int, anthropic: bool
 ) -> dict[str, Any]:
     """One of them. Raises ModelNotFound."""
-    if name not in _permitted(policy, tenant):
+    if not (policy.knows(name) and tenant.may_use(name)):
         raise ModelNotFound(f"The model '{name[:200]}' does not exist.", param="model")
     return _document(policy, tenant, name, created, now_us, anthropic)
 
 
 def _permitted(policy: Policy, tenant: Tenant) -> list[str]:
-    allowed = tenant.allow_models
-    return sorted(name for name in policy.known_models if allowed is None or name in allowed)
+    return sorted(name for name in policy.known_models if tenant.may_use(name))
 
 
 def _document(

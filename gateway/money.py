@@ -52,6 +52,13 @@ def scale_half_even(pico: int, numerator: int, denominator: int) -> int:
     return divide_half_even(pico * numerator, denominator)
 
 
+def exact_usd(pico: int) -> str:
+    """Decimal text with every digit that counts, and four at least: nothing is rounded away."""
+    text = format_usd(pico)
+    kept = len(text.rstrip("0"))
+    return text[: max(kept, len(text) - _PLACES + 4)]
+
+
 def format_usd(pico: int, places: int = _PLACES) -> str:
     """Decimal text, rounded half-even to ``places`` (0 to 12) decimals, without an exponent."""
     units = divide_half_even(pico, 10 ** (_PLACES - places))

@@ -13,7 +13,7 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from gateway.errors import BudgetExhausted
-from gateway.money import format_usd
+from gateway.money import exact_usd
 from gateway.policy.snapshot import Budget, Policy, Tenant
 
 # (tenant, from_us, to_us, tags) → (charged, pending) of that span, in pico-USD
@@ -272,7 +272,7 @@ def refusal(tenant_id: str, counter: Counter, amount_pico: int) -> str:
     resets_at = datetime.fromtimestamp(counter.end_us / 1e6, UTC).isoformat().replace("+00:00", "Z")
     return (
         f"tenant {tenant_id}: budget {counter.budget.name!r} has"
-        f" {format_usd(counter.spent_pico, 4)} USD spent and {format_usd(counter.held_pico, 4)}"
-        f" reserved of {format_usd(counter.budget.amount_pico, 4)}; this request may cost"
-        f" {format_usd(amount_pico, 4)}. It resets at {resets_at}."
+        f" {exact_usd(counter.spent_pico)} USD spent and {exact_usd(counter.held_pico)}"
+        f" reserved of {exact_usd(counter.budget.amount_pico)}; this request may cost"
+        f" {exact_usd(amount_pico)}. It resets at {resets_at}."
     )

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from gateway.money import parse_usd
 from gateway.policy import schema
-from gateway.policy.conditions import compile_condition, compile_match, covers
+from gateway.policy.conditions import compile_condition, compile_match, covers, glob
 from gateway.policy.network import compile_network
 from gateway.policy.snapshot import (
     AUTO,
@@ -41,6 +41,7 @@ from gateway.policy.snapshot import (
     StaticKey,
     Tenant,
     Timeouts,
+    globs_take,
 )
 from gateway.prices import (
     ContractTier,
@@ -54,6 +55,7 @@ from gateway.wire.dialects import DialectName, provider_paths
 from gateway.yaml_documents import Document, Where, refusal, suggest
 
 _PPM = 1_000_000
+_NAMED_MAX = 5  # tenants in one message
 _VENDOR_SPEAKS: dict[Api, tuple[DialectName, ...]] = {
     "openai": ("chat", "responses"),
     "azure": ("chat", "responses"),
@@ -120,6 +122,7 @@ class _Compiler:
         routes, baseline = self._routes(sources)
         tenants = self._tenants(sources)
         self._check_tenants(sources, tenants)
+        self._check_unpriced(sources, tenants)
         if self._problems:
             raise refusal(self._problems)
         names = {AUTO, *self._models, *(name for route in routes for name in route.models)}
@@ -133,6 +136,9 @@ class _Compiler:
             compute=_compute_price(self._models.values()),
             cors_origins=frozenset().union(*(t.cors_origins for t in tenants.values())),
             known_models=frozenset(names),
+            known_globs=tuple(
+                dict.fromkeys(glob for route in routes for glob in route.model_globs)
+            ),
             warnings=tuple(dict.fromkeys(self._warnings)),
         )
 
@@ -321,7 +327,7 @@ class _Compiler:
         matches = self._try(
             document,
             (*where, "match", "when"),
-            lambda: compile_match(match.tenant, match.tags, match.when),
+            lambda: compile_match(match.tenant, match.tags, match.when, match.model),
         )
         to = self._model(document, (*where, "to"), section.to)
         small = self._model(document, (*where, "small"), section.small)
@@ -345,12 +351,15 @@ class _Compiler:
         }
         named = [model.name for model in (to, small, large, *fallback) if model is not None]
         # A request may name a model that its route does not, and is then answered by that one.
+        globs = tuple(glob(name) for name in match.model or () if "*" in name)
+        named += [name for name in sorted(self._models) if globs_take(globs, name)]
         reachable = sorted(self._models) if match.model is None else named
         return Route(
             name=section.name,
             where=document.locate(where),
             matches=matches,
-            models=frozenset(match.model or ()),
+            models=frozenset(name for name in match.model or () if "*" not in name),
+            model_globs=globs,
             to=to,
             small=small,
             large=large,
@@ -419,12 +428,14 @@ class _Compiler:
         known = {AUTO, *self._models, *self._unmade}
         for _, routing in sources.routing:
             known.update(name for route in routing.routes for name in route.match.model or ())
+        globs = tuple(glob(name) for name in known if "*" in name)
         for document, parsed in sources.tenants:
             for index, section in enumerate(parsed.tenants):
                 where: Where = ("tenants", index)
                 self._refuse_twice(document, where, "tenant", section.id, tenants)
-                for number, name in enumerate(section.allow_models or ()):
-                    if name not in known:
+                allowed = section.allow_models or ()
+                for number, name in enumerate(allowed):
+                    if "*" not in name and name not in known and not globs_take(globs, name):
                         message = f"there is no model '{name}'{suggest(name, sorted(known))}"
                         self._problem(document, (*where, "allow_models", number), message)
                 tenants[section.id] = Tenant(
@@ -433,9 +444,10 @@ class _Compiler:
                     cost_center=section.cost_center,
                     tags=dict(section.tags),
                     required_tags=tuple(section.required_tags),
-                    allow_models=frozenset(section.allow_models)
+                    allow_models=frozenset(name for name in allowed if "*" not in name)
                     if section.allow_models is not None
                     else None,
+                    allow_globs=tuple(glob(name) for name in allowed if "*" in name),
                     limits=RateLimits(
                         requests_per_minute=section.limits.rpm,
                         tokens_per_minute=section.limits.tpm,
@@ -475,6 +487,31 @@ class _Compiler:
                             ("routes", index, "match", "tenant", number),
                             f"there is no tenant '{name}'{suggest(name, tenants)}",
                         )
+
+    def _check_unpriced(self, sources: Sources, tenants: Mapping[str, Tenant]) -> None:
+        """A hard budget cannot be kept where nobody knows a price: say who is shut out."""
+        for document, models in sources.models:
+            for index, section in enumerate(models.models):
+                if section.price.source != "unpriced":
+                    continue
+                shut_out = [
+                    tenant.id
+                    for tenant in tenants.values()
+                    if tenant.may_use(section.name)
+                    and any(
+                        b.enforce == "hard" and b.on_exceeded != "allow" for b in tenant.budgets
+                    )
+                ]
+                if shut_out:
+                    named = ", ".join(shut_out[:_NAMED_MAX])
+                    more = len(shut_out) - _NAMED_MAX
+                    named += f" and {more} more" if more > 0 else ""
+                    self._warn(
+                        document,
+                        ("models", index, "price", "source"),
+                        f"a hard budget refuses what has no price: no use of '{section.name}' by"
+                        f" {named}; write a contract price, or enforce: soft",
+                    )
 
     def _budgets(
         self, document: Document, where: Where, sections: list[schema.BudgetSection]

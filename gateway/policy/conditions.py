@@ -47,9 +47,12 @@ _FAILURES = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 class Match:
     """All conditions of a route but the model's name; each with its text, for explanations."""
 
-    __slots__ = ("_conditions", "_tests")
+    __slots__ = ("_conditions", "_tests", "models")
 
-    def __init__(self, conditions: Sequence[tuple[str, Condition]]) -> None:
+    def __init__(
+        self, conditions: Sequence[tuple[str, Condition]], models: Sequence[str] = ()
+    ) -> None:
+        self.models = tuple(sorted(models))  # names and wildcards as written, for explanations
         self._conditions = tuple(conditions)
         self._tests = tuple(condition for _, condition in conditions)
 
@@ -66,7 +69,10 @@ class Match:
 
 
 def compile_match(
-    tenants: Sequence[str] | None, tags: Mapping[str, str], when: str | None
+    tenants: Sequence[str] | None,
+    tags: Mapping[str, str],
+    when: str | None,
+    models: Sequence[str] | None = None,
 ) -> Match:
     """All parts of a ``match`` but the model names. Raises ValueError for a bad ``when``."""
     conditions: list[tuple[str, Condition]] = []
@@ -75,7 +81,7 @@ def compile_match(
     conditions += [(f"tags: {n}={value}", _tag_condition(n, value)) for n, value in tags.items()]
     if when is not None:
         conditions.append((f"when: {when}", compile_condition(when)))
-    return Match(conditions)
+    return Match(conditions, models or ())
 
 
 def compile_condition(text: str) -> Condition:
@@ -168,13 +174,13 @@ def covers(earlier: MatchSection, later: MatchSection) -> bool:
     """Whether every request that ``later`` takes is taken by ``earlier``. May miss, never errs."""
     if earlier.when is not None and earlier.when != later.when:
         return False
-    if earlier.model is not None and not set(later.model or "*") <= set(earlier.model):
-        return False
-    if earlier.tenant is not None:
-        globs = [glob(pattern) for pattern in earlier.tenant if "*" in pattern]
+    for wide, narrow in ((earlier.model, later.model), (earlier.tenant, later.tenant)):
+        if wide is None:
+            continue
+        globs = [glob(pattern) for pattern in wide if "*" in pattern]
         # A glob as a text is matched by the globs that cover it.
-        for name in later.tenant or ("*",):
-            if name not in earlier.tenant and not any(g.match(name) for g in globs):
+        for name in narrow or ("*",):
+            if name not in wide and not any(g.match(name) for g in globs):
                 return False
     return all(
         name in later.tags and value in ("*", later.tags[name])

@@ -34,7 +34,7 @@ def evaluate(
     policy: Policy, facts: RequestFacts, scores: Scores | None = None, *, has_json: bool = False
 ) -> Outcome:
     """Which route and targets a request gets; ``has_json``: it asks for structured output."""
-    if facts.model not in policy.known_models:
+    if not policy.knows(facts.model):
         hint = suggest(facts.model, policy.known_models)
         return Outcome(None, (), f"the model '{facts.model}' is not known{hint}")
     route = policy.resolve(facts)
@@ -71,7 +71,8 @@ def evaluate(
 def fixed_target(policy: Policy, route: Route, model: str) -> Model | None:
     """The one target of a request for ``model``; None: small or large, by difficulty.
 
-    A model of the catalogue is never rerouted, except where the route names it and says ``to``.
+    A model of the catalogue is never rerouted, except where the route names it, not by a wildcard,
+    and says ``to``.
     """
     if model == AUTO:
         return route.to

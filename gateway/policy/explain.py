@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.money import format_usd
+from gateway.money import exact_usd
 from gateway.policy.conditions import Match
 from gateway.policy.evaluate import Scores, evaluate
 from gateway.policy.snapshot import Policy, RequestFacts, Route, Tenant
@@ -43,11 +43,11 @@ def explain(
     tenant = policy.tenants[facts.tenant]
     outcome = evaluate(policy, facts, scores, has_json=has_json)
     route, reason = outcome.route, outcome.reason
-    if tenant.allow_models is not None and facts.model not in tenant.allow_models:
+    if not tenant.may_use(facts.model):
         route, reason = None, f"the tenant '{tenant.id}' may not use the model '{facts.model}'"
     return Explanation(
         version=policy.version,
-        steps=tuple(_steps(policy, facts)) if facts.model in policy.known_models else (),
+        steps=tuple(_steps(policy, facts)) if policy.knows(facts.model) else (),
         route=route.name if route is not None else None,
         targets=tuple(model.name for model in outcome.targets) if route is not None else (),
         decided=outcome.decided,
@@ -86,9 +86,9 @@ def _steps(policy: Policy, facts: RequestFacts) -> list[Step]:
 
 
 def _verdict(route: Route, facts: RequestFacts) -> str:
-    if route.models and facts.model not in route.models:
-        return f"not for model: {facts.model}; its models: {', '.join(sorted(route.models))}"
     assert isinstance(route.matches, Match), "compile.py makes them"
+    if not route.names(facts.model):
+        return f"not for model: {facts.model}; its models: {', '.join(route.matches.models)}"
     failing = route.matches.first_failing(facts)
     return "taken" if failing is None else f"does not hold: {failing}"
 
@@ -118,7 +118,7 @@ def _settings(route: Route) -> dict[str, Any]:
 
 def _budgets(tenant: Tenant) -> list[str]:
     return [
-        f"{budget.name}: {format_usd(budget.amount_pico, 4)} USD per {budget.period} in"
+        f"{budget.name}: {exact_usd(budget.amount_pico)} USD per {budget.period} in"
         f" {budget.timezone}, {budget.enforce}, then {budget.on_exceeded}"
         + (f", for {_shown(dict(budget.tags))}" if budget.tags else "")
         for budget in tenant.budgets

@@ -254,7 +254,7 @@ class ModelsDocument(Section):
 class MatchSection(Section):
     """Which requests a route takes. Everything given must hold."""
 
-    model: Names | None = Field(None, description="Names a client may send.")
+    model: Names | None = Field(None, description="Names a client may send; * stands for anything.")
     tenant: Names | None = Field(None, description="Ids; * stands for anything.")
     tags: Tags = Field({}, description="Tags and their values; * stands for any value.")
     when: str | None = Field(None, description="A CEL condition on request and tenant.")
@@ -539,7 +539,9 @@ class TenantSection(Section):
     cost_center: str = Field("", description="Shown on statements.")
     tags: Tags = Field({}, description="Given to every request.")
     required_tags: list[Name] = Field([], description="A request without them is refused.")
-    allow_models: list[str] | None = Field(None, description="Names it may send; all by default.")
+    allow_models: list[str] | None = Field(
+        None, description="Names it may send; * as in a match; all by default."
+    )
     limits: LimitsSection = LimitsSection()
     budgets: list[BudgetSection] = []
     charging: ChargingSection = ChargingSection()

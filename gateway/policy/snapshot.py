@@ -4,6 +4,7 @@
 began with. Knows no YAML, no file, no request body.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -16,6 +17,7 @@ from gateway.wire.openai import Endpoint
 Api = Literal["openai", "azure", "anthropic", "local"]
 OnExceeded = Literal["reject", "downgrade", "allow"]
 
+_NAME_LENGTH_MAX = 128  # a wildcard takes no longer names into books and reports
 AUTO = "auto"  # the model's name with which a client asks to be routed
 
 
@@ -115,6 +117,15 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     paths: Mapping[Endpoint, str] = msgspec.field(default_factory=lambda: _CHAT_PATHS)
 
 
+def globs_take(globs: "tuple[re.Pattern[str], ...]", name: str) -> bool:
+    """Whether a client's name for a model, no longer than names are, is one of these."""
+    return (
+        bool(globs)
+        and len(name) <= _NAME_LENGTH_MAX
+        and any(pattern.match(name) is not None for pattern in globs)
+    )
+
+
 class QualityTarget(msgspec.Struct, frozen=True, kw_only=True):
     """Exactly one of the three is set; each is a share between 0 and 1."""
 
@@ -176,7 +187,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     where: str  # "routing.yaml:12", for explanations
     matches: Callable[[RequestFacts], bool]
-    models: frozenset[str]  # literal model names it matches; empty: any
+    models: frozenset[str]  # model names it matches; neither names nor globs: any
+    model_globs: "tuple[re.Pattern[str], ...]" = ()  # names that vendors change: claude-*
     to: Model | None = None
     small: Model | None = None
     large: Model | None = None
@@ -187,6 +199,13 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     exact: ExactRule | None = None  # None: off
     semantic: SemanticRule | None = None  # None: off
     identity: bytes = b""  # digest of this rule and what it names: the caches' part of the key
+
+    def names(self, model: str) -> bool:
+        """Whether the rule is for this name of a model."""
+        if model in self.models:
+            return True
+        globs = self.model_globs
+        return globs_take(globs, model) if globs else not self.models
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,11 +266,17 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     tags: Mapping[str, str] = {}
     required_tags: tuple[str, ...] = ()
     allow_models: frozenset[str] | None = None  # None: every model
+    allow_globs: "tuple[re.Pattern[str], ...]" = ()  # beside them
     limits: RateLimits = RateLimits()
     budgets: tuple[Budget, ...] = ()
     charging: Charging = Charging()
     cors_origins: frozenset[str] = frozenset()  # pages that may ask with its keys; "*": any
     keys: tuple[StaticKey, ...] = ()
+
+    def may_use(self, model: str) -> bool:
+        """Whether it may ask for a model by this name."""
+        allowed = self.allow_models
+        return allowed is None or model in allowed or globs_take(self.allow_globs, model)
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,12 +290,17 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     baseline: Model | None  # counterfactual of every "saved" figure
     compute: Price | None = None  # of this node's own processor time; None: nothing says
     cors_origins: frozenset[str] = frozenset()  # of all tenants: a preflight carries no key
-    known_models: frozenset[str]  # every name a client may send: auto, models, names in matches
+    known_models: frozenset[str]  # names a client may send: auto, models, names in matches
+    known_globs: "tuple[re.Pattern[str], ...]" = ()  # beside them: wildcards in matches
     warnings: tuple[str, ...] = ()  # what is accepted and may not be what is meant
 
     def resolve(self, facts: RequestFacts) -> Route | None:
         """The first route that matches, or None."""
         for route in self.routes:
-            if (not route.models or facts.model in route.models) and route.matches(facts):
+            if route.names(facts.model) and route.matches(facts):
                 return route
         return None
+
+    def knows(self, model: str) -> bool:
+        """Whether a client may send this name at all."""
+        return model in self.known_models or globs_take(self.known_globs, model)

@@ -5,6 +5,8 @@ From here on the request is in the ledger, whatever dies.
 
 from collections.abc import Awaitable
 
+from msgspec.structs import replace
+
 from gateway.booking import intent, plan_charge_pico
 from gateway.errors import BudgetExhausted, BudgetUnenforceable, InvalidRequest
 from gateway.exchange import Attempt, Exchange, Plan
@@ -22,6 +24,10 @@ def reserve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     """
     plan = exchange.plan
     assert plan is not None, "plan comes before reserve"
+    for target in plan.candidates:
+        if target.prices is None:
+            plan = exchange.plan = _without_unpriced(exchange, plan)
+            break
     hold = _hold(exchange, services, plan)
     if isinstance(hold, Hold):
         exchange.hold = hold
@@ -38,14 +44,14 @@ async def _wait(exchange: Exchange, services: Services, plan: Plan, hold: Awaita
         budget = _downgrading(exchange, error)
         if budget is None:
             raise
-        plan = exchange.plan = downgraded(exchange, budget, plan.candidates[0])
+        cheaper = downgraded(exchange, budget, plan.candidates[0])
+        plan = exchange.plan = _without_unpriced(exchange, cheaper)
         again = _hold(exchange, services, plan)
         exchange.hold = again if isinstance(again, Hold) else await again
     _begin(exchange, services, plan)
 
 
 def _hold(exchange: Exchange, services: Services, plan: Plan) -> Hold | Awaitable[Hold]:
-    _refuse_unpriced(exchange, plan)
     tools = exchange.request.provider_tools
     if tools is not None:
         _refuse_unbounded(exchange, tools)
@@ -80,17 +86,32 @@ def _downgrading(exchange: Exchange, error: BudgetExhausted) -> Budget | None:
     return None
 
 
-def _refuse_unpriced(exchange: Exchange, plan: Plan) -> None:
-    """A hard budget cannot be kept where nobody knows what a target costs."""
-    unpriced = [target.name for target in plan.candidates if target.prices is None]
-    if not unpriced:
-        return
+def _without_unpriced(exchange: Exchange, plan: Plan) -> Plan:
+    """The plan less what a hard budget cannot be kept with: targets whose cost nobody knows.
+
+    Raises BudgetUnenforceable where the first of them is one: another request would fare no better.
+    """
     for budget in exchange.tenant.budgets:
         if refuses(budget) and covers(budget, exchange.tags):
-            raise BudgetUnenforceable(
-                f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard and the model"
-                f" '{unpriced[0]}' has no price: give it one, or make the budget soft"
-            )
+            break
+    else:
+        return plan
+    first = plan.candidates[0]
+    if first.prices is None:
+        raise BudgetUnenforceable(
+            f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard and the model"
+            f" '{first.name}' has no price, so it cannot be used: its price has to be written into"
+            " the policy, or the budget made soft",
+            param="model",
+        )
+    priced = [number for number, target in enumerate(plan.candidates) if target.prices is not None]
+    candidates = tuple([plan.candidates[number] for number in priced])
+    return replace(
+        plan,
+        candidates=candidates,
+        worst_pico=tuple([plan.worst_pico[number] for number in priced]),
+        stand_in=plan.stand_in if plan.stand_in in candidates else None,
+    )
 
 
 def _refuse_unbounded(exchange: Exchange, tool: str) -> None:

@@ -59,8 +59,7 @@ def _resolve(exchange: Exchange) -> None:
             " send them as 'x-tollhouse-tags: name=value,...'."
         )
     model = request.model
-    permitted = tenant.allow_models is None or model in tenant.allow_models
-    if model not in policy.known_models or not permitted:
+    if not (policy.knows(model) and tenant.may_use(model)):
         raise ModelNotFound(
             f"The model '{model}' does not exist or you do not have access to it.", param="model"
         )

@@ -165,8 +165,10 @@ def test_a_dead_target_falls_back_and_both_attempts_are_booked(plain: RunningGat
 
 def test_a_provider_without_a_price_is_unpriced_never_free(plain: RunningGateway) -> None:
     refused = chat(plain, plain.key("acme"), {"model": "unpriced"})
-    assert refused.status_code == 503, "a hard budget cannot be kept without a price"
-    assert refused.json()["error"]["code"] == "budget_unavailable"
+    assert refused.status_code == 403, "a hard budget cannot be kept without a price, ever"
+    assert "x-should-retry" not in refused.headers
+    error = refused.json()["error"]
+    assert (error["param"], "has no price" in error["message"]) == ("model", True)
     answer = chat(plain, plain.key("globex"), {"model": "unpriced"})
     assert answer.status_code == 200
     assert "x-tollhouse-cost-usd" not in answer.headers

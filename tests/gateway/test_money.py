@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.money import divide_half_even, format_usd, parse_usd, scale_half_even
+from gateway.money import divide_half_even, exact_usd, format_usd, parse_usd, scale_half_even
 
 amounts = st.integers(min_value=-(10**30), max_value=10**30)
 
@@ -15,6 +15,15 @@ amounts = st.integers(min_value=-(10**30), max_value=10**30)
 @given(amounts)
 def test_an_amount_survives_text(pico: int) -> None:
     assert parse_usd(format_usd(pico)) == pico
+
+
+@given(amounts)
+def test_an_exact_text_drops_zeros_alone(pico: int) -> None:
+    """Four decimals at least, so that amounts read as money; "0.0002 of 0.0002" is no reason."""
+    text = exact_usd(pico)
+    assert parse_usd(text) == pico
+    decimals = text.partition(".")[2]
+    assert len(decimals) == 4 or (len(decimals) > 4 and not text.endswith("0"))
 
 
 @given(amounts, st.integers(min_value=0, max_value=12))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.money import PICO_PER_USD
+from gateway.policy.evaluate import evaluate
 from gateway.policy.load import load_policy
 from tests.gateway.policy.policy_texts import (
     ENVIRON,
@@ -60,6 +61,72 @@ def test_the_first_route_that_matches_wins(tmp_path: Path) -> None:
     assert route(tags={}) == "rest"
     assert route(model="gpt-x") == "alias"
     assert route(model="large") == "rest"
+
+
+WILD = changed("match: {model: [gpt-x]}", 'match: {model: ["claude-*", gpt-x]}').replace(
+    "allow_models: [auto, large, gpt-x]", 'allow_models: [auto, large, "claude-*"]'
+)
+
+
+def test_a_wildcard_takes_the_names_that_vendors_change(tmp_path: Path) -> None:
+    """Beside exact names, for tenants too; it is no name itself, and lists none."""
+    policy = load(tmp_path, WILD)
+    assert policy.known_models == {"auto", "large", "small", "gpt-x"}
+    acme = policy.tenants["acme"]
+    for name, known, allowed in (
+        ("claude-unheard-of-5", True, True),
+        ("gpt-x", True, False),
+        ("my-claude-5", False, False),
+        ("large", True, True),
+        ("claude-" + "5" * 200, False, False),
+    ):
+        assert (policy.knows(name), acme.may_use(name)) == (known, allowed), name
+    found = policy.resolve(facts(model="claude-unheard-of-5"))
+    assert found is not None
+    assert found.name == "alias"
+
+
+def test_a_wildcard_takes_no_model_of_the_catalogue_from_itself(tmp_path: Path) -> None:
+    """Only a route that writes its name may answer it by another."""
+    text = changed("match: {model: [gpt-x]}", 'match: {model: ["sm*"]}').replace(", gpt-x]", "]")
+    outcome = evaluate(load(tmp_path, text), facts(model="small"))
+    assert outcome.route is not None
+    assert (outcome.route.name, outcome.targets[0].name) == ("alias", "small")
+
+
+def test_an_exact_name_after_its_wildcard_is_never_reached(tmp_path: Path) -> None:
+    """Routes are asked in their order."""
+    later = "  - {name: late, match: {model: claude-5}, to: large}\n  - name: rest\n"
+    (problem,) = problems(tmp_path, changed("  - name: rest\n", later, WILD))
+    assert problem.endswith("route never reached: 'alias' before it takes every such request")
+
+
+def test_a_tenant_may_be_allowed_only_what_some_route_takes(tmp_path: Path) -> None:
+    """A name that a wildcard covers exists; another does not."""
+    sound = changed('large, "claude-*"]', "large, claude-5]", WILD)
+    assert problems(tmp_path, sound) == []
+    (problem,) = problems(tmp_path, changed('large, "claude-*"]', "large, cloud-5]", WILD))
+    assert "there is no model 'cloud-5'" in problem
+
+
+def test_what_a_hard_budget_shuts_out_is_said(tmp_path: Path) -> None:
+    """A model without a price: refused to such tenants whenever they ask, so said beforehand."""
+    unpriced = "  - {name: preview, provider: big, upstream_model: p, price: {source: unpriced}}\n"
+    text = changed("---\napiVersion: tollhouse/v1\nkind: Routing", f"{unpriced}---\napiVersion:"
+                   " tollhouse/v1\nkind: Routing")  # fmt: skip
+    for old, new, said in (
+        ("allow_models: [auto, large, gpt-x]", "name: Acme", True),
+        ("auto, large, gpt-x", "auto, preview", True),
+        ("auto, large, gpt-x", "auto, large", False),
+        ("    allow_models: [auto, large, gpt-x]\n", "", True),
+    ):
+        warnings = [w for w in load(tmp_path, changed(old, new, text)).warnings if "preview" in w]
+        assert len(warnings) == said, new
+        assert all("no use of 'preview' by acme" in warning for warning in warnings)
+    soft = changed("timezone: Europe/Berlin", "enforce: soft", text).replace(
+        "    allow_models: [auto, large, gpt-x]\n", ""
+    )
+    assert not [warning for warning in load(tmp_path, soft).warnings if "preview" in warning]
 
 
 def test_defaults_hold_for_routes_that_say_nothing(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ models:
     provider: provider
     upstream_model: b
     price: {source: contract, contract_id: C, per_mtok: {input: "0", output: "0"}}
+  - {name: preview, provider: provider, upstream_model: c, price: {source: unpriced}}
 ---
 apiVersion: tollhouse/v1
 kind: Routing
@@ -49,6 +50,10 @@ routes:
     match: {model: fresh}
     to: large
     cache: {exact: {sampled: deny}}
+  - name: unpriced-fallback
+    match: {model: unpriced-fallback}
+    to: small
+    fallback: [{to: preview}]
   - name: rest
     match: {}
     to: large
@@ -196,3 +201,16 @@ def test_a_budget_downgrades_exactly_what_it_would_refuse(
     assert [model.name for model in exchange.plan.candidates] == [target]
     reserve(exchange, gateway.services)
     assert exchange.hold is not None
+
+
+def test_a_fallback_without_a_price_is_left_out_where_a_hard_budget_covers(
+    gateway: Gateway,
+) -> None:
+    """The request is answered by what has one; without such a budget nothing is left out."""
+    for tenant, names in (("thrifty", ["small"]), ("globex", ["small", "preview"])):
+        exchange = resolved(gateway, "unpriced-fallback", tenant=tenant)
+        plan(exchange, gateway.services)
+        reserve(exchange, gateway.services)
+        assert exchange.plan is not None
+        assert [target.name for target in exchange.plan.candidates] == names
+        assert len(exchange.plan.worst_pico) == len(names)
