@@ -32,6 +32,7 @@ from gateway.telemetry import Metrics
 from gateway.upkeep import (
     Stop,
     announce,
+    first_admin_key,
     now_us,
     open_keys,
     open_policies,
@@ -41,6 +42,7 @@ from gateway.upkeep import (
     reload_soon,
     watch_books,
     watch_departures,
+    watch_keys,
 )
 from gateway.web.services import AdminServices, Probe
 
@@ -239,6 +241,7 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
     stop = Stop(settings)
     stop.listen()
     headquarters = Headquarters(settings, lock)
+    admin_key = first_admin_key(settings, headquarters.keys)
     policies = headquarters.policies
     loop.add_signal_handler(signal.SIGHUP, lambda: reload_soon(policies))
     await headquarters.open(node_socket)
@@ -251,11 +254,12 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
     background = [
         loop.create_task(server.sweep()),
         loop.create_task(poll_policies(policies)),
+        loop.create_task(watch_keys(headquarters.keys)),
         loop.create_task(
             watch_departures(settings, headquarters.keys, policies, headquarters.purge)
         ),
         loop.create_task(headquarters.recount.run()),
-        loop.create_task(_announce_once(headquarters)),
+        loop.create_task(_announce_once(headquarters, admin_key)),
     ]
     await stop.told.wait()
     headquarters.draining = True
@@ -278,8 +282,8 @@ async def _without_workers(headquarters: Headquarters) -> bool:
     return True
 
 
-async def _announce_once(headquarters: Headquarters) -> None:
+async def _announce_once(headquarters: Headquarters, admin_key: str | None) -> None:
     while not headquarters.ready().ok:  # noqa: ASYNC110 - of four parts, in three processes
         await asyncio.sleep(0.05)
     version = headquarters.policies.current.version
-    await asyncio.to_thread(announce, headquarters.settings, version, headquarters.keys)
+    await asyncio.to_thread(announce, headquarters.settings, version, admin_key)

@@ -43,6 +43,7 @@ from gateway.telemetry import Metrics
 from gateway.upkeep import (
     Stop,
     announce,
+    first_admin_key,
     now_us,
     open_keys,
     open_policies,
@@ -52,6 +53,7 @@ from gateway.upkeep import (
     reload_soon,
     watch_books,
     watch_departures,
+    watch_keys,
 )
 from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import Bulkhead
@@ -338,6 +340,7 @@ async def _serve(
 ) -> int:
     gateway = Gateway(settings, model_socket, lock=lock)
     assert isinstance(gateway.policies, PolicyHolder), "nobody else keeps the folder"
+    admin_key = first_admin_key(settings, gateway.keys)
     policies = gateway.policies
     await gateway.open()
     admin_pages = _admin_pages(gateway)
@@ -351,6 +354,7 @@ async def _serve(
         loop.create_task(public.sweep()),
         loop.create_task(admin.sweep()),
         loop.create_task(poll_policies(policies)),
+        loop.create_task(watch_keys(gateway.keys)),
         loop.create_task(gateway.sample_model_process()),
         loop.create_task(
             watch_departures(
@@ -362,7 +366,7 @@ async def _serve(
         await loop.create_server(server, sock=socket.socket(fileno=fd), backlog=BACKLOG)
         for server, fd in ((public, public_fd), (admin, admin_fd))
     ]
-    announce(settings, policies.current.version, gateway.keys)
+    announce(settings, policies.current.version, admin_key)
     settle_garbage_collector()
     await drained(gateway, public, listening[0], stop)
     listening[1].close()

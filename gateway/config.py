@@ -34,7 +34,7 @@ PREFIX = "TOLLHOUSE_"
 RESERVED = frozenset(
     {
         "TOLLHOUSE_CONFIG",
-        "TOLLHOUSE_ADMIN_KEY",
+        "TOLLHOUSE_ADMIN_KEY",  # of the commands; the first start takes it for its admin key
         "TOLLHOUSE_ADMIN_URL",
         "TOLLHOUSE_MODELS",
         "TOLLHOUSE_NATIVE",
@@ -92,6 +92,10 @@ class Admin(_Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on; loopback unless guarded.")
     port: Port = Field(8081, description="TCP port.")
+    key_file: _Path | None = Field(
+        None,
+        description="First admin key: read from here, or written here; else printed once.",
+    )
 
 
 class Local(_Section):
@@ -230,6 +234,9 @@ def _place_paths(value: dict[str, Any], base: Path) -> None:
     for name in ("state_dir", "models_dir"):
         if isinstance(value.get(name), str):
             value[name] = _place(value[name], base)
+    admin = value.get("admin")
+    if isinstance(admin, dict) and isinstance(admin.get("key_file"), str):
+        admin["key_file"] = _place(admin["key_file"], base)
     if isinstance(value.get("policies"), list):
         value["policies"] = [
             _place(item, base) if isinstance(item, str) else item for item in value["policies"]
@@ -268,7 +275,7 @@ def _overridden(document: Document, environ: Mapping[str, str]) -> Document:
 def _from_variable(name: str, text: str) -> Any:
     if name == "policies":
         return [_place(part, Path()) for part in text.split(os.pathsep) if part]
-    if name in ("state_dir", "models_dir"):
+    if name in ("state_dir", "models_dir", "key_file"):
         return _place(text, Path())
     if name == "url":
         return Referenced(text)  # it may carry a password

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,17 +17,20 @@ from pathlib import Path
 
 from gateway.config import Settings
 from gateway.departures import Departures
+from gateway.errors import PolicyError
 from gateway.ids import UlidFactory
 from gateway.ledger import Books, Ledger
 from gateway.policy.holder import PolicyHolder
 from gateway.policy.snapshot import Budget, Policy
 from gateway.policy.versions import write_atomically
-from gateway.private_files import private_folder
-from gateway.stores.keys import KeyStore, load_pepper
+from gateway.private_files import private_file, private_folder
+from gateway.stores.keys import KeyStore, load_pepper, new_token
 from gateway.stores.redis import Redis
 from gateway.telemetry import Metrics
 
 _POLICY_POLL_SECONDS = 0.25
+_KEY_FILE_BYTES_MAX = 1024
+_KEYS_SECONDS = 1.0  # until a key that a command made in the folder is known
 _DEPARTURES_SECONDS = 60.0
 _log = logging.getLogger("tollhouse")
 
@@ -160,6 +164,16 @@ def _disk(ledger: Ledger | Books) -> os.statvfs_result:
     return os.statvfs(ledger.store.path.parent)
 
 
+async def watch_keys(keys: KeyStore, seconds: float = _KEYS_SECONDS) -> None:
+    """Read the keys again whenever another process has changed them, for ever."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await asyncio.to_thread(keys.refresh)
+        except sqlite3.Error as error:
+            _log.error("the keys cannot be read again: %s", error)
+
+
 async def poll_policies(policies: PolicyHolder) -> None:
     """Look for changed policy files, for ever."""
     while True:
@@ -192,16 +206,51 @@ def reload_soon(policies: PolicyHolder) -> None:
     asyncio.get_running_loop().run_in_executor(None, policies.try_reload)
 
 
-def announce(settings: Settings, version: str, keys: KeyStore) -> None:
+def first_admin_key(settings: Settings, keys: KeyStore) -> str | None:
+    """Make sure that there is an admin key; the text of one that is to be shown, else None.
+
+    On the first start it comes from $TOLLHOUSE_ADMIN_KEY or from admin.key_file; a file that does
+    not exist is written. Neither is ever shown. Raises PolicyError with a sentence.
+    """
+    if keys.list("admin"):
+        return None
+    path, given = settings.admin.key_file, os.environ.get("TOLLHOUSE_ADMIN_KEY", "")
+    source = "$TOLLHOUSE_ADMIN_KEY"
+    try:
+        if not given and path is not None:
+            source = str(path)
+            given = _read_key(path)
+        if given:
+            keys.add_admin(given, f"first start, from {source}", now_us=now_us())
+            return None
+    except ValueError as error:
+        raise PolicyError((f"{source} holds no admin key: {error}",)) from None
+    except OSError as error:
+        raise PolicyError((f"admin.key_file {path}: {error.strerror}",)) from None
+    _, token = keys.create_admin("admin", None, "first start", now_us=now_us())
+    return token
+
+
+def _read_key(path: Path) -> str:
+    """The key in a file; a new one, written there, where the file does not exist."""
+    try:
+        with path.open("rb") as file:
+            return file.read(_KEY_FILE_BYTES_MAX).decode("ascii").strip()
+    except FileNotFoundError:
+        token = new_token("admin")
+        private_file(path).write_text(token + "\n")
+        return token
+
+
+def announce(settings: Settings, version: str, admin_key: str | None) -> None:
     """Say where we are; on the very first start, show the first admin key."""
     _log.info(
         "ready: /v1 on http://%s:%d, admin on http://%s:%d, policy %s",
         settings.listen.host, settings.listen.port, settings.admin.host, settings.admin.port,
         version,
     )  # fmt: skip
-    if not keys.list("admin"):
-        _, token = keys.create_admin("admin", None, "first start", now_us=now_us())
-        print(f"\nYour first admin key, shown this once: {token}\n", flush=True)
+    if admin_key is not None:
+        print(f"\nYour first admin key, shown this once: {admin_key}\n", flush=True)
     notify_systemd("READY=1")
 
 

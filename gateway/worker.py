@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import socket
-import sqlite3
 from pathlib import Path
 
 import uvloop
@@ -38,10 +37,10 @@ from gateway.policy.follower import PolicyFollower
 from gateway.policy.load import SourceFile, compile_files
 from gateway.policy.snapshot import Policy
 from gateway.server import Server
-from gateway.stores.keys import KeyStore
-from gateway.upkeep import Stop, now_us
+from gateway.upkeep import Stop, now_us, watch_keys
 
-_KEYS_SECONDS = 0.25  # between two looks at the keys
+# Between two looks at the keys: a revoked one is seen also while the link is down or busy.
+_KEYS_SECONDS = 0.25
 _log = logging.getLogger("tollhouse")
 
 
@@ -178,7 +177,7 @@ async def _serve(
     background += [
         loop.create_task(public.sweep()),
         loop.create_task(gateway.sample_model_process()),
-        loop.create_task(_watch_keys(gateway.keys)),
+        loop.create_task(watch_keys(gateway.keys, _KEYS_SECONDS)),
     ]
     listening = await loop.create_server(
         public, sock=socket.socket(fileno=public_fd), backlog=BACKLOG
@@ -192,13 +191,3 @@ async def _serve(
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
     return 0
-
-
-async def _watch_keys(keys: KeyStore) -> None:
-    """See a revoked key for ever, also while the link is down or busy with something longer."""
-    while True:
-        await asyncio.sleep(_KEYS_SECONDS)
-        try:
-            await asyncio.to_thread(keys.refresh)
-        except sqlite3.Error as error:
-            _log.error("the keys cannot be read again: %s", error)

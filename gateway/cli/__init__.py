@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "models": ("gateway.cli.models", "models", "List, fetch and verify local models."),
     "usage": ("gateway.cli.usage", "usage", "Report what was used and what it cost."),
     "ledger": ("gateway.cli.usage", "ledger", "Verify, rebuild and inspect the ledger."),
+    "backup": ("gateway.cli.backup", "backup", "Write the state folder into one file."),
+    "restore": ("gateway.cli.backup", "restore", "Fill an empty state folder from a backup."),
     "worker": ("gateway.cli.serve", "worker", ""),
     "admin-process": ("gateway.cli.serve", "admin_process", ""),
 }

@@ -1,6 +1,8 @@
 """What the commands share that talk to a running gateway: where it is and who one is."""
 
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -24,15 +26,26 @@ def admin_options(command: Any) -> Any:
     return click.option(
         "--admin-key",
         envvar="TOLLHOUSE_ADMIN_KEY",
-        required=True,
-        help="A tha_ key; default: $TOLLHOUSE_ADMIN_KEY.",
+        help="A tha_ key; default: $TOLLHOUSE_ADMIN_KEY, or the file $TOLLHOUSE_ADMIN_KEY_FILE.",
     )(command)
+
+
+def _key_from_file() -> str:
+    path = os.environ.get("TOLLHOUSE_ADMIN_KEY_FILE")
+    if not path:
+        raise click.UsageError("an admin key is needed: --admin-key or $TOLLHOUSE_ADMIN_KEY")
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise click.ClickException(f"{path}: {error.strerror}") from None
 
 
 class AdminApi:
     """The admin interface of one gateway. A refusal ends the command with its message."""
 
-    def __init__(self, admin_url: str, admin_key: str) -> None:
+    def __init__(self, admin_url: str, admin_key: str | None) -> None:
+        """Ends with wrong usage where there is no key."""
+        admin_key = admin_key or _key_from_file()
         self._client = httpx.Client(
             base_url=admin_url,
             headers={"authorization": f"Bearer {admin_key}"},

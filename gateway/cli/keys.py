@@ -1,13 +1,22 @@
-"""``tollhouse key``: create, list and revoke keys, through the admin interface."""
+"""``tollhouse key``: create, list and revoke keys, through the admin interface or offline."""
 
 import json
+import sqlite3
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from gateway.cli.admin_api import AdminApi, admin_options
+from gateway.cli.state import as_its_owner, config_option, state_dir_option, state_folder
+from gateway.private_files import private_folder
+from gateway.stores.keys import KeyStore, Role, check_shape, load_pepper, new_token
 
 _DAY_US = 86_400 * 1_000_000
 
@@ -28,18 +37,38 @@ def key() -> None:
 )
 @click.option("--days", type=click.IntRange(1, 3650), help="Expires after so many days.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--offline",
+    is_flag=True,
+    help="Write into the state folder instead of asking the gateway, which need not run.",
+)
+@state_dir_option
+@config_option
 @admin_options
 def create(
     tenant: str | None,
     project: str,
     name: str,
-    admin_role: str | None,
+    admin_role: Role | None,
     days: int | None,
     as_json: bool,
+    offline: bool,
+    state_dir: Path | None,
+    config: Path | None,
     admin_url: str,
-    admin_key: str,
+    admin_key: str | None,
 ) -> None:
-    """Make a key. Its text is shown this once and kept nowhere."""
+    """Make a key. Its text is shown this once and kept nowhere.
+
+    With --offline it needs no admin key, but to be the user that owns the state folder: so a lost
+    admin key is replaced. A running gateway knows the new key within a second.
+    """
+    expires_us = None if days is None else time.time_ns() // 1000 + days * _DAY_US
+    if offline:
+        folder = state_folder(state_dir, config)
+        made = _create_offline(folder, tenant, project, name, admin_role, expires_us)
+        click.echo(json.dumps(made) if as_json else made["token"])
+        return
     body: dict[str, Any] = {
         "kind": "api" if admin_role is None else "admin",
         "name": name,
@@ -48,10 +77,74 @@ def create(
     }
     if admin_role is not None:
         body["role"] = admin_role
-    if days is not None:
-        body["expires_us"] = time.time_ns() // 1000 + days * _DAY_US
+    if expires_us is not None:
+        body["expires_us"] = expires_us
     made = AdminApi(admin_url, admin_key).call("POST", "/admin/keys", body)
     click.echo(json.dumps(made) if as_json else made["token"])
+
+
+def _create_offline(
+    folder: Path,
+    tenant: str | None,
+    project: str,
+    name: str,
+    role: Role | None,
+    expires_us: int | None,
+) -> dict[str, Any]:
+    """Make a key in a state folder; the answer that the gateway would give."""
+    if role is None and tenant is None:
+        raise click.UsageError("an API key needs --tenant")
+    with _open_keys(folder) as keys:
+        now_us = time.time_ns() // 1000
+        if role is None:
+            assert tenant is not None, "it has just been looked at"
+            record, token = keys.create_api(tenant, project, name, expires_us, now_us=now_us)
+        else:
+            record, token = keys.create_admin(role, tenant, name, expires_us, now_us=now_us)
+    return {"key": msgspec.to_builtins(record), "token": token}
+
+
+@key.command(name="hash")
+@click.argument("token", required=False)
+@state_dir_option
+@config_option
+def hash_key(token: str | None, state_dir: Path | None, config: Path | None) -> None:
+    """Print what a policy file holds of a key: keys[].hash of a tenant.
+
+    TOKEN is an API key (th_...), or - to read it from standard input; without it a new key is made
+    and printed before its hash. The hash depends on the pepper of the state folder: gateways that
+    share a policy need the same one.
+    """
+    made = token is None
+    if token == "-":  # noqa: S105 - the usual word for standard input
+        token = sys.stdin.readline().strip()
+    token = new_token("api") if token is None else token
+    try:
+        check_shape(token, "api")
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    with _open_keys(state_folder(state_dir, config)) as keys:
+        digest = keys.digest(token)
+    if made:
+        click.echo(token)
+    click.echo(f"hmac-sha256:{digest}")
+
+
+@contextmanager
+def _open_keys(folder: Path) -> Iterator[KeyStore]:
+    """The keys of a state folder, which is made where it does not exist."""
+    as_its_owner(folder)
+    try:
+        private_folder(folder)
+        keys = KeyStore(folder / "keys.sqlite", load_pepper(folder / "pepper"))
+    except (OSError, RuntimeError, sqlite3.Error) as error:
+        raise click.ClickException(f"{folder}: {error}") from None
+    try:
+        yield keys
+    except sqlite3.Error as error:
+        raise click.ClickException(f"{folder}: the key is not kept: {error}") from None
+    finally:
+        keys.close()
 
 
 @key.command(name="list")

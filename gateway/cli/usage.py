@@ -14,8 +14,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from gateway.config import load_settings
-from gateway.errors import MeteringUnavailable, PolicyError
+from gateway.cli.state import config_option, state_dir_option, state_folder
+from gateway.errors import MeteringUnavailable
 from gateway.ledger import Ledger, reports
 from gateway.ledger.event import named
 from gateway.ledger.frames import Corrupt, read_segment
@@ -31,17 +31,6 @@ _COLUMNS = (
 )  # fmt: skip
 
 _NUMBERS = frozenset({*_COLUMNS, "status"})
-
-_state_dir = click.option(
-    "--state-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The gateway's state folder; by default the one in tollhouse.yaml.",
-)
-_config = click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="The settings file; by default tollhouse.yaml where it is found.",
-)
 
 _period = click.option(
     "--period",
@@ -75,8 +64,8 @@ def usage() -> None:
 @_period
 @click.option("--tenant", help="Only this tenant.")
 @_output
-@_state_dir
-@_config
+@state_dir_option
+@config_option
 def report(
     grouping: reports.Grouping,
     period: str,
@@ -102,8 +91,8 @@ def report(
 @_period
 @click.option("--tenant", help="Only this tenant.")
 @_output
-@_state_dir
-@_config
+@state_dir_option
+@config_option
 def refused(
     period: str, tenant: str | None, output: str, state_dir: Path | None, config: Path | None
 ) -> None:
@@ -116,8 +105,8 @@ def refused(
 
 @usage.command()
 @click.argument("event_id")
-@_state_dir
-@_config
+@state_dir_option
+@config_option
 def event(event_id: str, state_dir: Path | None, config: Path | None) -> None:
     """Show one event, or all attempts of a request, as JSON."""
     request_id, _, attempt = event_id.partition("/")
@@ -138,8 +127,8 @@ def ledger() -> None:
 
 
 @ledger.command()
-@_state_dir
-@_config
+@state_dir_option
+@config_option
 def verify(state_dir: Path | None, config: Path | None) -> None:
     """Check that entries balance, rollups follow from events, and each cost from its price."""
     found = _open_store(state_dir, config).verify()
@@ -151,8 +140,8 @@ def verify(state_dir: Path | None, config: Path | None) -> None:
 
 
 @ledger.command()
-@_state_dir
-@_config
+@state_dir_option
+@config_option
 def rebuild(state_dir: Path | None, config: Path | None) -> None:
     """Recreate the rollups from the events. The gateway must be stopped."""
     books = _open_ledger(state_dir, config)
@@ -164,8 +153,8 @@ def rebuild(state_dir: Path | None, config: Path | None) -> None:
 
 
 @ledger.command()
-@_state_dir
-@_config
+@state_dir_option
+@config_option
 def ship(state_dir: Path | None, config: Path | None) -> None:
     """Book what a stopped gateway left in its log, and settle what it left open."""
     books = _open_ledger(state_dir, config)  # opening recovers
@@ -199,17 +188,8 @@ def dump(segment: Path) -> None:
         sys.exit(1)
 
 
-def _folder(state_dir: Path | None, config: Path | None) -> Path:
-    if state_dir is not None:
-        return state_dir
-    try:
-        return load_settings(config).state_dir
-    except PolicyError as error:
-        raise click.ClickException(str(error)) from None
-
-
 def _open_store(state_dir: Path | None, config: Path | None) -> LedgerStore:
-    path = _folder(state_dir, config) / "ledger.sqlite"
+    path = state_folder(state_dir, config) / "ledger.sqlite"
     if not path.exists():
         raise click.ClickException(f"there is no ledger at {path}; has the gateway ever run?")
     try:
@@ -220,7 +200,7 @@ def _open_store(state_dir: Path | None, config: Path | None) -> LedgerStore:
 
 def _open_ledger(state_dir: Path | None, config: Path | None) -> Ledger:
     try:
-        return Ledger.open(_folder(state_dir, config))
+        return Ledger.open(state_folder(state_dir, config))
     except (MeteringUnavailable, ValueError) as error:
         raise click.ClickException(str(error)) from None
 

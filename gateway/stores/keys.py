@@ -122,6 +122,12 @@ class KeyStore:
             raise ValueError(f"no role {role!r}; the roles are {', '.join(ROLES)}")
         return self._create("admin", tenant_id, "default", role, name, expires_us, now_us)
 
+    def add_admin(self, token: str, name: str, *, now_us: int) -> KeyRecord:
+        """Take a key that was made elsewhere as an admin key. Raises ValueError if it is none."""
+        check_shape(token, "admin")
+        record, _ = self._create("admin", None, "default", "admin", name, None, now_us, token)
+        return record
+
     def list(self, kind: Kind | None = None) -> list[KeyRecord]:
         """Every key made at run time, revoked ones too, oldest first."""
         with self._lock:
@@ -188,8 +194,7 @@ class KeyStore:
         """The record of a live key of this kind, or None. Never raises, whatever the text."""
         record = self._recent.get(token)
         if record is None:
-            prefix = _PREFIX[kind]
-            if len(token) != len(prefix) + _SECRET_LENGTH or not token.startswith(prefix):
+            if not _has_shape(token, kind):
                 return None
             recent, digest = self._recent, self.digest(token)
             record = self._by_digest.get(digest) or self._static.get(digest)
@@ -233,8 +238,9 @@ class KeyStore:
         name: str,
         expires_us: int | None,
         now_us: int,
+        token: str = "",
     ) -> tuple[KeyRecord, str]:
-        token = _PREFIX[kind] + secrets.token_urlsafe(32)
+        token = token or new_token(kind)
         record = KeyRecord(
             id="key_" + secrets.token_hex(6),
             kind=kind,
@@ -270,6 +276,24 @@ _SELECT = (
 def _record(row: tuple[object, ...]) -> KeyRecord:
     names = KeyRecord.__struct_fields__[: len(row) - 1]
     return msgspec.convert(dict(zip(names, row[:-1], strict=True)), KeyRecord)
+
+
+def new_token(kind: Kind) -> str:
+    """The text of a new key."""
+    return _PREFIX[kind] + secrets.token_urlsafe(32)
+
+
+def check_shape(token: str, kind: Kind) -> None:
+    """Raise ValueError where a text cannot be a key of this kind; it does not show the text."""
+    if not _has_shape(token, kind):
+        raise ValueError(
+            f"a key of this kind is {_PREFIX[kind]} and {_SECRET_LENGTH} letters, digits, _ and -"
+        )
+
+
+def _has_shape(token: str, kind: Kind) -> bool:
+    prefix = _PREFIX[kind]
+    return len(token) == len(prefix) + _SECRET_LENGTH and token.startswith(prefix)
 
 
 def load_pepper(path: Path) -> bytes:
