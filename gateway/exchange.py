@@ -94,13 +94,12 @@ class Exchange:
 
     __slots__ = (
         "answer", "answered", "attempts", "bypass", "cache_id", "cache_key", "cache_status",
-        "client", "client_request_id", "cost_pico", "deciding_us", "decision", "degraded",
-        "deployment",
-        "endpoint", "error", "facts", "first_byte", "flight", "forced", "headers", "hit",
-        "hit_similarity", "hold", "key", "marks", "more_holds", "next_sequence", "partition",
-        "pinned", "plan", "policy", "rate", "raw", "request", "request_id", "route", "saved_pico",
-        "semantic_reason", "started", "started_us", "tags", "tail", "tail_content_type",
-        "tail_status", "tenant", "usage", "vector",
+        "charge_pico", "client", "client_request_id", "cost_pico", "deciding_us", "decision",
+        "degraded", "deployment", "endpoint", "error", "facts", "first_byte", "flight", "forced",
+        "headers", "hit", "hit_similarity", "hold", "key", "marks", "more_holds", "next_sequence",
+        "partition", "pinned", "plan", "policy", "rate", "raw", "request", "request_id", "route",
+        "saved_pico", "semantic_reason", "started", "started_us", "tags", "tail",
+        "tail_content_type", "tail_status", "tenant", "usage", "vector",
     )  # fmt: skip
 
     def __init__(
@@ -189,6 +188,7 @@ class Exchange:
         # settle
         self.usage: Usage | None = None
         self.cost_pico: int | None = None  # None: unpriced
+        self.charge_pico: int | None = None  # of all attempts; all that a client is told of money
         self.saved_pico: int | None = None
 
     def answer_from_cache(

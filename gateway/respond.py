@@ -11,6 +11,7 @@ from gateway.exchange import EVENT_STREAM, Cancellable, Exchange
 from gateway.money import format_usd
 from gateway.stores.limits import Allowance
 from gateway.wire import cors
+from gateway.wire.charge import with_charge
 from gateway.wire.dialects import DIALECTS, error_body, error_event
 from gateway.wire.openai import Endpoint
 
@@ -91,17 +92,27 @@ class Responder:
         error = exchange.error
         if self.started:
             # A broken stream ends with an error event and without [DONE].
-            self._call.end(exchange.tail if error is None else _last_event(error, exchange))
+            self._call.end(_ending(exchange) if error is None else _last_event(error, exchange))
             return
         self.started = True
         if error is None:
             live = _LIVE if exchange.tail_content_type == EVENT_STREAM else b""
             head = b"content-type: %b\r\n%b%b"
             lines = head % (exchange.tail_content_type, live, answer_lines(exchange))
-            self._call.answer(exchange.tail_status, lines, exchange.tail)
+            self._call.answer(exchange.tail_status, lines, _ending(exchange))
         else:
             body = error_body(exchange.endpoint, error, exchange.request_id)
             self._call.answer(error.status, _error_lines(error, exchange), body)
+
+
+def _ending(exchange: Exchange) -> bytes:
+    """What is left to send: of a stream whose client reads usage, with the charge in it."""
+    charge, tail = exchange.charge_pico, exchange.tail
+    if charge is None or exchange.tail_content_type != EVENT_STREAM:
+        return tail
+    if DIALECTS[exchange.endpoint].name == "chat" and not exchange.request.include_usage:
+        return tail
+    return with_charge(tail, format_usd(charge))
 
 
 def _last_event(error: GatewayError, exchange: Exchange) -> bytes:
@@ -164,8 +175,8 @@ def answer_lines(exchange: Exchange) -> bytes:
         lines += f"x-tollhouse-cache-id: {exchange.cache_id}\r\n"
     if exchange.decision is not None:
         lines += f"x-tollhouse-difficulty: {exchange.decision.difficulty:.3f}\r\n"
-    if exchange.cost_pico is not None:
-        lines += f"x-tollhouse-cost-usd: {format_usd(exchange.cost_pico)}\r\n"
+    if exchange.charge_pico is not None:  # what it costs whoever asked: what we pay stays here
+        lines += f"x-tollhouse-cost-usd: {format_usd(exchange.charge_pico)}\r\n"
     degraded = exchange.degraded
     if exchange.rate is not None:
         left = exchange.rate.allowance

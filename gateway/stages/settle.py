@@ -11,7 +11,10 @@ from gateway.services import Services
 
 
 def settle(exchange: Exchange, services: Services) -> None:
-    """Set ``usage``, ``cost_pico`` and ``saved_pico``. Raises MeteringUnavailable."""
+    """Set ``usage``, ``cost_pico``, ``charge_pico`` and ``saved_pico``.
+
+    Raises MeteringUnavailable.
+    """
     event: UsageEvent | None = None
     if exchange.hit is None and not exchange.attempts:
         refuse(exchange, services)
@@ -27,6 +30,9 @@ def settle(exchange: Exchange, services: Services) -> None:
             services.ledger.settle(event)
             exchange.usage = event.usage
             exchange.cost_pico = event.cost_pico
+            charge = exchange.charge_pico = event.charge_pico
+            if charge is not None and len(exchange.attempts) > 1:
+                exchange.charge_pico = charge + _failed_pico(exchange, event.recorded_us)[0]
             if event.baseline_pico is not None and event.cost_pico is not None:
                 exchange.saved_pico = event.baseline_pico - event.cost_pico - event.overhead_pico
     finally:

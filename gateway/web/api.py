@@ -27,7 +27,7 @@ from gateway.web.access import (
 from gateway.web.exports import document
 from gateway.web.figures import month_of, parse_month
 from gateway.web.services import LINK_SECONDS
-from gateway.web.views import completeness
+from gateway.web.views import completeness, visible
 
 _log = logging.getLogger("tollhouse.admin")
 
@@ -255,19 +255,23 @@ def usage(
     by: FromQuery[reports.Grouping] = "tenant",
     tenant: FromQuery[str | None] = None,
 ) -> UsageView:
-    """Sums of one month; a tenant's key sees that tenant."""
+    """Sums of one month. A tenant's key sees that tenant, and not what we pay."""
     services = services_of(request)
     month = month_of(services.now_us()) if period is None else parse_month(period)
     if month is None:
         raise InvalidRequest(f"{period!r} is not a month such as 2026-11", param="period")
-    tenant = principal_of(request).narrowed(tenant)
+    principal = principal_of(request)
+    tenant = principal.narrowed(tenant)
     as_of_us = completeness(services).as_of_us
-    rows = reports.summary(services.ledger.store, month, tenant, by)
+    rows = visible(
+        services, principal.tenant, reports.summary(services.ledger.store, month, tenant, by)
+    )
+    documents = [document(row, whole=principal.tenant is None) for row in rows]
     return UsageView(
         period=month,
         by=by,
         as_of_us=as_of_us,
-        rows=[document(row) for row in rows],
+        rows=documents,
         refused=reports.refusals(services.ledger.store, month, tenant),
     )
 

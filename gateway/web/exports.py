@@ -39,20 +39,32 @@ AMOUNTS = (
 )
 
 
-def document(figures: Summary) -> dict[str, str | int]:
-    """One row by column name; ``…_pico`` becomes ``…_usd``, as exact decimal text."""
+# What no tenant's own key is shown.
+OURS = frozenset({"cost_pico", "overhead_pico", "possible_cost_pico"})
+
+
+def document(figures: Summary, *, whole: bool = True) -> dict[str, str | int]:
+    """One row by column name; ``…_pico`` becomes ``…_usd``, as exact decimal text.
+
+    whole: with what we pay; else ``figures`` come from ``as_charged``.
+    """
     row: dict[str, str | int] = {"key": figures.key, "provider": figures.provider}
     row |= {name: getattr(figures, name) for name in COUNTS}
     for name in AMOUNTS:
-        row[name.replace("_pico", "_usd")] = usd_exact(getattr(figures, name))
+        if whole or name not in OURS:
+            row[name.replace("_pico", "_usd")] = usd_exact(getattr(figures, name))
     return row
 
 
-def figures_csv(period: str, sections: Sequence[tuple[str, Sequence[Summary]]]) -> str:
+def figures_csv(
+    period: str, sections: Sequence[tuple[str, Sequence[Summary]]], *, whole: bool = True
+) -> str:
     """One table; its first columns name the month and what the row is a sum by."""
-    header = ["period", "by", *document(Summary(key=""))]
+    header = ["period", "by", *document(Summary(key=""), whole=whole)]
     rows = [
-        [period, by, *document(figures).values()] for by, section in sections for figures in section
+        [period, by, *document(figures, whole=whole).values()]
+        for by, section in sections
+        for figures in section
     ]
     return write_csv(header, rows)
 

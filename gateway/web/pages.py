@@ -133,7 +133,7 @@ def tenant_costs(
     principal = principal_of(request)
     if not principal.sees(tenant):
         raise NotFound(f"there is no tenant {tenant!r}")
-    view = views.tenant(services, tenant, period)
+    view = views.tenant(services, tenant, period, principal.tenant)
     return _page(request, "tenant.html", principal, view=view)
 
 
@@ -144,15 +144,22 @@ def costs_csv(
     """One month with exact amounts: every tenant in one row, or one tenant in every grouping."""
     services = services_of(request)
     month = views.month(services, period)
+    own = principal_of(request).tenant
     wanted = principal_of(request).narrowed(tenant or None)
     groupings: tuple[reports.Grouping, ...] = ("tenant",)
     if wanted is not None:
         views.require_tenant(services, wanted, month)
         groupings = ("tenant", "project", "key", "model", "route", "day")
-    sections = [(by, reports.summary(services.ledger.store, month, wanted, by)) for by in groupings]
+    sections = [
+        (
+            by,
+            views.visible(services, own, reports.summary(services.ledger.store, month, wanted, by)),
+        )
+        for by in groupings
+    ]
     name = quote(f"tollhouse-{wanted or 'costs'}-{month}.csv", safe="")
     return Response(
-        figures_csv(month, sections),
+        figures_csv(month, sections, whole=own is None),
         headers={
             "content-type": CSV,
             "content-disposition": f"attachment; filename*=UTF-8''{name}",

@@ -15,6 +15,7 @@ from gateway.ledger.budgets import period_bounds
 from gateway.ledger.reports import EventRow, Refusals, Summary
 from gateway.policy.snapshot import Budget, Policy
 from gateway.web.charts import NARROW, Bar, daily_chart, meter
+from gateway.web.discretion import as_charged
 from gateway.web.exports import total
 from gateway.web.figures import month_name, month_of, months_before, parse_month, share, usd
 from gateway.web.services import MONTHS_SHOWN, RECENT_EVENTS, AdminServices
@@ -177,15 +178,20 @@ def overview(services: AdminServices, period: str) -> Overview:
     )
 
 
-def tenant(services: AdminServices, tenant_id: str, period: str) -> TenantView:
-    """Everything on a tenant's page. Raises NotFound for a tenant nobody has heard of."""
+def tenant(
+    services: AdminServices, tenant_id: str, period: str, own: str | None = None
+) -> TenantView:
+    """Everything on a tenant's page. Raises NotFound for a tenant nobody has heard of.
+
+    own: the caller's tenant, who is not shown what we pay; None: the caller is one of us.
+    """
     shown = month(services, period)
     booked = completeness(services)
     store = services.ledger.store
-    rows = require_tenant(services, tenant_id, shown)
+    rows = visible(services, own, require_tenant(services, tenant_id, shown))
     policy = services.policies.current
     known = policy.tenants.get(tenant_id)
-    days = reports.daily(store, shown, tenant_id)
+    days = visible(services, own, reports.daily(store, shown, tenant_id))
     simulated = _simulated(policy)
     models = tuple(
         ModelLine(
@@ -194,7 +200,7 @@ def tenant(services: AdminServices, tenant_id: str, period: str) -> TenantView:
             simulated=row.provider in simulated,
             figures=row,
         )
-        for row in reports.by_model(store, shown, tenant_id)
+        for row in visible(services, own, reports.by_model(store, shown, tenant_id))
     )
     return TenantView(
         id=tenant_id,
@@ -205,7 +211,7 @@ def tenant(services: AdminServices, tenant_id: str, period: str) -> TenantView:
         total=total(rows),
         budgets=tuple(_budgets(services).get(tenant_id, ())),
         models=models,
-        routes=tuple(reports.by_route(store, shown, tenant_id)),
+        routes=tuple(visible(services, own, reports.by_route(store, shown, tenant_id))),
         chart=_chart(shown, days, tenant_id),
         days=_day_lines(days),
         refused=tuple(reports.refusals(store, shown, tenant_id)),
@@ -248,6 +254,14 @@ def require_tenant(services: AdminServices, tenant_id: str, period: str) -> Sequ
     if not rows and tenant_id not in services.policies.current.tenants:
         raise NotFound(f"there is no tenant {tenant_id!r}")
     return rows
+
+
+def visible(services: AdminServices, own: str | None, rows: Sequence[Summary]) -> Sequence[Summary]:
+    """The rows as this caller may see them. own: as of ``tenant``."""
+    if own is None:
+        return rows
+    known = services.policies.current.tenants.get(own)
+    return [as_charged(row, known.charging if known is not None else None) for row in rows]
 
 
 def _took_us(attempts: Sequence[EventRow]) -> int:

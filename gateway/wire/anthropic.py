@@ -204,6 +204,7 @@ class MessagesRelay(TypedEventRelay):
             case "message_delta":
                 told = _given(document.get("usage"))
                 if told:
+                    self._counted = event
                     self._counts |= told  # cumulative, not added
                     container = _given(document.get("delta")).get("container")
                     self.usage = _usage({**self._counts, "container": container})

@@ -40,6 +40,7 @@ class StreamRelay:
         "_kept",
         "_secrets",
         "_splitter",
+        "_usage_last",
         "content_events",
         "text_bytes",
         "usage",
@@ -67,6 +68,7 @@ class StreamRelay:
         self._done = False
         self._secrets = secrets
         self._error: UpstreamError | None = None
+        self._usage_last = False  # the event of usage alone is kept back for the end
         self.usage: Usage | None = None
         self.usage_event = b""  # of usage alone, passed on or not
         self.content_events = 0  # events that carried something generated: about a token each
@@ -108,7 +110,7 @@ class StreamRelay:
             raise UpstreamUnavailable("The provider's stream was cut before its end.")
         if not self._begun and self.usage is None:
             raise UpstreamProtocolError("The provider's stream ended without an answer.")
-        return DONE
+        return self.usage_event + DONE if self._usage_last else DONE
 
     def answer(self) -> dict[str, Any] | None:
         """The whole answer as a document, if it was kept and every choice has ended."""
@@ -161,9 +163,11 @@ class StreamRelay:
                 self.usage = usage
                 if choices:
                     return event if self._include_usage else self._hide(event, data, chunk)
-                # An event of usage alone exists only because we asked for it.
+                # An event of usage alone exists only because we asked for it. Who did, too, gets
+                # it with the charge in it: with the end, once the answer is booked.
                 self.usage_event = event
-                return event if self._include_usage else b""
+                self._usage_last = self._include_usage
+                return b""
         return event
 
     def _error_of(self, reported: Reported, chunk: dict[str, Any]) -> UpstreamStatus:

@@ -31,8 +31,8 @@ class TypedEventRelay:
     overloaded_status = 503
 
     __slots__ = (
-        "_error", "_last", "_secrets", "_splitter", "content_events", "next_sequence", "prompt",
-        "text_bytes", "usage",
+        "_counted", "_counting", "_error", "_last", "_secrets", "_splitter", "content_events",
+        "next_sequence", "prompt", "text_bytes", "usage",
     )  # fmt: skip
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
@@ -40,6 +40,8 @@ class TypedEventRelay:
         self._secrets = secrets
         self._splitter = EventSplitter(EVENT_BYTES_MAX)
         self._last: bytes | None = None
+        self._counted = b""  # the event just seen, where it has the answer's counts so far
+        self._counting = b""  # the latest such event: kept back, since the charge goes into it
         self._error: UpstreamError | None = None
         self.usage: Usage | None = None  # of the whole answer, once the provider has told
         self.prompt: Usage | None = None  # of the prompt alone, where the provider tells it first
@@ -66,7 +68,10 @@ class TypedEventRelay:
                 if self._last is not None:
                     break
                 if self._look(event):
-                    self._last = event
+                    self._last = self._counting + event
+                elif event is self._counted:
+                    passed_on.append(self._counting)
+                    self._counting = event
                 else:
                     passed_on.append(event)
         except UpstreamError as error:

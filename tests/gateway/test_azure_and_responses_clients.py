@@ -47,7 +47,10 @@ def test_a_response_arrives_whole_and_streamed(gpt: openai.OpenAI) -> None:
     with gpt.responses.create(**body, stream=True) as events:
         found = list(events)
     assert found[-1].type == "response.completed"
-    assert found[-1].response.usage == whole.usage
+    told = found[-1].response.usage
+    assert told is not None
+    assert set(told.model_extra or {}) == {"charge_usd"}
+    assert told.model_dump(exclude={"charge_usd"}) == whole.usage.model_dump()
     deltas = [event.delta for event in found if event.type == "response.output_text.delta"]
     assert "".join(deltas) == whole.output_text
 

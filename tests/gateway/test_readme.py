@@ -64,7 +64,7 @@ def test_the_table_of_headers_is_what_an_answer_can_carry() -> None:
     made.attempts.append(attempt(SMALL, Usage(prompt_tokens=1)))
     made.attempts[-1].output_cap = 512
     limited = respond.answer_lines(made).splitlines()
-    made.hit, made.cache_id, made.cost_pico = stored(Usage()), "01CACHED", 0
+    made.hit, made.cache_id, made.charge_pico = stored(Usage()), "01CACHED", 0
     made.decision = Decision(small=True, difficulty=0.2, threshold=0.5, reason="easy")
     limits = RateLimits(requests_per_minute=5, tokens_per_minute=500)
     made.rate = Limiter().reserve("acme", limits, 10, 1, 100.0)
