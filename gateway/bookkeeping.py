@@ -41,9 +41,8 @@ class Bookkeeping:
     @property
     def state(self) -> str:
         """``ok``, or what is not booked and why."""
-        if not self.journal.healthy:
-            return "failing: the usage log cannot be written"
-        return "ok" if self.books is None else self.books.state
+        state = self.journal.state
+        return self.books.state if state == "ok" and self.books is not None else state
 
     def start(self) -> None:
         """Begin to count what is shared."""
