@@ -244,6 +244,10 @@ def _identity(
         # Asked again it is still the plan's; another target is a fallback.
         first = number == 1 or target is plan.candidates[0]
         decision, reason = (plan.decision if first else "fallback"), plan.reason
+        error = exchange.attempts[0].error if exchange.attempts else None
+        if not first and target is not None and error is not None:
+            failed = plan.candidates[0].name
+            reason += f"; {failed} failed with {error.status}: {target.name} instead"
     else:
         decision, reason = "refused", ""
     return {

@@ -68,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reason: str  # shown to admins verbatim
     output_tokens_max: int  # worst case of one choice
     worst_pico: tuple[int, ...]  # what each candidate costs at most
+    instead: str = ""  # why another one than the policy's first is tried first, as a header says it
     stand_in: Model | None = None  # the last candidate, asked only where the large model is away
 
 
@@ -222,6 +223,19 @@ class Exchange:
             if "id" in document:
                 document |= {"id": answer_id, "created": created}
             self.tail = orjson.dumps(document)
+
+    @property
+    def deviation(self) -> str:
+        """Why another model answers than the one that should: ``x-tollhouse-decision``."""
+        plan, attempts = self.plan, self.attempts
+        if plan is None:
+            return ""
+        if len(attempts) > 1 and attempts[-1].target is not attempts[0].target:
+            first = attempts[0]
+            kind = "escalated" if first.target is self.route.small else "fallback"
+            because = first.error.status if first.error is not None else "unknown"
+            return f"{kind}; from={first.target.name}; because={because}"
+        return plan.instead
 
     @property
     def status(self) -> int:

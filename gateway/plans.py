@@ -4,6 +4,8 @@ Shared by two stages, which may not import each other: budgets of one process ar
 plan is made, shared ones answer when money is reserved.
 """
 
+from msgspec.structs import replace
+
 from gateway.booking import worst_cases_pico
 from gateway.errors import BudgetExhausted, ContextTooLong, InvalidRequest
 from gateway.exchange import Exchange, Plan
@@ -37,8 +39,9 @@ def downgraded(exchange: Exchange, budget: Budget, first: Model) -> Plan:
             f"tenant {exchange.tenant.id}: the budget '{budget.name}' is used up, and the model"
             f" '{cheaper.name}' that it leaves does not speak {exchange.endpoint}"
         )
-    reason = f"budget used up: {cheaper.name} instead of {first.name}"
-    return make_plan(exchange, (cheaper,), "downgraded", reason)
+    reason = f"budget '{budget.name}' used up: {cheaper.name} instead of {first.name}"
+    instead = f"downgraded; budget={budget.name}; from={first.name}"
+    return replace(make_plan(exchange, (cheaper,), "downgraded", reason), instead=instead)
 
 
 def _check(exchange: Exchange, candidates: tuple[Model, ...]) -> None:

@@ -173,6 +173,10 @@ def answer_lines(exchange: Exchange) -> bytes:
             lines += f"x-tollhouse-output-limit: {last.output_cap}\r\n"
     if exchange.cache_id is not None:
         lines += f"x-tollhouse-cache-id: {exchange.cache_id}\r\n"
+    if exchange.plan is not None and (exchange.plan.instead or len(exchange.attempts) > 1):
+        deviation = exchange.deviation
+        if deviation:
+            lines += f"x-tollhouse-decision: {deviation}\r\n"
     if exchange.decision is not None:
         lines += f"x-tollhouse-difficulty: {exchange.decision.difficulty:.3f}\r\n"
     if exchange.charge_pico is not None:  # what it costs whoever asked: what we pay stays here

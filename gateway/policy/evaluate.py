@@ -45,7 +45,7 @@ def evaluate(
         reason = (
             "the route has one target"
             if fixed is route.to
-            else "an explicit model is never rerouted"
+            else "a model that is named is not routed"
         )
         return Outcome(route, _distinct(fixed, *route.fallback), reason)
     assert route.small is not None, "compile.py checks routes"

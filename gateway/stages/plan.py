@@ -33,11 +33,17 @@ def plan(exchange: Exchange, services: Services) -> None:
                 stand_in = route.small
                 others = (*others, stand_in)
             reason = exchange.forced or (decision.reason if decision is not None else "")
-    candidates = _reachable(services, _speaking(exchange, _distinct((first, *others))))
+    speaking = _speaking(exchange, _distinct((first, *others)))
+    candidates = _reachable(services, speaking)
+    ejected = speaking[0] if speaking[0] is not candidates[0] else None
     if stand_in is not None and candidates[0] is stand_in:
         exchange.degraded = LARGE_AWAY
         kind, reason = "fallback", f"{first.name} is away, and the prior calls the request easy"
+    elif ejected is not None:
+        reason = f"{reason}; {ejected.name} is ejected: {candidates[0].name} instead"
     made = make_plan(exchange, candidates, kind, reason)
+    if ejected is not None:
+        made = replace(made, instead=f"fallback; from={ejected.name}; because=ejected")
     if stand_in is not None and candidates[-1] is stand_in:
         made = replace(made, stand_in=stand_in)
     budget = _used_up(exchange, services, made)

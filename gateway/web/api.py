@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 from litestar import delete, get, post
-from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from gateway.errors import InvalidRequest, NotFound, PolicyError
 from gateway.ledger import reports
@@ -29,6 +29,7 @@ from gateway.web.figures import month_of, parse_month
 from gateway.web.services import LINK_SECONDS
 from gateway.web.views import completeness, visible
 
+_ONE_TENANT = "Of this tenant; default: of all that the key sees"
 _log = logging.getLogger("tollhouse.admin")
 
 
@@ -111,7 +112,10 @@ class Purged(msgspec.Struct, kw_only=True):
 
 
 @get("/admin/keys", opt=ADMINISTER, summary="List keys", sync_to_thread=True)
-def list_keys(request: Caller, kind: FromQuery[Kind | None] = None) -> list[KeyRecord]:
+def list_keys(
+    request: Caller,
+    kind: Annotated[Kind | None, QueryParameter(description="Of this kind; default: both")] = None,
+) -> list[KeyRecord]:
     """Every key made at run time, revoked ones too. The keys themselves are not kept."""
     return services_of(request).keys.list(kind)
 
@@ -142,7 +146,9 @@ def create_key(request: Caller, data: JSONBody[NewKey]) -> MadeKey:
 
 
 @delete("/admin/keys/{key_id:str}", opt=ADMINISTER, summary="Revoke a key", sync_to_thread=True)
-def revoke_key(request: Caller, key_id: FromPath[str]) -> None:
+def revoke_key(
+    request: Caller, key_id: Annotated[str, PathParameter(description="As listed: key_…")]
+) -> None:
     """Revoke a key, and the sessions it signed in, at once."""
     services = services_of(request)
     if not services.keys.revoke(key_id, now_us=services.now_us()):
@@ -252,8 +258,8 @@ def usage(
     period: Annotated[
         str | None, QueryParameter(description="UTC month, 2026-11; default: now")
     ] = None,
-    by: FromQuery[reports.Grouping] = "tenant",
-    tenant: FromQuery[str | None] = None,
+    by: Annotated[reports.Grouping, QueryParameter(description="What a row sums")] = "tenant",
+    tenant: Annotated[str | None, QueryParameter(description=_ONE_TENANT)] = None,
 ) -> UsageView:
     """Sums of one month. A tenant's key sees that tenant, and not what we pay."""
     services = services_of(request)
@@ -296,7 +302,10 @@ def login_link(request: Caller) -> LoginLink:
 @delete(
     "/admin/cache", opt=OPERATE, status_code=200, summary="Drop cached answers", sync_to_thread=True
 )
-def purge_cache(request: Caller, tenant: FromQuery[str | None] = None) -> Purged:
+def purge_cache(
+    request: Caller,
+    tenant: Annotated[str | None, QueryParameter(description=_ONE_TENANT)] = None,
+) -> Purged:
     """Drop the cached answers of one tenant, or of all."""
     dropped = services_of(request).purge(tenant)
     _note(request, f"purged the cache of {tenant or 'all tenants'}: {dropped} entries")

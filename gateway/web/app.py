@@ -8,12 +8,9 @@ import logging
 from importlib import resources
 from typing import Any
 
-from litestar import Litestar, Request, Response, Router, get
+from litestar import Litestar, Request, Response, get
 from litestar.datastructures import MutableScopeHeaders, State
 from litestar.exceptions import HTTPException
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromPath
 from litestar.response import Redirect
 from litestar.types import Message, Scope
@@ -21,6 +18,7 @@ from litestar.types import Message, Scope
 from gateway import errors
 from gateway.web import api, health, pages
 from gateway.web.access import OPEN, Access, SignInFirst, allowed, authorize
+from gateway.web.openapi import described, openapi_config
 from gateway.web.pages import login_address, render_error
 from gateway.web.services import BODY_BYTES_MAX, AdminServices
 from gateway.web.sessions import Sessions
@@ -65,7 +63,7 @@ def static(name: FromPath[str]) -> Response[bytes]:
 def create_admin_app(services: AdminServices) -> Litestar:
     """The application behind the admin port. Raises LookupError if a route declares no access."""
     app = Litestar(
-        route_handlers=[*health.HANDLERS, *api.HANDLERS, *pages.HANDLERS, static],
+        route_handlers=[*health.HANDLERS, *described(api.HANDLERS), *pages.HANDLERS, static],
         guards=[authorize],
         state=State({"services": services, "sessions": Sessions(services.cookie_secret)}),
         before_send=[_add_headers],
@@ -75,24 +73,7 @@ def create_admin_app(services: AdminServices) -> Litestar:
             RecursionError: _answer_too_deep,
             Exception: _answer_mistake,
         },
-        openapi_config=OpenAPIConfig(
-            title="Tollhouse admin API",
-            version="1",
-            path="/schema",
-            use_handler_docstrings=True,
-            render_plugins=[JsonRenderPlugin()],
-            openapi_router=Router(
-                path="/schema", route_handlers=[], opt=OPEN, include_in_schema=False
-            ),
-            components=Components(
-                security_schemes={
-                    "adminKey": SecurityScheme(
-                        type="http", scheme="bearer", description="An admin key, tha_…"
-                    )
-                }
-            ),
-            security=[{"adminKey": []}],
-        ),
+        openapi_config=openapi_config(),
         request_max_body_size=BODY_BYTES_MAX,
         logging_config=None,
     )

@@ -20,7 +20,9 @@ providers:
     api: openai
     base_url: "${env:TOLLHOUSE_TEST_PROVIDER}"
     dialects: [chat, responses, messages]
+  - {name: gone, api: openai, base_url: "http://127.0.0.1:9/v1", health: {min_requests: 100000}}
 models:
+  - {name: away, provider: gone, upstream_model: m, price: {source: unpriced}}
   - name: m
     provider: inner-provider
     upstream_model: m
@@ -32,6 +34,10 @@ models:
     capabilities: [chat, tools]
     context: 128000
     max_output: 16384
+  - name: cheap
+    provider: inner-provider
+    upstream_model: cheap
+    price: {source: contract, contract_id: T, per_mtok: {input: "0.001", output: "0.001"}}
   - {name: unpriced, provider: inner-provider, upstream_model: u, price: {source: unpriced}}
 ---
 apiVersion: tollhouse/v1
@@ -39,6 +45,10 @@ kind: Routing
 metadata: {name: test}
 routes:
   - {name: alias, match: {model: nickname}, to: m}
+  - name: steady
+    match: {model: [away, steady]}
+    to: away
+    fallback: [{to: m}]
   - {name: rest, match: {}, to: m}
 ---
 apiVersion: tollhouse/v1
@@ -50,6 +60,8 @@ tenants:
     charging: {markup: 10%}
   - {id: anybody, cors: {origins: ["*"]}}
   - {id: backend}
+  - id: thrifty
+    budgets: [{name: monthly, amount: "0.01", on_exceeded: downgrade, downgrade_to: cheap}]
 """
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 MESSAGE = {**CHAT, "max_tokens": 100}
@@ -90,7 +102,7 @@ def gateway(
 
 @pytest.fixture(scope="module")
 def keys(gateway: RunningGateway) -> dict[str, str]:
-    return {tenant: gateway.key(tenant) for tenant in ("shop", "anybody", "backend")}
+    return {tenant: gateway.key(tenant) for tenant in ("shop", "anybody", "backend", "thrifty")}
 
 
 @pytest.fixture
@@ -434,6 +446,29 @@ def test_no_proxy_keeps_events_back(client: httpx.Client, provider: ScriptedProv
     answer = client.post("/v1/chat/completions", json={**CHAT, "stream": True})
     assert answer.headers["x-accel-buffering"] == "no"
     assert answer.headers["cache-control"] == "no-cache"
+
+
+# Another model than the one that should
+
+
+def test_who_is_answered_by_another_model_is_told_why(
+    gateway: RunningGateway, client: httpx.Client, keys: dict[str, str]
+) -> None:
+    """After a fallback and after a downgrade, in the header and in the books; else nothing is."""
+    plain = client.post("/v1/chat/completions", json=CHAT)
+    assert "x-tollhouse-decision" not in plain.headers
+    fallen = client.post("/v1/chat/completions", json={**CHAT, "model": "away"})
+    assert (fallen.status_code, fallen.headers["x-tollhouse-model"]) == (200, "m")
+    assert fallen.headers["x-tollhouse-decision"] == "fallback; from=away; because=502"
+    rows = gateway.events(fallen.headers["x-request-id"], 2)
+    assert "away failed with 502: m instead" in rows[-1].reason
+    told = {"authorization": f"Bearer {keys['thrifty']}"}
+    downgraded = client.post("/v1/chat/completions", json=CHAT, headers=told)
+    assert downgraded.headers["x-tollhouse-model"] == "cheap"
+    decision = downgraded.headers["x-tollhouse-decision"]
+    assert decision == "downgraded; budget=monthly; from=m"
+    (row,) = gateway.events(downgraded.headers["x-request-id"])
+    assert "budget 'monthly' used up" in row.reason
 
 
 # Lists of models

@@ -6,9 +6,11 @@ from pathlib import Path
 import msgspec
 
 from gateway import pipeline, respond
+from gateway.exchange import Plan
 from gateway.policy.snapshot import RateLimits
 from gateway.routing import Decision
 from gateway.stores.limits import Limiter
+from gateway.wire import cors
 from gateway.wire.dialects import DIALECTS
 from gateway.wire.usage import Usage
 from tests.gateway.exchanges import SMALL, attempt, exchange, stored
@@ -70,9 +72,16 @@ def test_the_table_of_headers_is_what_an_answer_can_carry() -> None:
     made.rate = Limiter().reserve("acme", limits, 10, 1, 100.0)
     made.endpoint = "messages"  # whose clients read one more
     made.rate.allowance = msgspec.structs.replace(made.rate.allowance, degraded=True)
+    made.plan = Plan(
+        candidates=(SMALL,), decision="downgraded", reason="", output_tokens_max=1, worst_pico=(1,),
+        instead="downgraded; budget=monthly; from=large",
+    )  # fmt: skip
     lines = [*limited, *respond.answer_lines(made).splitlines()]
     sent = dict(line.split(b": ", 1) for line in lines)
     assert sorted(row[0].encode() for row in table("Response headers")) == sorted(sent)
+    asked = {b"origin": b"https://a.test"}
+    exposed = cors.answer_lines(asked, {"*"}).partition(b"expose-headers: ")[2].strip().split(b", ")
+    assert set(sent) <= set(exposed), "a page reads all of them"
     assert all(re.fullmatch(rb"[\x20-\x7e]+", value) for value in sent.values()), sent
 
 

@@ -79,7 +79,7 @@ def test_a_match_names_what_does_not_hold() -> None:
         ({"has_images": True}, GOOD, ["large"], "images go to the large model"),
         ({"input_tokens": 6001}, GOOD, ["large"], "about 6001 prompt tokens, over 6000"),
         ({"model": "large"}, None, ["large"], "the route has one target"),
-        ({"model": "small"}, None, ["small"], "an explicit model is never rerouted"),
+        ({"model": "small"}, None, ["small"], "a model that is named is not routed"),
         ({"model": "gpt-x"}, None, ["large", "small"], "the route has one target"),
         ({"model": "gtp-x"}, None, [], "the model 'gtp-x' is not known; did you mean 'gpt-x'?"),
     ],

@@ -178,14 +178,26 @@ def test_metrics_are_what_prometheus_expects(world: World, admin: httpx.Client) 
 
 
 def test_the_openapi_document_describes_the_api_and_only_it(admin: httpx.Client) -> None:
-    """Every operation has a summary and a description; pages and probes are left out."""
+    """Every operation has a name, words, its key, its refusals and words for each parameter; pages
+    and probes are left out.
+    """
     document = admin.get("/schema/openapi.json").json()
     assert document["openapi"].startswith("3.")
     assert {path.split("/")[1] for path in document["paths"]} == {"admin"}
+    names: list[str] = []
     for path in document["paths"].values():
         for operation in path.values():
             assert operation["summary"]
             assert operation["description"]
+            assert "callable" not in operation["description"]
+            assert operation["security"] == [{"adminKey": []}]
+            assert operation["tags"]
+            assert {"401", "403", "404"} <= set(operation["responses"])
+            names.append(operation["operationId"])
+            for parameter in operation.get("parameters", ()):
+                assert parameter.get("description"), (operation["operationId"], parameter["name"])
+    assert "listKeys" in names
+    assert len(set(names)) == len(names)
 
 
 def test_unknown_paths_answer_in_the_common_shape(admin: httpx.Client) -> None:
