@@ -389,6 +389,9 @@ class Metrics:
         self.unpriced_requests_total = counter(
             "unpriced_requests_total", "Requests to a model without a price.", "model"
         )
+        self.usage_unclear_total = counter(
+            "usage_unclear_total", "Answers whose counts of tokens contradict each other.", "model"
+        )
         self.budget_used_ratio = gauge(
             "budget_used_ratio", "Spent and reserved money over the limit.", "tenant", "budget"
         )

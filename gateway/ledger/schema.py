@@ -380,12 +380,49 @@ CREATE TABLE refusal (
 
 _POSSIBLE_APPEND_ONLY = _append_only(("usage_event", "INSTEAD OF"), ("usage_context", "BEFORE"))
 
+# Kinds of tokens that have prices of their own, and what a provider says that an answer cost.
+_KINDS = """
+ALTER TABLE usage_fact ADD COLUMN prompt_video_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage_fact ADD COLUMN cached_audio_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage_fact ADD COLUMN cached_image_tokens INTEGER NOT NULL DEFAULT 0
+  CHECK (cached_audio_tokens + cached_image_tokens <= cached_tokens);
+ALTER TABLE usage_fact ADD COLUMN completion_image_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage_fact ADD COLUMN completion_video_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage_fact ADD COLUMN citation_tokens INTEGER NOT NULL DEFAULT 0
+  CHECK (reasoning_tokens + completion_audio_tokens + completion_image_tokens
+         + completion_video_tokens + citation_tokens <= completion_tokens);
+ALTER TABLE usage_fact ADD COLUMN told_pico INTEGER NOT NULL DEFAULT 0;
+DROP VIEW usage_event;
+
+CREATE VIEW usage_event AS
+SELECT f.seq, f.request_id || '/' || f.attempt AS event_id, f.request_id, f.attempt, c.state,
+  f.ts_us, f.recorded_us, c.billing_period, c.tenant_id, c.project_id, c.key_id, f.end_user,
+  f.client_request_id, f.tags, c.policy_version, c.route, c.decision, f.reason, f.difficulty,
+  c.cache_status, f.cache_ref, f.similarity, c.provider, c.model_requested, c.model_served,
+  f.upstream_request_id, f.prompt_tokens, f.cached_tokens, f.cache_write_tokens,
+  f.prompt_audio_tokens, f.prompt_image_tokens, f.completion_tokens, f.reasoning_tokens,
+  f.completion_audio_tokens, f.compute_us, f.cache_write_1h_tokens, f.web_searches,
+  f.prompt_video_tokens, f.cached_audio_tokens, f.cached_image_tokens,
+  f.completion_image_tokens, f.completion_video_tokens, f.citation_tokens, f.told_pico,
+  c.usage_source, c.price_id, c.baseline_price_id,
+  f.list_pico, f.cost_pico, f.charge_pico, f.baseline_pico, f.overhead_pico,
+  CASE WHEN c.state = 'possible' THEN f.cost_pico * 0
+    WHEN c.superseded THEN -f.cost_pico
+    ELSE f.baseline_pico - f.cost_pico END AS gross_saved_pico,
+  c.status, c.error_type, f.duration_us, f.ttft_us, c.superseded, f.counted,
+  f.possible_cost_pico, f.possible_charge_pico, f.request_us
+FROM usage_fact f JOIN usage_context c ON c.context_id = f.context_id;
+"""
+
+_KINDS_APPEND_ONLY = _append_only(("usage_event", "INSTEAD OF"))
+
 # One script per version of the file; a released script is never edited.
 MIGRATIONS = (
     _FIRST + _FIRST_APPEND_ONLY,
     _FEES,
     _STAR + _OPEN_PERIOD + _STAR_APPEND_ONLY,
     _POSSIBLE + _OPEN_PERIOD + _POSSIBLE_APPEND_ONLY,
+    _KINDS + _KINDS_APPEND_ONLY,
 )
 
 

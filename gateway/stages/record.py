@@ -79,6 +79,8 @@ def _count(exchange: Exchange, services: Services, now: float) -> None:
     if usage.cached_tokens:
         metrics.tokens_total.inc(("input", "read", target), usage.cached_tokens)
     metrics.tokens_total.inc(("output", "none", target), usage.completion_tokens)
+    if usage.source == "unclear":
+        metrics.usage_unclear_total.inc((target,))
     if exchange.cost_pico is None:
         metrics.unpriced_requests_total.inc((target,))
     else:

@@ -23,13 +23,14 @@ from gateway.wire.openai import (
     user_of,
 )
 from gateway.wire.typed_events import TypedEventRelay
-from gateway.wire.usage import Usage, count_of, part_of
+from gateway.wire.usage import Usage, count_of
+from gateway.wire.usage_reading import merged
+from gateway.wire.usage_shapes import read_usage
 
 _MESSAGE_OVERHEAD_TOKENS = 8
 _TOOLS_OVERHEAD_TOKENS = 1_024  # of the prompt that the provider adds for tools
 # Tools that the provider defines and the client runs; others with a type run at the provider.
 _CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
-_FREE_TOOLS = frozenset({"web_search_requests", "web_fetch_requests"})  # searches count apart
 _OWN_ITERATIONS = frozenset({"message", "compaction"})  # others ask a model of another price
 _MEDIA = frozenset({"image", "document", "container_upload"})
 _ERROR_TYPES = {
@@ -196,16 +197,14 @@ class MessagesRelay(TypedEventRelay):
                 )
             case "message_start":
                 self._counts = {"output_tokens": 0, **_given(document["message"].get("usage"))}
-                usage = _usage(self._counts)
-                if usage is not None:
-                    self.prompt = msgspec.structs.replace(
-                        usage, completion_tokens=0, reasoning_tokens=0
-                    )
+                usage = _usage({**self._counts, "output_tokens": 0, "output_tokens_details": None})
+                if usage is not None and usage.prompt_tokens:
+                    self.prompt = usage
             case "message_delta":
                 told = _given(document.get("usage"))
                 if told:
                     self._counted = event
-                    self._counts |= told  # cumulative, not added
+                    self._counts = merged(self._counts, told)  # cumulative, not added
                     container = _given(document.get("delta")).get("container")
                     self.usage = _usage({**self._counts, "container": container})
             case "message_stop":
@@ -216,40 +215,32 @@ class MessagesRelay(TypedEventRelay):
 def _usage(counts: dict[str, Any]) -> Usage | None:
     """Anthropic's counts are disjoint: what was read from or written to the cache is no input.
 
-    A part that exceeds its total is cut to it, so that a lying provider cannot break the books.
     counts: a usage object, and the answer's ``container``.
     """
-    fresh, output = count_of(counts.get("input_tokens")), count_of(counts.get("output_tokens"))
-    if fresh is None or output is None:
+    usage = read_usage(counts, cache_beside=True)
+    if usage is None:
         return None
-    read = written = hour = 0
     iterations = counts.get("iterations")
     listed = [_given(entry) for entry in iterations] if isinstance(iterations, list) else []
     # What a compaction took is not in the totals; the turns of a loop are.
-    compactions = [entry for entry in listed if entry.get("type") == "compaction"]
-    for entry in (counts, *compactions):
-        created = part_of(entry, "cache_creation_input_tokens")
-        read += part_of(entry, "cache_read_input_tokens")
-        written += created
-        hour += min(part_of(entry.get("cache_creation"), "ephemeral_1h_input_tokens"), created)
-    fresh += sum(part_of(entry, "input_tokens") for entry in compactions)
-    output += sum(part_of(entry, "output_tokens") for entry in compactions)
-    tools = _given(counts.get("server_tool_use"))
-    return Usage(
-        prompt_tokens=fresh + read + written,
-        cached_tokens=read,
-        cache_write_tokens=written,
-        cache_write_1h_tokens=hour,
-        completion_tokens=output,
-        reasoning_tokens=min(
-            part_of(counts.get("output_tokens_details"), "thinking_tokens"), output
-        ),
-        web_searches=part_of(tools, "web_search_requests"),
-        other_fees=any(part_of(tools, name) for name in tools if name not in _FREE_TOOLS)
-        or any(entry.get("type") not in _OWN_ITERATIONS for entry in listed)
-        or counts.get("container") is not None
-        or counts.get("speed") not in (None, "standard"),
-    )
+    for entry in listed:
+        taken = read_usage(entry, cache_beside=True) if entry.get("type") == "compaction" else None
+        if taken is not None:
+            usage = msgspec.structs.replace(
+                usage,
+                **{name: getattr(usage, name) + getattr(taken, name) for name in _COMPACTED},
+            )
+    if counts.get("container") is None and all(
+        entry.get("type") in _OWN_ITERATIONS for entry in listed
+    ):
+        return usage
+    return msgspec.structs.replace(usage, other_fees=True)
+
+
+_COMPACTED = (
+    "prompt_tokens", "cached_tokens", "cache_write_tokens", "cache_write_1h_tokens",
+    "completion_tokens",
+)  # fmt: skip
 
 
 def _given(usage: Any) -> dict[str, Any]:

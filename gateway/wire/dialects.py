@@ -16,7 +16,8 @@ from gateway.wire.openai import Endpoint, ParsedRequest
 from gateway.wire.relay import StreamRelay
 from gateway.wire.reported import Reported, failed_choice, read_reported
 from gateway.wire.typed_events import TypedEventRelay
-from gateway.wire.usage import Usage, parse_usage
+from gateway.wire.usage import Usage
+from gateway.wire.usage_reading import usage_of_chat
 
 DialectName = Literal["chat", "responses", "messages"]
 Relay = StreamRelay | TypedEventRelay
@@ -132,7 +133,7 @@ _CHAT = Dialect(
     encode=openai.encode_request,
     is_answer=_lists("choices"),
     failure=_failure,
-    usage=lambda document: parse_usage(document.get("usage")),
+    usage=usage_of_chat,
     text=answer_text,
     relay=_chat_relay,
     replay=_chat_replay,

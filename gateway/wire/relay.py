@@ -20,7 +20,16 @@ from gateway.wire.excise import without_member
 from gateway.wire.openai import Endpoint, reported_error
 from gateway.wire.reported import Reported, failed_choice, read_reported
 from gateway.wire.sse import EventSplitter, event_data, names_error
-from gateway.wire.usage import Usage, parse_usage
+from gateway.wire.usage import Usage
+from gateway.wire.usage_reading import (
+    cites,
+    merged,
+    parse_usage,
+    searched_by,
+    usage_place,
+    with_extras,
+)
+from gateway.wire.usage_shapes import tier_of
 
 DONE = b"data: [DONE]\n\n"
 
@@ -38,12 +47,15 @@ class StreamRelay:
         "_include_usage",
         "_keep_bytes",
         "_kept",
+        "_searched",
         "_secrets",
         "_splitter",
+        "_told",
+        "_usage",
         "_usage_last",
         "content_events",
         "text_bytes",
-        "usage",
+        "tier",
         "usage_event",
     )  # fmt: skip
     prompt: Usage | None = None  # this stream tells everything at its end
@@ -69,10 +81,20 @@ class StreamRelay:
         self._secrets = secrets
         self._error: UpstreamError | None = None
         self._usage_last = False  # the event of usage alone is kept back for the end
-        self.usage: Usage | None = None
+        self._told: dict[str, Any] | None = None  # all usage objects so far, as one
+        self._usage: Usage | None = None  # what it means
+        self.tier: Any = None  # the service tier that events name
+        self._searched = False
         self.usage_event = b""  # of usage alone, passed on or not
         self.content_events = 0  # events that carried something generated: about a token each
         self.text_bytes = 0  # UTF-8 bytes of generated text, tool arguments included
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider has told so far; None: nothing."""
+        if self._usage is None:
+            return None
+        return with_extras(self._usage, tier_of(self.tier), self._searched)
 
     @property
     def finished(self) -> bool:
@@ -157,10 +179,11 @@ class StreamRelay:
                 raise self._error_of(failed, chunk)
         if self._kept is not None:
             self._keep(data)
+        tier = chunk.get("service_tier")
+        if tier is not None:
+            self.tier = tier
         if chunk.get("usage") is not None:
-            usage = parse_usage(chunk["usage"])
-            if usage is not None:
-                self.usage = usage
+            if self._tell(chunk["usage"]):
                 if choices:
                     return event if self._include_usage else self._hide(event, data, chunk)
                 # An event of usage alone exists only because we asked for it. Who did, too, gets
@@ -168,13 +191,27 @@ class StreamRelay:
                 self.usage_event = event
                 self._usage_last = self._include_usage
                 return b""
+        elif self._ended or not choices:
+            self._tell(usage_place(chunk))
+            self._searched = self._searched or searched_by(chunk)
         return event
 
     def _error_of(self, reported: Reported, chunk: dict[str, Any]) -> UpstreamStatus:
         """What a status would have said, had the answer not begun with 200."""
-        self.usage = parse_usage(chunk.get("usage")) or self.usage
-        begun = bool(self._begun) or self.usage is not None
+        self._tell(usage_place(chunk))
+        begun = bool(self._begun) or self._usage is not None
         return reported_error(reported, self._secrets, begun=begun)
+
+    def _tell(self, told: Any) -> bool:
+        """Take in a usage object; whether it tells anything. Later ones complete earlier ones."""
+        usage = parse_usage(told)
+        if usage is None:
+            return False
+        if self._told is not None:
+            told = merged(self._told, told)
+            usage = parse_usage(told)
+        self._told, self._usage = told, usage
+        return True
 
     def _hide(self, event: bytes, data: bytes, chunk: dict[str, Any]) -> bytes:
         """An event of content without the usage that stands beside it; its other bytes stay.
@@ -205,6 +242,8 @@ class StreamRelay:
                 elif choice.get("error"):
                     failed = failed or failed_choice(choice)
                 part = choice.get("delta") or choice
+                if "annotations" in part and cites(part["annotations"]):
+                    self._searched = True
                 text = part.get("content") or part.get("text")
                 if type(text) is str:
                     generated = generated or text != ""

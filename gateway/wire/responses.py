@@ -23,7 +23,9 @@ from gateway.wire.openai import (
 )
 from gateway.wire.reported import Reported, read_reported
 from gateway.wire.typed_events import TypedEventRelay
-from gateway.wire.usage import Usage, parse_usage
+from gateway.wire.usage import Usage
+from gateway.wire.usage_reading import parse_usage
+from gateway.wire.usage_shapes import tier_of
 
 _ITEM_OVERHEAD_TOKENS = 8
 _CLIENT_TOOLS = frozenset(
@@ -96,9 +98,15 @@ def usage_of_response(document: dict[str, Any]) -> Usage | None:
     output = _objects(document.get("output"))
     searches = sum(map(_is_search, output))
     others = any(item.get("type") in _BILLED_CALLS for item in output)
-    if not searches and not others:
+    tier = tier_of(document.get("service_tier"))
+    if not searches and not others and not tier:
         return usage
-    return msgspec.structs.replace(usage, web_searches=searches, other_fees=others)
+    return msgspec.structs.replace(
+        usage,
+        web_searches=max(usage.web_searches, searches),
+        other_fees=usage.other_fees or others,
+        service_tier=tier or usage.service_tier,
+    )
 
 
 def answer_text(document: dict[str, Any]) -> str:
@@ -139,6 +147,7 @@ class ResponsesRelay(TypedEventRelay):
             self._generated(document.get("delta"))
         elif kind in _LAST:
             self.usage = usage_of_response(document["response"])
+            self.tier = document["response"].get("service_tier")
             return True
         elif kind == "response.failed":
             response = document["response"]

@@ -32,7 +32,7 @@ class TypedEventRelay:
 
     __slots__ = (
         "_counted", "_counting", "_error", "_last", "_secrets", "_splitter", "content_events",
-        "next_sequence", "prompt", "text_bytes", "usage",
+        "next_sequence", "prompt", "text_bytes", "tier", "usage",
     )  # fmt: skip
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
@@ -44,6 +44,7 @@ class TypedEventRelay:
         self._counting = b""  # the latest such event: kept back, since the charge goes into it
         self._error: UpstreamError | None = None
         self.usage: Usage | None = None  # of the whole answer, once the provider has told
+        self.tier: Any = None  # the service tier that the answer names
         self.prompt: Usage | None = None  # of the prompt alone, where the provider tells it first
         self.content_events = 0  # events that carried something generated: about a token each
         self.text_bytes = 0  # UTF-8 bytes of generated text, tool arguments included

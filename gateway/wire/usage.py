@@ -1,13 +1,14 @@
-"""Token usage of one answer, in disjoint buckets whose sums are asserted.
+"""Token usage of one answer: totals and their parts, whose sums are asserted.
 
-Knows OpenAI's usage objects, of both its interfaces. Does not know prices.
+Knows no provider's spelling (``usage_reading`` does) and no price.
 """
 
 from typing import Any, Literal
 
 import msgspec
 
-UsageSource = Literal["provider", "tokenizer", "partial_stream", "cache", "none"]
+# unclear: the provider's own counts contradict each other, and the dearer reading was booked.
+UsageSource = Literal["provider", "unclear", "tokenizer", "partial_stream", "cache", "none"]
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -19,12 +20,20 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     cache_write_1h_tokens: int = 0  # part of cache_write_tokens, to be kept for an hour
     prompt_audio_tokens: int = 0  # part of prompt_tokens
     prompt_image_tokens: int = 0  # part of prompt_tokens
+    prompt_video_tokens: int = 0  # part of prompt_tokens
+    cached_audio_tokens: int = 0  # part of cached_tokens
+    cached_image_tokens: int = 0  # part of cached_tokens
     completion_tokens: int = 0
     reasoning_tokens: int = 0  # part of completion_tokens
     completion_audio_tokens: int = 0  # part of completion_tokens
+    completion_image_tokens: int = 0  # part of completion_tokens
+    completion_video_tokens: int = 0  # part of completion_tokens
+    citation_tokens: int = 0  # part of completion_tokens: what a search read, billed as output
     compute_us: int = 0  # processor time on our own machine, microseconds
     web_searches: int = 0  # that the provider made, at a fee for each
-    other_fees: bool = False  # the provider's tools did something else that it bills for
+    told_pico: int = 0  # what the provider says that the answer cost; 0: it does not say
+    other_fees: bool = False  # something else was billed, or a kind of token without a name here
+    service_tier: str = ""  # that served, where it has a price of its own; empty: the standard one
     source: UsageSource = "provider"
 
     def __post_init__(self) -> None:
@@ -32,8 +41,20 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
             raise ValueError("cached and cache-write tokens exceed the prompt's tokens")
         if self.cache_write_1h_tokens > self.cache_write_tokens:
             raise ValueError("tokens written for an hour exceed the tokens written")
-        if self.reasoning_tokens + self.completion_audio_tokens > self.completion_tokens:
-            raise ValueError("reasoning and audio tokens exceed the completion's tokens")
+        if self.cached_audio_tokens + self.cached_image_tokens > self.cached_tokens:
+            raise ValueError("cached audio and image tokens exceed the cached tokens")
+        if self.reasoning_tokens + self.other_completion_tokens > self.completion_tokens:
+            raise ValueError("reasoning and media tokens exceed the completion's tokens")
+
+    @property
+    def other_completion_tokens(self) -> int:
+        """Part of the completion that is neither text nor reasoning."""
+        return (
+            self.completion_audio_tokens
+            + self.completion_image_tokens
+            + self.completion_video_tokens
+            + self.citation_tokens
+        )
 
     def document(self) -> dict[str, Any]:
         """The OpenAI ``usage`` object."""
@@ -52,48 +73,27 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
         }
 
 
-def parse_usage(document: Any) -> Usage | None:
-    """Read a provider's OpenAI-shaped ``usage`` object; None where it is absent or unusable.
-
-    Missing and zero differ: an absent object is None, an explicit zero is a Usage of zeros.
-    A part that exceeds its total is cut to it, so that a lying provider cannot break the books.
-    """
-    if not isinstance(document, dict):
-        return None
-    prompt = count_of(document.get("prompt_tokens", document.get("input_tokens")))
-    completion = count_of(document.get("completion_tokens", document.get("output_tokens", 0)))
-    if prompt is None or completion is None:
-        return None
-    prompt_parts = document.get("prompt_tokens_details") or document.get("input_tokens_details")
-    completion_parts = document.get("completion_tokens_details") or document.get(
-        "output_tokens_details"
-    )
-    ours = document.get("tollhouse")
-    if not (prompt_parts or completion_parts or ours):
-        return Usage(prompt_tokens=prompt, completion_tokens=completion)
-    cached = min(part_of(prompt_parts, "cached_tokens"), prompt)
-    reasoning = min(part_of(completion_parts, "reasoning_tokens"), completion)
-    return Usage(
-        prompt_tokens=prompt,
-        cached_tokens=cached,
-        cache_write_tokens=min(part_of(prompt_parts, "cache_write_tokens"), prompt - cached),
-        prompt_audio_tokens=min(part_of(prompt_parts, "audio_tokens"), prompt),
-        prompt_image_tokens=min(part_of(prompt_parts, "image_tokens"), prompt),
-        completion_tokens=completion,
-        reasoning_tokens=reasoning,
-        completion_audio_tokens=min(
-            part_of(completion_parts, "audio_tokens"), completion - reasoning
-        ),
-        compute_us=part_of(ours, "compute_us"),
-    )
-
-
 _COUNT_MAX = 2**53
 
 
 def count_of(value: Any) -> int | None:
-    """A token count is a non-negative integer below 2**53; anything else is no count."""
-    return value if type(value) is int and 0 <= value < _COUNT_MAX else None
+    """A token count: a non-negative whole number below 2**53, in whatever form JSON gives it.
+
+    Some providers write ``12.0`` or ``"12"``; anything else is no count.
+    """
+    if type(value) is int:
+        return value if 0 <= value < _COUNT_MAX else None
+    if type(value) is str and len(value) <= _DIGITS_MAX:
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if type(value) is float and value.is_integer() and 0 <= value < _COUNT_MAX:
+        return int(value)
+    return None
+
+
+_DIGITS_MAX = 20
 
 
 def part_of(parts: Any, key: str) -> int:

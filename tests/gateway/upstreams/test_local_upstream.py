@@ -27,7 +27,7 @@ from gateway.errors import (
 )
 from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.local import LocalUpstream, ModelProcessClient
-from gateway.wire.usage import parse_usage
+from gateway.wire.usage_reading import parse_usage
 from local_models.catalogue import ensure
 from local_models.embedder import Embedder
 from local_models.messages import Delta, Finished, GenerationRequest, SamplingParams

@@ -451,6 +451,23 @@ def test_the_counts_of_a_message_grow_and_are_not_added() -> None:
     )  # fmt: skip
 
 
+def test_zeros_of_a_message_take_nothing_back() -> None:
+    """Counts are cumulative: compatible servers send 0 where nothing is new."""
+    relay = relay_of("messages")
+    start = {"input_tokens": 1000, "cache_read_input_tokens": 500, "output_tokens": 1}
+    relay.feed(events_of({"type": "message_start", "message": {"usage": start}}))
+    zeros = {"input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 50}
+    relay.feed(events_of({"type": "message_delta", "delta": {}, "usage": zeros}))
+    assert relay.usage == Usage(prompt_tokens=1500, cached_tokens=500, completion_tokens=50)
+
+
+def test_a_prompt_of_no_tokens_is_not_what_a_message_begins_with() -> None:
+    relay = relay_of("messages")
+    start = {"input_tokens": 0, "output_tokens": 0}
+    relay.feed(events_of({"type": "message_start", "message": {"usage": start}}))
+    assert relay.prompt is None
+
+
 BROKEN = [b"event: x\ndata: {not json}\n\n", b"data: [1]\n\n"]
 
 

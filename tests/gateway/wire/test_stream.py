@@ -13,6 +13,7 @@ from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamUnavail
 from gateway.wire.assemble import answer_text, assemble, complete, replay
 from gateway.wire.relay import DONE, StreamRelay
 from gateway.wire.sse import EVENT_BYTES_MAX, EventSplitter, event_data
+from gateway.wire.usage import Usage
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
 
@@ -113,6 +114,56 @@ def test_usage_beside_choices_is_read_and_taken_out_for_who_did_not_ask() -> Non
         assert relay.usage is not None
         hidden = b"" if include_usage else chunk(usage=USAGE, system_fingerprint="fp")
         assert relay.usage_event == hidden, "for those who share the stream and asked"
+
+
+def usage_after(*events: bytes) -> Usage | None:
+    relay = relay_of()
+    for event in events:
+        relay.feed(event)
+    return relay.usage
+
+
+def test_later_usage_completes_earlier_usage_and_takes_nothing_back() -> None:
+    full = USAGE | {"prompt_tokens_details": {"cached_tokens": 4}}
+    zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    orders = ([full, USAGE, zeros], [zeros, USAGE, full], [USAGE, full, zeros])
+    for order in orders:
+        told = usage_after(*[chunk(usage=usage) for usage in order])
+        assert told == Usage(prompt_tokens=5, cached_tokens=4, completion_tokens=3)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"x_groq": {"id": "req", "usage": USAGE}},
+        {"usageMetadata": {"promptTokenCount": 5, "candidatesTokenCount": 3}},
+        {"timings": {"prompt_n": 5, "predicted_n": 3}},
+    ],
+)
+def test_usage_is_read_where_a_provider_puts_it(place: dict[str, Any]) -> None:
+    last = chunk(delta(reason="stop"), **place)
+    assert usage_after(last) == Usage(prompt_tokens=5, completion_tokens=3)
+    assert relay_of(include_usage=False).feed(last) == last, "it is the provider's own field"
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ([chunk(delta(content="Hi"), service_tier="flex")], {"service_tier": "flex"}),
+        ([chunk(delta(content="Hi"), service_tier="default")], {}),
+        (
+            [chunk({"index": 0, "delta": {"annotations": [{"type": "url_citation"}]}})],
+            {"web_searches": 1},
+        ),
+        ([chunk({"index": 0, "delta": {"annotations": []}})], {}),
+        ([chunk(search_results=[{"url": "https://example.org"}])], {"web_searches": 1}),
+    ],
+)
+def test_the_tier_and_the_searches_that_any_event_shows_are_part_of_the_usage(
+    events: list[bytes], expected: dict[str, Any]
+) -> None:
+    told = usage_after(*events, chunk(usage=USAGE))
+    assert told == Usage(prompt_tokens=5, completion_tokens=3, **expected)
 
 
 BESIDE = b'"usage" : {"prompt_tokens": 5, "x": "\\"}{,"}'
