@@ -56,8 +56,8 @@ def attempt_event(
 ) -> UsageEvent:
     """The final record of one attempt, priced."""
     usage = attempt.usage or _NOTHING
-    price = _price(attempt.target, exchange.started_us, usage.prompt_tokens)
-    baseline_price = _price(_baseline(exchange), exchange.started_us, usage.prompt_tokens)
+    price = _price_of(attempt.target, exchange.started_us, usage)
+    baseline_price = _price_of(_baseline(exchange), exchange.started_us, usage)
     cost = _cost_pico(price, usage)
     baseline = _baseline_pico(exchange, attempt.target.name, usage, cost, baseline_price)
     error = attempt.error if superseded else (exchange.error or attempt.error)
@@ -112,8 +112,9 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
     assert entry is not None, "only a hit is booked as one"
     served = exchange.policy.models.get(entry.served_model)  # None: no longer in the policy
     usage = entry.usage
-    baseline_price = _price(_baseline(exchange), exchange.started_us, usage.prompt_tokens)
-    price = _price(served, exchange.started_us, usage.prompt_tokens)
+    baseline_price = _price_of(_baseline(exchange), exchange.started_us, usage)
+    price = _price_of(served, exchange.started_us, usage)
+    full = _cost_pico(baseline_price, _at_baseline(exchange, entry.served_model, usage))
     identity = _identity(exchange, 0, served, price, baseline_price)
     identity |= {"model_served": entry.served_model, "provider": entry.provider}
     return UsageEvent(
@@ -129,7 +130,7 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
         ),
         list_pico=0,
         cost_pico=0,
-        charge_pico=cache_charge_pico(exchange, _cost_pico(baseline_price, usage)),
+        charge_pico=cache_charge_pico(exchange, full),
         baseline_pico=_baseline_pico(exchange, entry.served_model, usage, 0, baseline_price),
         overhead_pico=_overhead_pico(exchange),
         status=200,
@@ -140,8 +141,8 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
 
 def hit_charge_pico(exchange: Exchange, entry: StoredAnswer) -> int:
     """What serving this stored answer charges the tenant; 0 where its baseline is unpriced."""
-    price = _price(_baseline(exchange), exchange.started_us, entry.usage.prompt_tokens)
-    saved = _cost_pico(price, entry.usage)
+    price = _price_of(_baseline(exchange), exchange.started_us, entry.usage)
+    saved = _cost_pico(price, _at_baseline(exchange, entry.served_model, entry.usage))
     return cache_charge_pico(exchange, saved) or 0
 
 
@@ -207,6 +208,7 @@ def _baseline_pico(
     Of another model's answer only the prompt's tokens count: whether the answer was worth as much,
     and as long, is not measured. That claims no more than the prompt saved, and hides no loss.
     """
+    usage = _at_baseline(exchange, served, usage)
     full = _cost_pico(price, usage)
     meant = exchange.pinned or exchange.route.large
     if full is None or cost is None or meant is None or served == meant.name:
@@ -217,9 +219,22 @@ def _baseline_pico(
 
 def _prompt_of(usage: Usage) -> Usage:
     """The same prompt, answered with nothing."""
-    return msgspec.structs.replace(
-        usage, completion_tokens=0, reasoning_tokens=0, completion_audio_tokens=0, compute_us=0
-    )
+    return msgspec.structs.replace(usage, compute_us=0, **_NO_COMPLETION)
+
+
+_NO_COMPLETION = {
+    name: 0
+    for name in Usage.__struct_fields__
+    if name.startswith("completion_") or name in ("reasoning_tokens", "citation_tokens")
+}
+
+
+def _at_baseline(exchange: Exchange, served: str, usage: Usage) -> Usage:
+    """Usage without what the provider says it cost, where the baseline is another model."""
+    baseline = _baseline(exchange)
+    if not usage.told_pico or (baseline is not None and baseline.name == served):
+        return usage
+    return msgspec.structs.replace(usage, told_pico=0)
 
 
 def _overhead_pico(exchange: Exchange) -> int:
@@ -278,6 +293,16 @@ def _price(model: Model | None, now_us: int, prompt_tokens: int) -> Price | None
     if model is None or model.prices is None:
         return None
     return model.prices.at(now_us, prompt_tokens)
+
+
+def _price_of(model: Model | None, now_us: int, usage: Usage) -> Price | None:
+    """The price of an answer, in the service tier that served it."""
+    if not usage.service_tier or model is None or model.prices is None:
+        return _price(model, now_us, usage.prompt_tokens)
+    schedule = model.prices.of_tier(usage.service_tier)
+    if schedule is None and usage.told_pico:
+        schedule = model.prices  # the provider says what it cost, in whichever tier
+    return schedule.at(now_us, usage.prompt_tokens) if schedule is not None else None
 
 
 def _cost_pico(price: Price | None, usage: Usage) -> int | None:

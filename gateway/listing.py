@@ -12,13 +12,9 @@ from gateway.errors import ModelNotFound
 from gateway.money import divide_half_even, format_usd
 from gateway.policy.evaluate import fixed_target
 from gateway.policy.snapshot import AUTO, Model, Policy, RequestFacts, Tenant
-from gateway.prices import Price, Rates
+from gateway.prices import BUCKETS, Price, Rates
 
 _PPM = 1_000_000
-_PER_MTOK = (
-    "input", "cached_input", "cache_write", "output", "reasoning", "input_audio", "output_audio",
-    "input_image",
-)  # fmt: skip
 
 
 def model_list(
@@ -72,6 +68,11 @@ def _document(
     if answering.prices is not None:
         active = [price for price in answering.prices.prices if price.active(now_us)]
         document["tariff"] = tariff(active, tenant.charging.markup_ppm)
+        for name, schedule in answering.prices.service_tiers:
+            active = [price for price in schedule.prices if price.active(now_us)]
+            document["tariff"].setdefault("service_tiers", {})[name] = tariff(
+                active, tenant.charging.markup_ppm
+            )
     return document
 
 
@@ -116,9 +117,12 @@ def tariff(prices: Iterable[Price], markup_ppm: int) -> dict[str, Any]:
 def _charged(rates: Rates, markup_ppm: int) -> dict[str, Any]:
     factor = _PPM + markup_ppm
     # A pico-dollar per token is a millionth of a dollar per million tokens: exact, whatever comes.
-    per_mtok = {name: format_usd(getattr(rates, name) * factor) for name in _PER_MTOK}
-    if isinstance(rates.cache_write_1h, int):
-        per_mtok["cache_write_1h"] = format_usd(rates.cache_write_1h * factor)
+    # A rate that is unset is not known: such tokens are unpriced.
+    per_mtok = {
+        name: format_usd(getattr(rates, name) * factor)
+        for name in BUCKETS
+        if isinstance(getattr(rates, name), int)
+    }
     found: dict[str, Any] = {"per_mtok": per_mtok}
     if rates.compute_pico_per_second:
         found["per_second"] = _marked_up(rates.compute_pico_per_second, factor)

@@ -20,41 +20,83 @@ if TYPE_CHECKING:
 DAY_US = 86_400_000_000
 # Dollars per million tokens with six decimals are whole pico-dollars per token.
 _MTOK_PLACES = 6
+_KCOUNT_PLACES = 9  # dollars per thousand with nine decimals are whole pico-dollars
 _PPM = 10**6
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True):
     """Pico-dollars per token and bucket; per second of own compute; per request and search.
 
-    A rate that is unset leaves no trace in a price's digest: earlier prices keep their names.
+    A rate that is unset is not known, unless its comment says otherwise: what it would price is
+    unpriced. It leaves no trace in a price's digest, so earlier prices keep their names.
     """
 
     input: int
     cached_input: int
-    cache_write: int
+    cache_write: int | msgspec.UnsetType = msgspec.UNSET
     output: int
     reasoning: int
-    input_audio: int
-    output_audio: int
+    input_audio: int | msgspec.UnsetType = msgspec.UNSET
+    output_audio: int | msgspec.UnsetType = msgspec.UNSET
     input_image: int
     compute_pico_per_second: int = 0
     request_pico: int = 0
-    cache_write_1h: int | msgspec.UnsetType = msgspec.UNSET  # unset: as cache_write
-    web_search_pico: int | msgspec.UnsetType = msgspec.UNSET  # unset: not known
+    cache_write_1h: int | msgspec.UnsetType = msgspec.UNSET
+    web_search_pico: int | msgspec.UnsetType = msgspec.UNSET
+    input_video: int | msgspec.UnsetType = msgspec.UNSET  # unset: as input_image
+    cached_audio: int | msgspec.UnsetType = msgspec.UNSET
+    cached_image: int | msgspec.UnsetType = msgspec.UNSET  # unset: as cached_input
+    output_image: int | msgspec.UnsetType = msgspec.UNSET
+    output_video: int | msgspec.UnsetType = msgspec.UNSET
+    citation: int | msgspec.UnsetType = msgspec.UNSET
+    service_tier: str | msgspec.UnsetType = msgspec.UNSET  # unset: the standard one
 
     @property
     def dearest_input(self) -> int:
         """What a token of the prompt costs at most."""
-        dearest = max(
-            self.input, self.cached_input, self.cache_write, self.input_audio, self.input_image
+        return max(
+            self.input,
+            self.cached_input,
+            self.cache_write or 0,
+            self.cache_write_1h or 0,
+            self.input_audio or 0,
+            self.input_image,
+            self.input_video or 0,
+            self.cached_audio or 0,
+            self.cached_image or 0,
         )
-        written_1h = self.cache_write_1h
-        return dearest if written_1h is msgspec.UNSET else max(dearest, written_1h)
 
     @property
     def dearest_output(self) -> int:
         """What a token of the completion costs at most."""
-        return max(self.output, self.reasoning, self.output_audio)
+        return max(
+            self.output,
+            self.reasoning,
+            self.output_audio or 0,
+            self.output_image or 0,
+            self.output_video or 0,
+            self.citation or 0,
+        )
+
+
+_UNSET = msgspec.UNSET
+_CONTRACT = "contract:"
+# Buckets that cost nothing like plain text, and the tokens they price.
+_WITHOUT_DEFAULT = (
+    ("cache_write", "cache_write_tokens"),
+    ("cache_write_1h", "cache_write_1h_tokens"),
+    ("input_audio", "prompt_audio_tokens"),
+    ("cached_audio", "cached_audio_tokens"),
+    ("output_audio", "completion_audio_tokens"),
+    ("output_image", "completion_image_tokens"),
+    ("output_video", "completion_video_tokens"),
+    ("citation", "citation_tokens"),
+)
+
+
+def _or(rate: int | msgspec.UnsetType, plain: int) -> int:
+    """A rate, or the plain one where it is unset: ``Price.prices`` says whether that is right."""
+    return plain if rate is _UNSET else rate
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,47 +116,80 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 
     def prices(self, usage: Usage) -> bool:
         """Whether every part of ``usage`` has a rate: what has none is unpriced, never zero."""
-        if usage.other_fees:
+        if usage.told_pico:
+            return True
+        rates = self.rates
+        # A fee for each request pays for the searches that it makes.
+        if usage.other_fees or (
+            usage.web_searches and rates.web_search_pico is _UNSET and not rates.request_pico
+        ):
             return False
-        return not usage.web_searches or self.rates.web_search_pico is not msgspec.UNSET
+        if not (
+            usage.cache_write_tokens
+            or usage.prompt_audio_tokens
+            or usage.cached_audio_tokens
+            or usage.other_completion_tokens
+        ):
+            return True  # what is left has the rate of text
+        return all(
+            getattr(rates, bucket) is not _UNSET
+            for bucket, count in _WITHOUT_DEFAULT
+            if getattr(usage, count)
+        )
 
     def cost_pico(self, usage: Usage) -> int:
         """Price one answer exactly. Every token is billed in one bucket and only once.
 
-        Cached and written tokens go first; audio and image tokens are billed as such as far as
-        they cannot overlap the cached ones, because providers do not report the overlap.
+        Cached and written tokens go first; audio, image and video tokens are billed as such as far
+        as they cannot overlap the cached ones, because few providers report the overlap.
+
+        What the provider says that the answer cost goes before a list price, which is only what
+        most customers pay; before a contract's only where it is more, for fees beside the tokens.
         """
+        cost = self._tokens_pico(usage)
+        if not usage.told_pico:
+            return cost
+        return max(cost, usage.told_pico) if self.source.startswith(_CONTRACT) else usage.told_pico
+
+    def _tokens_pico(self, usage: Usage) -> int:
         rates = self.rates
         cached = usage.cached_tokens
         written = usage.cache_write_tokens
         fresh = usage.prompt_tokens - cached - written
-        reasoning = usage.reasoning_tokens
+        text = usage.completion_tokens - usage.reasoning_tokens
         cost = (
-            cached * rates.cached_input
-            + written * rates.cache_write
-            + reasoning * rates.reasoning
-            + rates.request_pico
-        )
-        if usage.cache_write_1h_tokens and rates.cache_write_1h is not msgspec.UNSET:
-            dearer = rates.cache_write_1h - rates.cache_write
-            cost += usage.cache_write_1h_tokens * dearer
-        if usage.web_searches and rates.web_search_pico is not msgspec.UNSET:
-            cost += usage.web_searches * rates.web_search_pico
-        if usage.prompt_audio_tokens or usage.prompt_image_tokens:
-            audio = min(usage.prompt_audio_tokens, fresh)
-            image = min(usage.prompt_image_tokens, fresh - audio)
-            fresh -= audio + image
-            cost += audio * rates.input_audio + image * rates.input_image
-        spoken = usage.completion_audio_tokens
-        if spoken:
-            cost += spoken * rates.output_audio
+            cached * rates.cached_input + usage.reasoning_tokens * rates.reasoning
+        ) + rates.request_pico
+        if written:
+            rate = _or(rates.cache_write, rates.input)
+            kept = usage.cache_write_1h_tokens
+            cost += (written - kept) * rate + kept * _or(rates.cache_write_1h, rate)
+        if usage.cached_audio_tokens or usage.cached_image_tokens:
+            plain = rates.cached_input
+            cost += usage.cached_audio_tokens * (_or(rates.cached_audio, plain) - plain)
+            cost += usage.cached_image_tokens * (_or(rates.cached_image, plain) - plain)
+        if usage.web_searches:
+            cost += usage.web_searches * (rates.web_search_pico or 0)
+        if usage.prompt_audio_tokens or usage.prompt_image_tokens or usage.prompt_video_tokens:
+            audio = min(max(0, usage.prompt_audio_tokens - usage.cached_audio_tokens), fresh)
+            fresh -= audio
+            image = min(max(0, usage.prompt_image_tokens - usage.cached_image_tokens), fresh)
+            fresh -= image
+            video = min(usage.prompt_video_tokens, fresh)
+            fresh -= video
+            cost += audio * _or(rates.input_audio, rates.input) + image * rates.input_image
+            cost += video * _or(rates.input_video, rates.input_image)
+        others = usage.other_completion_tokens
+        if others:
+            text -= others
+            plain = rates.output
+            cost += usage.completion_audio_tokens * _or(rates.output_audio, plain)
+            cost += usage.completion_image_tokens * _or(rates.output_image, plain)
+            cost += usage.completion_video_tokens * _or(rates.output_video, plain)
+            cost += usage.citation_tokens * _or(rates.citation, plain)
         if usage.compute_us and rates.compute_pico_per_second:
             cost += divide_half_even(usage.compute_us * rates.compute_pico_per_second, 10**6)
-        return (
-            cost
-            + fresh * rates.input
-            + (usage.completion_tokens - reasoning - spoken) * rates.output
-        )
+        return cost + fresh * rates.input + text * rates.output
 
     def active(self, now_us: int) -> bool:
         """Whether this price applies at ``now_us`` (UTC microseconds), by date and time of day."""
@@ -132,7 +207,12 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
 class PriceSchedule(msgspec.Struct, frozen=True):
     """All prices of one model, the one that wins first: narrowest time, then highest tier."""
 
-    prices: tuple[Price, ...]
+    prices: tuple[Price, ...]  # of the standard service tier
+    service_tiers: tuple[tuple[str, "PriceSchedule"], ...] = ()  # others that have known prices
+
+    def of_tier(self, service_tier: str) -> "PriceSchedule | None":
+        """The prices of a service tier; None where they are not known."""
+        return dict(self.service_tiers).get(service_tier) if service_tier else self
 
     def at(self, now_us: int, prompt_tokens: int) -> Price | None:
         """The price of a request begun at ``now_us``; None where no price applies (unpriced)."""
@@ -165,6 +245,15 @@ class PriceSchedule(msgspec.Struct, frozen=True):
                     price.rates, prompt_tokens, output_tokens * choices, compute_seconds
                 )
                 worst = max(worst, bound)
+        for _, schedule in self.service_tiers:  # the provider may serve in any of them
+            bound = schedule.worst_case_pico(
+                now_us,
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+                choices=choices,
+                compute_seconds=compute_seconds,
+            )
+            worst = max(worst, bound)
         return worst
 
 
@@ -172,6 +261,13 @@ class ContractTier(msgspec.Struct, frozen=True, kw_only=True):
     """A contract's long-context clause: above so many prompt tokens, all rates are multiplied."""
 
     when_input_over: int
+    multiply: Mapping[str, str]  # keys "input" and "output"; exact decimals
+
+
+class ServiceTier(msgspec.Struct, frozen=True, kw_only=True):
+    """A contract's clause for answers served in another tier: all rates are multiplied."""
+
+    name: str  # as the provider's answers name it: "flex", "priority"
     multiply: Mapping[str, str]  # keys "input" and "output"; exact decimals
 
 
@@ -236,45 +332,74 @@ def from_contract(
     per_mtok: Mapping[str, str],
     effective_from_us: int = 0,
     tiers: Sequence[ContractTier] = (),
+    per_thousand: Mapping[str, str] | None = None,
+    service_tiers: Sequence[ServiceTier] = (),
 ) -> PriceSchedule:
     """Negotiated prices, in exact decimal dollars per million tokens.
 
-    ``per_mtok`` has the buckets of ``Rates``; ``input`` and ``output`` are required, the others
-    default to them, and ``cache_write_1h`` to ``cache_write``. Multiplied rates round half-even to
-    a pico-dollar per token. Raises ValueError with a sentence for an unknown bucket, a bad number,
-    another currency than USD or a bad tier.
+    ``per_mtok`` has the buckets of ``Rates``; ``input`` and ``output`` are required.
+    ``cached_input`` and ``input_image`` default to ``input``, ``reasoning`` to ``output``; tokens
+    of any other kind are unpriced without a rate of their own. ``per_thousand`` has the fees of
+    ``request`` and ``web_search``. Multiplied rates round half-even to a pico-dollar per token.
+    Raises ValueError with a sentence for an unknown bucket, a bad number, another currency than
+    USD or a bad tier.
     """
     if currency != "USD":
         raise ValueError(
             f"currency {currency!r} is not supported; give the contract's price in USD"
         )
-    unknown = sorted(set(per_mtok) - set(_MORE_BUCKETS))
+    unknown = sorted(set(per_mtok) - set(BUCKETS))
     if unknown:
-        raise ValueError(f"unknown price {unknown[0]!r}; there are {', '.join(_MORE_BUCKETS)}")
+        raise ValueError(f"unknown price {unknown[0]!r}; there are {', '.join(BUCKETS)}")
     given = {bucket: _rate(bucket, text) for bucket, text in per_mtok.items()}
     if "input" not in given or "output" not in given:
         raise ValueError("a contract's price needs both input and output per million tokens")
-    base = _with_defaults(given)
+    base = msgspec.structs.replace(_with_defaults(given), **_fees(per_thousand or {}))
     levels = [(0, base)]
     for tier in tiers:
         if tier.when_input_over <= levels[-1][0]:
             raise ValueError(f"tiers must rise: over {tier.when_input_over} comes too late")
         levels.append((tier.when_input_over + 1, _multiplied(base, tier.multiply)))
-    return PriceSchedule(
-        tuple(
+
+    def priced(levels: Iterable[tuple[int, Rates]]) -> tuple[Price, ...]:
+        return tuple(
             _price(
                 provider=provider,
                 model=model,
                 currency=currency,
                 rates=rates,
-                source=f"contract:{contract_id}",
+                source=_CONTRACT + contract_id,
                 effective_from_us=effective_from_us,
                 effective_to_us=None,
                 min_input_tokens=min_input_tokens,
             )
-            for min_input_tokens, rates in reversed(levels)
+            for min_input_tokens, rates in levels
         )
-    )
+
+    levels.reverse()
+    served: list[tuple[str, PriceSchedule]] = []
+    for mode in service_tiers:
+        if mode.name in dict(served):
+            raise ValueError(f"the service tier {mode.name!r} is there twice")
+        multiplied = [
+            (
+                least,
+                msgspec.structs.replace(_multiplied(rates, mode.multiply), service_tier=mode.name),
+            )
+            for least, rates in levels
+        ]
+        served.append((mode.name, PriceSchedule(priced(multiplied))))
+    return PriceSchedule(priced(levels), tuple(served))
+
+
+def _fees(per_thousand: Mapping[str, str]) -> dict[str, int]:
+    """Pico-dollars for one of each, of dollars per thousand."""
+    unknown = sorted(set(per_thousand) - {"request", "web_search"})
+    if unknown:
+        raise ValueError(f"unknown fee {unknown[0]!r}; there are request, web_search")
+    return {
+        f"{name}_pico": _rate(name, text, _KCOUNT_PLACES) for name, text in per_thousand.items()
+    }
 
 
 def from_machine_hour(*, provider: str, model: str, machine_hour: str) -> PriceSchedule:
@@ -285,9 +410,8 @@ def from_machine_hour(*, provider: str, model: str, machine_hour: str) -> PriceS
     hour_pico = parse_usd(machine_hour)
     if hour_pico < 0:
         raise ValueError(f"machine_hour {machine_hour!r} is negative")
-    rates = Rates(
-        **dict.fromkeys(_BUCKETS, 0), compute_pico_per_second=divide_half_even(hour_pico, 3600)
-    )
+    free: dict[str, Any] = dict.fromkeys(BUCKETS, 0)
+    rates = Rates(**free, compute_pico_per_second=divide_half_even(hour_pico, 3600))
     return PriceSchedule(
         (
             _price(
@@ -304,18 +428,7 @@ def from_machine_hour(*, provider: str, model: str, machine_hour: str) -> PriceS
     )
 
 
-_BUCKETS = (
-    "input",
-    "cached_input",
-    "cache_write",
-    "output",
-    "reasoning",
-    "input_audio",
-    "output_audio",
-    "input_image",
-)
-_MORE_BUCKETS = (*_BUCKETS, "cache_write_1h")  # with those that not every price has
-_OUTPUT_BUCKETS = frozenset({"output", "reasoning", "output_audio"})
+# A bucket of tokens and its name in genai-prices.
 _PUBLIC_NAMES = {
     "input": "input_mtok",
     "cached_input": "cache_read_mtok",
@@ -326,19 +439,27 @@ _PUBLIC_NAMES = {
     "input_audio": "input_audio_mtok",
     "output_audio": "output_audio_mtok",
     "input_image": "input_image_mtok",
+    "input_video": "input_video_mtok",
+    "cached_audio": "cache_audio_read_mtok",
+    "cached_image": "cache_image_read_mtok",
+    "output_image": "output_image_mtok",
+    "output_video": "output_video_mtok",
+    "citation": "output_citation_mtok",
 }
+BUCKETS = tuple(_PUBLIC_NAMES)
+_OUTPUT_BUCKETS = frozenset(
+    {"output", "reasoning", "output_audio", "output_image", "output_video", "citation"}
+)
+# Without a rate of their own they cost what plain input or output does.
+_PLAIN_BUCKETS = {"cached_input": "input", "input_image": "input", "reasoning": "output"}
 
 
-def _with_defaults(given: Mapping[str, int]) -> Rates:
-    """Buckets without a price of their own cost what plain input or output costs."""
-    plain = {
-        bucket: given["output" if bucket in _OUTPUT_BUCKETS else "input"] for bucket in _BUCKETS
-    }
-    return Rates(**{**plain, **given})
+def _with_defaults(given: Mapping[str, Any]) -> Rates:
+    return Rates(**{**{name: given[plain] for name, plain in _PLAIN_BUCKETS.items()}, **given})
 
 
-def _rate(bucket: str, text: str) -> int:
-    rate = parse_decimal(text, _MTOK_PLACES)
+def _rate(bucket: str, text: str, places: int = _MTOK_PLACES) -> int:
+    rate = parse_decimal(text, places)
     if rate < 0:
         raise ValueError(f"{bucket}: {text!r} is negative")
     return rate
@@ -357,7 +478,7 @@ def _multiplied(base: Rates, multiply: Mapping[str, str]) -> Rates:
                 * factor_ppm.get("output" if bucket in _OUTPUT_BUCKETS else "input", _PPM),
                 _PPM,
             )
-            for bucket in _MORE_BUCKETS
+            for bucket in BUCKETS
             if getattr(base, bucket) is not msgspec.UNSET
         },
     )
@@ -367,7 +488,7 @@ def _thresholds(prices: "ModelPrice") -> set[int]:
     """The prompt sizes at which one of the rates changes; a public tier starts *above* a number."""
     found = {0}
     for name in _PUBLIC_NAMES.values():
-        found.update(tier.start + 1 for tier in getattr(getattr(prices, name), "tiers", ()))
+        found.update(tier.start + 1 for tier in getattr(getattr(prices, name, None), "tiers", ()))
     return found
 
 
@@ -375,7 +496,7 @@ def _public_rates(prices: "ModelPrice", prompt_tokens: int) -> Rates | None:
     """The rates at this prompt size; None where neither prompt nor completion has a token price."""
     given: dict[str, int] = {}
     for bucket, name in _PUBLIC_NAMES.items():
-        rate: Any = getattr(prices, name)
+        rate: Any = getattr(prices, name, None)  # None too: a unit it does not know yet
         if rate is None:
             continue
         for tier in getattr(rate, "tiers", ()):
@@ -442,8 +563,9 @@ def _price(
     digest = hashlib.sha256(msgspec.json.encode(content, order="deterministic")).hexdigest()
     since = f"@{_date_text(effective_from_us)}" if effective_from_us else ""
     tier = f">{min_input_tokens - 1}" if min_input_tokens else ""
+    served = f"+{rates.service_tier}" if rates.service_tier else ""
     return Price(
-        price_id=f"{provider}/{model}{since}{tier}~{digest[:12]}",
+        price_id=f"{provider}/{model}{since}{tier}{served}~{digest[:12]}",
         provider=provider,
         model=model,
         currency=currency,
@@ -470,7 +592,10 @@ def content_hash(price: Price) -> str:
 
 def all_prices(schedules: Iterable[PriceSchedule | None]) -> tuple[Price, ...]:
     """Every price of some models once, to be entered into the ledger's price book."""
-    found = {p.price_id: p for schedule in schedules if schedule for p in schedule.prices}
+    found: dict[str, Price] = {}
+    for schedule in filter(None, schedules):
+        for each in (schedule, *[served for _, served in schedule.service_tiers]):
+            found |= {price.price_id: price for price in each.prices}
     return tuple(found.values())
 
 

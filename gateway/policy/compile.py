@@ -47,11 +47,13 @@ from gateway.prices import (
     ContractTier,
     Price,
     PriceSchedule,
+    ServiceTier,
     from_contract,
     from_genai_prices,
     from_machine_hour,
 )
 from gateway.wire.dialects import DialectName, provider_paths
+from gateway.wire.fees import fee_of_model, media_of_model
 from gateway.yaml_documents import Document, Where, refusal, suggest
 
 _PPM = 1_000_000
@@ -232,6 +234,8 @@ class _Compiler:
                 output_tokens_max=section.max_output,
                 limit_field=section.limit_field
                 or _limit_field(section, provider, self._api_versions[provider.name]),
+                fee=fee_of_model(section.upstream_model),
+                media=media_of_model(section.upstream_model),
                 paths=provider_paths(
                     provider.dialects,
                     deployment=quote(section.upstream_model, safe=""),
@@ -287,6 +291,14 @@ class _Compiler:
                         multiply={str(side): factor for side, factor in t.multiply.items()},
                     )
                     for t in price.tiers
+                ],
+                per_thousand={str(fee): rate for fee, rate in (price.per_thousand or {}).items()},
+                service_tiers=[
+                    ServiceTier(
+                        name=tier.name,
+                        multiply={str(side): factor for side, factor in tier.multiply.items()},
+                    )
+                    for tier in price.service_tiers
                 ],
             )
         except ValueError as error:

@@ -171,6 +171,15 @@ class TierSection(Section):
     )
 
 
+class ServiceTierSection(Section):
+    """A contract's clause for answers that the provider served in another tier."""
+
+    name: str = Field(min_length=1, description="As answers name it: flex, priority, batch.")
+    multiply: dict[Literal["input", "output"], Money] = Field(
+        description="Factors of input and output."
+    )
+
+
 class Amortised(Section):
     """What running one's own machine costs."""
 
@@ -183,7 +192,8 @@ class Amortised(Section):
 
 Meter = Literal[
     "input", "cached_input", "cache_write", "cache_write_1h", "output", "reasoning",
-    "input_audio", "output_audio", "input_image",
+    "input_audio", "output_audio", "input_image", "input_video", "cached_audio", "cached_image",
+    "output_image", "output_video", "citation",
 ]  # fmt: skip
 
 
@@ -200,7 +210,11 @@ class PriceSection(Section):
     currency: Literal["USD"] = Field("USD", description="Of per_mtok.")
     effective_from: str | None = Field(None, description="A date, 2026-10-01, UTC.")
     per_mtok: dict[Meter, Money] | None = Field(None, description="Dollars per million tokens.")
+    per_thousand: dict[Literal["request", "web_search"], Money] | None = Field(
+        None, description="Dollars per thousand requests or web searches."
+    )
     tiers: list[TierSection] = []
+    service_tiers: list[ServiceTierSection] = []
     amortised: Amortised | None = None
 
     @model_validator(mode="after")
@@ -211,8 +225,11 @@ class PriceSection(Section):
             raise ValueError("per_mtok needs input and output")
         if self.source == "internal" and self.amortised is None:
             raise ValueError("source: internal needs amortised: {machine_hour: ...}")
-        if self.source != "contract" and (self.per_mtok is not None or self.tiers):
-            raise ValueError("per_mtok and tiers belong to source: contract")
+        terms = (self.per_mtok, self.per_thousand, self.tiers or None, self.service_tiers or None)
+        if self.source != "contract" and any(term is not None for term in terms):
+            raise ValueError(
+                "per_mtok, per_thousand, tiers and service_tiers belong to source: contract"
+            )
         return self
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.prices import Price, PriceSchedule
 from gateway.wire.dialects import DialectName, provider_paths
+from gateway.wire.fees import Fee
 from gateway.wire.openai import Endpoint
 
 Api = Literal["openai", "azure", "anthropic", "local"]
@@ -113,6 +114,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int | None = None  # None: not known, not checked
     output_tokens_max: int = 4096  # assumed worst case where the request sets no limit
     limit_field: str = "max_tokens"  # of a chat, for a limit of ours
+    fee: Fee | None = None  # what it does of its own accord, billed beside its tokens
+    media: frozenset[str] = frozenset()  # price buckets of the media that it makes
     # Below the base URL, of each endpoint that the provider speaks.
     paths: Mapping[Endpoint, str] = msgspec.field(default_factory=lambda: _CHAT_PATHS)
 

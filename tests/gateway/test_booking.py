@@ -12,7 +12,7 @@ from gateway import booking
 from gateway.errors import BudgetExhausted, ClientClosed, UpstreamTimeout
 from gateway.ledger.event import Identity, UsageEvent, gross_saved_pico, plausible, unpriced
 from gateway.policy.snapshot import Charging, Model
-from gateway.prices import from_machine_hour
+from gateway.prices import ServiceTier, from_contract, from_machine_hour
 from gateway.wire.usage import Usage
 from tests.gateway.exchanges import (
     LARGE,
@@ -245,6 +245,35 @@ def test_a_fee_that_no_price_covers_makes_the_answer_unpriced(extra: dict[str, A
     event = booked(Usage(prompt_tokens=5, completion_tokens=1, **extra))
     assert (event.cost_pico, event.charge_pico) == (None, None)
     assert event.usage.prompt_tokens == 5
+
+
+def test_an_answer_costs_the_price_of_the_service_tier_that_served_it() -> None:
+    """Where the policy does not know that tier's price, the answer has none."""
+    half = ServiceTier(name="flex", multiply={"input": "0.5", "output": "0.5"})
+    terms = {"input": "1", "output": "1"}
+    prices = from_contract(
+        contract_id="C", provider="p", model="m", currency="USD", per_mtok=terms,
+        service_tiers=[half],
+    )  # fmt: skip
+    target = model("tiered", prices)
+    for tier, cost in (("", 10**7), ("flex", 5 * 10**6), ("priority", None)):
+        event = booked(Usage(prompt_tokens=10, service_tier=tier), target, pinned=target)
+        assert event.cost_pico == cost
+        assert event.baseline_pico == cost, "pinned: nothing saved"
+        assert (event.price_id is None) == (cost is None)
+
+
+def test_what_the_provider_says_it_cost_is_no_price_of_another_model() -> None:
+    usage = Usage(prompt_tokens=5, completion_tokens=1, told_pico=10**12)
+    event = booked(usage)
+    assert event.cost_pico == 10**12
+    assert event.baseline_pico == dollars("large", usage) * 10**12
+
+
+def test_what_contradicts_itself_is_booked_as_an_estimate() -> None:
+    event = booked(Usage(prompt_tokens=5, completion_tokens=1, source="unclear"))
+    assert (event.state, event.usage.source) == ("estimated", "unclear")
+    assert event.cost_pico == dollars("small", event.usage) * 10**12
 
 
 def test_what_never_reached_a_provider_costs_not_even_the_fee_of_a_request() -> None:

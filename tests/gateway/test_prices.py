@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.prices import (
     ContractTier,
     PriceSchedule,
+    ServiceTier,
     all_prices,
     content_hash,
     from_contract,
@@ -122,13 +123,116 @@ def test_what_is_kept_for_an_hour_and_what_is_searched_have_prices_of_their_own(
     assert reference_pico("anthropic", "claude-sonnet-4-5", usage, now_us) == 30_438_000_000
 
 
-def test_what_has_no_rate_is_not_priced() -> None:
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage(prompt_tokens=5, web_searches=1),
+        Usage(prompt_tokens=5, other_fees=True),
+        Usage(prompt_tokens=5, cache_write_tokens=5),
+        Usage(prompt_tokens=5, prompt_audio_tokens=1),
+        Usage(completion_tokens=5, completion_audio_tokens=1),
+        Usage(completion_tokens=5, completion_image_tokens=1),
+        Usage(completion_tokens=5, completion_video_tokens=1),
+        Usage(completion_tokens=5, citation_tokens=1),
+        Usage(prompt_tokens=5, cached_tokens=2, cached_audio_tokens=1),
+    ],
+)
+def test_what_has_no_rate_is_not_priced(usage: Usage) -> None:
     """Not at the price of something else, and not at zero."""
     price = contract(per_mtok={"input": "1", "output": "1"}, tiers=[]).at(0, 0)
     assert price is not None
-    assert price.prices(Usage(prompt_tokens=5, cache_write_tokens=5, cache_write_1h_tokens=5))
-    assert not price.prices(Usage(prompt_tokens=5, web_searches=1))
-    assert not price.prices(Usage(prompt_tokens=5, other_fees=True))
+    assert price.prices(Usage(prompt_tokens=5, cached_tokens=3, completion_tokens=5))
+    assert not price.prices(usage)
+
+
+def test_writing_for_an_hour_is_not_priced_as_writing_for_five_minutes() -> None:
+    usage = Usage(prompt_tokens=5, cache_write_tokens=5, cache_write_1h_tokens=2)
+    terms = {"input": "1", "output": "1", "cache_write": "1.25"}
+    short, long = (
+        contract(per_mtok=terms | more, tiers=[]).at(0, 0) for more in ({}, {"cache_write_1h": "2"})
+    )
+    assert short is not None
+    assert long is not None
+    assert not short.prices(usage)
+    assert long.prices(usage)
+    assert long.cost_pico(usage) == 3 * 1_250_000 + 2 * 2_000_000
+
+
+def test_the_images_of_an_answer_cost_what_the_list_says_of_images() -> None:
+    usage = Usage(prompt_tokens=10, completion_tokens=1345, completion_image_tokens=1290)
+    schedule = listed("google", "gemini-2.5-flash-image")
+    price = schedule.at(moment_us(2026, 11, 1), 10)
+    assert price is not None
+    assert price.prices(usage)
+    assert price.cost_pico(usage) == 10 * 300_000 + 55 * 2_500_000 + 1290 * 30_000_000
+    bound = schedule.worst_case_pico(moment_us(2026, 11, 1), prompt_tokens=10, output_tokens=1345)
+    assert bound >= price.cost_pico(usage)
+
+
+def test_a_contract_names_rates_of_every_kind_of_token_and_fees() -> None:
+    terms = {
+        "input": "1", "cached_input": "2", "cached_audio": "3", "cached_image": "4", "output": "5",
+        "input_audio": "6", "input_image": "7", "input_video": "8", "output_audio": "9",
+        "output_image": "10", "output_video": "11", "citation": "12",
+    }  # fmt: skip
+    usage = Usage(
+        prompt_tokens=100, cached_tokens=30, cached_audio_tokens=10, cached_image_tokens=5,
+        prompt_audio_tokens=30, prompt_image_tokens=15, prompt_video_tokens=10,
+        completion_tokens=50, completion_audio_tokens=1, completion_image_tokens=2,
+        completion_video_tokens=3, citation_tokens=4, web_searches=2,
+    )  # fmt: skip
+    price = contract(
+        per_mtok=terms, tiers=[], per_thousand={"request": "5", "web_search": "10"}
+    ).at(0, 0)
+    assert price is not None
+    assert price.prices(usage)
+    cached = 15 * 2 + 10 * 3 + 5 * 4
+    fresh = 20 * 6 + 10 * 7 + 10 * 8 + 30 * 1
+    written = 1 * 9 + 2 * 10 + 3 * 11 + 4 * 12 + 40 * 5
+    fees = 5_000_000_000 + 2 * 10_000_000_000
+    assert price.cost_pico(usage) == (cached + fresh + written) * 10**6 + fees
+    assert content_hash(price) == price.source_hash
+
+
+def test_a_service_tier_has_the_price_that_the_contract_gives_it_or_none() -> None:
+    flex = ServiceTier(name="flex", multiply={"input": "0.5", "output": "0.5"})
+    rush = ServiceTier(name="priority", multiply={"input": "2", "output": "1.8"})
+    schedule = contract(service_tiers=[flex, rush])
+    usage = Usage(prompt_tokens=1000, completion_tokens=10)
+    standard, half = schedule.at(0, 1000), schedule.of_tier("flex")
+    assert standard is not None
+    assert half is not None
+    halved, dear = half.at(0, 1000), half.at(0, 272_001)
+    assert halved is not None
+    assert dear is not None
+    assert halved.cost_pico(usage) * 2 == standard.cost_pico(usage)
+    assert dear.cost_pico(usage) == 1000 * 4_250_000 + 10 * 19_125_000, "the clauses multiply"
+    assert schedule.of_tier("batch") is None
+    assert schedule.of_tier("") is schedule
+    assert "+flex" in halved.price_id
+    ids = {price.price_id for price in all_prices([schedule])}
+    assert len(ids) == 6
+    assert all(content_hash(price) == price.source_hash for price in all_prices([schedule]))
+    priority = schedule.of_tier("priority")
+    assert priority is not None
+    fast = priority.at(0, 1000)
+    assert fast is not None
+    bound = schedule.worst_case_pico(0, prompt_tokens=1000, output_tokens=10)
+    assert bound >= fast.cost_pico(usage), "whichever tier the provider serves in"
+
+
+def test_what_the_provider_says_it_cost_goes_before_a_list_and_above_a_contract() -> None:
+    """A list says what most pay; a contract's tokens may have fees beside them."""
+    public = listed("openai", "gpt-4o").at(moment_us(2026, 11, 1), 10)
+    agreed = contract().at(0, 10)
+    assert public is not None
+    assert agreed is not None
+    tokens = agreed.cost_pico(Usage(prompt_tokens=10))
+    for told in (1, tokens, 10**12):
+        usage = Usage(prompt_tokens=10, told_pico=told, other_fees=True)
+        assert public.prices(usage)
+        assert public.cost_pico(usage) == told
+        assert agreed.cost_pico(usage) == max(told, tokens)
 
 
 def test_a_price_without_the_newer_rates_keeps_its_name() -> None:
@@ -223,6 +327,8 @@ def test_a_contract_is_exact_and_its_tier_multiplies_all_rates() -> None:
         ({"per_mtok": {"input": "0.0000001", "output": "1"}}, "finer than 6"),
         ({"per_mtok": {"input": "-1", "output": "1"}}, "negative"),
         ({"tiers": [ContractTier(when_input_over=1, multiply={"all": "2"})]}, "unknown factor"),
+        ({"per_thousand": {"image": "1"}}, "unknown fee 'image'"),
+        ({"service_tiers": [ServiceTier(name="flex", multiply={})] * 2}, "'flex' is there twice"),
         (
             {
                 "tiers": [

@@ -1,0 +1,68 @@
+"""What providers bill beside the tokens: told from a request's fields, or from a model's name.
+
+Chat completions do not count what the provider's own tools did, so that it has to be foreseen.
+Knows no price and no budget.
+"""
+
+from typing import Any, Literal
+
+import orjson
+
+Fee = Literal["search", "other"]
+
+# Fields of a chat body that make a provider do more than write: OpenAI, xAI, OpenRouter, Alibaba.
+FEE_FIELDS = frozenset(
+    {"web_search_options", "search_parameters", "plugins", "enable_search", "tools"}
+)
+_CLIENT_TOOLS = frozenset({"function", "custom", None})
+_SEARCHING = ("-search-", ":online", "sonar")
+_MEDIA = ("audio", "image")
+_RESEARCHING = ("deep-research", "groq/compound", "compound-beta", "compound-mini")
+
+
+def fee_asked(body: dict[str, Any]) -> tuple[str, Fee] | None:
+    """The field or tool of a chat body that the provider bills beside the tokens, and its kind."""
+    if body.get("web_search_options") is not None:
+        return "web_search_options", "search"
+    parameters = body.get("search_parameters")
+    if isinstance(parameters, dict) and parameters.get("mode") != "off":
+        return "search_parameters", "search"
+    if body.get("enable_search") is True:
+        return "enable_search", "search"
+    if body.get("plugins"):
+        return "plugins", "search"
+    tools = body.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and kind not in _CLIENT_TOOLS:
+            return kind, "search" if b"search" in orjson.dumps(tool) else "other"
+    return None
+
+
+def fee_of_model(name: str) -> Fee | None:
+    """What a model does of its own accord at a fee; ``name`` is the provider's."""
+    if any(part in name for part in _RESEARCHING):
+        return "other"
+    if name.endswith("-search") or any(part in name for part in _SEARCHING):
+        return "search"
+    return None
+
+
+def media_of_model(name: str) -> frozenset[str]:
+    """The price buckets of the media that a model makes; ``name`` is the provider's."""
+    return frozenset(f"output_{kind}" for kind in _MEDIA if f"-{kind}" in name)
+
+
+def media_asked(body: dict[str, Any]) -> frozenset[str]:
+    """The price buckets, beside those of text, of media that a chat sends or asks for."""
+    asked: set[str] = set()
+    modalities = body.get("modalities")
+    if isinstance(modalities, list):
+        asked.update(f"output_{kind}" for kind in _MEDIA if kind in modalities)
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and "audio" in str(part.get("type")):
+                asked.add("input_audio")
+    return frozenset(asked)
