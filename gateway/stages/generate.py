@@ -24,6 +24,7 @@ from gateway.errors import (
 )
 from gateway.exchange import EVENT_STREAM, LARGE_AWAY, Attempt, Exchange, Plan
 from gateway.ledger.budgets import Hold
+from gateway.metering import completed
 from gateway.policy.snapshot import Model
 from gateway.services import Services
 from gateway.telemetry import status_label
@@ -221,8 +222,13 @@ async def _relay_document(
         raise UpstreamProtocolError(
             f"The provider '{name}' answered with something else than {exchange.endpoint} promises."
         )
-    if attempt.usage is None:
-        attempt.usage = dialect.usage(document) or _estimate_document(exchange, attempt, document)
+    attempt.usage = completed(
+        attempt.usage or dialect.usage(document),
+        exchange.request,
+        attempt.target,
+        tier_named=document.get("service_tier"),
+        estimate=lambda: _estimate_document(exchange, attempt, document),
+    )
     exchange.first_byte = arrived
     if exchange.request.stream:
         if dialect.replay is None:
@@ -530,6 +536,14 @@ def _streamed_usage(
 ) -> Usage:
     """What the provider has told, unless more came through after that and the end never did."""
     told = relay.usage
+    if told is not None:
+        told = completed(
+            told,
+            exchange.request,
+            attempt.target,
+            tier_named=relay.tier,
+            estimate=lambda: _estimate(exchange, services, attempt, relay),
+        )
     if told is not None and (exchange.tail or told.completion_tokens >= _tokens_so_far(relay)):
         return told
     seen = _estimate(exchange, services, attempt, relay)

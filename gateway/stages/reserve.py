@@ -5,6 +5,7 @@ From here on the request is in the ledger, whatever dies.
 
 from collections.abc import Awaitable
 
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from gateway.booking import intent, plan_charge_pico
@@ -12,8 +13,12 @@ from gateway.errors import BudgetExhausted, BudgetUnenforceable, InvalidRequest
 from gateway.exchange import Attempt, Exchange, Plan
 from gateway.ledger.budgets import Hold, covers, refuses
 from gateway.plans import downgraded
-from gateway.policy.snapshot import Budget
+from gateway.policy.snapshot import Budget, Model
 from gateway.services import Services
+from gateway.wire.fees import media_asked
+from gateway.wire.usage_shapes import tier_of
+
+_NO_MEDIA: frozenset[str] = frozenset()
 
 
 def reserve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
@@ -53,8 +58,17 @@ async def _wait(exchange: Exchange, services: Services, plan: Plan, hold: Awaita
 
 def _hold(exchange: Exchange, services: Services, plan: Plan) -> Hold | Awaitable[Hold]:
     tools = exchange.request.provider_tools
-    if tools is not None:
-        _refuse_unbounded(exchange, tools)
+    if tools is not None and not _tier_priced(exchange, plan, tools):
+        _refuse_unbounded(exchange, f"'{tools}'")
+    body = exchange.request.body
+    media = exchange.request.has_media or "modalities" in body
+    asked = media_asked(body) if media else _NO_MEDIA
+    for target in plan.candidates:
+        if target.fee is not None and not _fee_bounded(target):
+            own = f"what the model '{target.name}' does of its own accord"
+            _refuse_unbounded(exchange, own, param="model")
+        if asked or target.media:
+            _refuse_unrated(exchange, target, asked | target.media)
     return services.ledger.budgets.reserve(
         exchange.tenant,
         exchange.tags,
@@ -114,13 +128,37 @@ def _without_unpriced(exchange: Exchange, plan: Plan) -> Plan:
     )
 
 
-def _refuse_unbounded(exchange: Exchange, tool: str) -> None:
+def _tier_priced(exchange: Exchange, plan: Plan, tools: str) -> bool:
+    """Whether what makes the answer dearer is a service tier that has a price everywhere."""
+    tier = tier_of(exchange.request.body.get("service_tier")) if tools == "service_tier" else ""
+    return bool(tier) and all(
+        target.prices is not None and target.prices.of_tier(tier) is not None
+        for target in plan.candidates
+    )
+
+
+def _fee_bounded(target: Model) -> bool:
+    """Whether a fee for each request pays for all searches: more of them cost no more."""
+    prices = target.prices.prices if target.prices is not None else ()
+    return target.fee == "search" and all(price.rates.request_pico for price in prices)
+
+
+def _refuse_unrated(exchange: Exchange, target: Model, media: frozenset[str]) -> None:
+    """Refuse media for whose tokens the target has no rate: the tokens would be unpriced."""
+    prices = target.prices.prices if target.prices is not None else ()
+    for bucket in sorted(media):
+        if any(getattr(price.rates, bucket) is UNSET for price in prices):
+            kind = f"'{bucket}', for which the model '{target.name}' has no price,"
+            _refuse_unbounded(exchange, kind, param="model")
+
+
+def _refuse_unbounded(exchange: Exchange, tool: str, param: str = "tools") -> None:
     """A tool that runs at the provider bills as much as it likes; a faster tier what it likes."""
     for budget in exchange.tenant.budgets:
         if refuses(budget) and covers(budget, exchange.tags):
             raise InvalidRequest(
-                f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard, and '{tool}'"
+                f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard, and {tool}"
                 " is billed by the provider at a cost nobody knows beforehand: leave it out, or"
                 " make the budget soft",
-                param="tools",
+                param=param,
             )

@@ -14,6 +14,7 @@ import msgspec
 import orjson
 
 from gateway.errors import InvalidRequest, UpstreamStatus
+from gateway.wire.fees import FEE_FIELDS, Fee, fee_asked
 from gateway.wire.reported import Reported, read_reported
 
 Endpoint = Literal["chat", "completions", "embeddings", "messages", "count_tokens", "responses"]
@@ -55,6 +56,7 @@ class ParsedRequest(msgspec.Struct, kw_only=True):
     temperature: float | None = None
     canonical: bytes | None = None  # as ``canonical_body`` spells it
     provider_tools: str | None = None  # names what the provider bills as no price foretells
+    fee: Fee | None = None  # what a chat is billed for beside its tokens, uncounted in its answer
 
 
 def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None) -> ParsedRequest:
@@ -78,9 +80,12 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
         user=user_of(body, "user") if "user" in body else None,
         temperature=number_of(body, "temperature"),
     )
-    if "service_tier" in body or "web_search_options" in body:
-        searches = body.get("web_search_options") is not None
-        request.provider_tools = "web_search_options" if searches else dearer_tier(body)
+    if "service_tier" in body:
+        request.provider_tools = dearer_tier(body)
+    if endpoint == "chat" and not FEE_FIELDS.isdisjoint(body):
+        asked = fee_asked(body)
+        if asked is not None:
+            request.provider_tools, request.fee = asked
     if endpoint == "chat":
         _read_messages(request)
     elif endpoint == "completions":

@@ -92,8 +92,9 @@ def usage_of_chat(document: dict[str, Any]) -> Usage | None:
     if usage is None:
         return None
     searched = not _SEARCH_RESULTS.isdisjoint(document) and searched_by(document)
-    for choice in document.get("choices") or ():
-        message = choice.get("message")
+    choices = document.get("choices")
+    for choice in choices if type(choices) is list else ():
+        message = choice.get("message") if type(choice) is dict else None
         if type(message) is dict:
             searched = searched or cites(message.get("annotations"))
             if message.get("executed_tools"):

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
 from gateway.app import Gateway
 from gateway.config import load_settings
+from gateway.errors import InvalidRequest
 from gateway.exchange import Exchange
 from gateway.stages.assess import assess
 from gateway.stages.exact import exact
@@ -33,6 +35,30 @@ models:
     upstream_model: b
     price: {source: contract, contract_id: C, per_mtok: {input: "0", output: "0"}}
   - {name: preview, provider: provider, upstream_model: c, price: {source: unpriced}}
+  - name: searching
+    provider: provider
+    upstream_model: gpt-4o-search-preview
+    price: {source: contract, contract_id: C, per_mtok: {input: "0", output: "0"}}
+  - name: searching-at-a-fee
+    provider: provider
+    upstream_model: sonar
+    price:
+      source: contract
+      contract_id: C
+      per_mtok: {input: "0", output: "0"}
+      per_thousand: {request: "0.00001"}
+  - name: drawing
+    provider: provider
+    upstream_model: gemini-2.5-flash-image
+    price: {source: contract, contract_id: C, per_mtok: {input: "0", output: "0"}}
+  - name: drawing-at-a-price
+    provider: provider
+    upstream_model: gemini-2.5-flash-image
+    price:
+      source: contract
+      contract_id: C
+      per_mtok: {input: "0", output: "0", output_image: "0.000001"}
+      service_tiers: [{name: priority, multiply: {output: "2"}}]
 ---
 apiVersion: tollhouse/v1
 kind: Routing
@@ -214,3 +240,35 @@ def test_a_fallback_without_a_price_is_left_out_where_a_hard_budget_covers(
         assert exchange.plan is not None
         assert [target.name for target in exchange.plan.candidates] == names
         assert len(exchange.plan.worst_pico) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "unbounded"),
+    [
+        ("searching", {}, "what the model 'searching' does of its own accord"),
+        ("searching-at-a-fee", {}, None),
+        ("small", {"web_search_options": {}}, "'web_search_options'"),
+        ("small", {"tools": [{"type": "web_search"}]}, "'web_search'"),
+        ("small", {"tools": [{"type": "function", "function": {"name": "f"}}]}, None),
+        ("drawing", {}, "'output_image', for which the model 'drawing' has no price,"),
+        ("drawing-at-a-price", {}, None),
+        ("small", {"modalities": ["text", "audio"]}, "'output_audio', for which the model 'small'"),
+        ("small", {"service_tier": "priority"}, "'service_tier'"),
+        ("drawing-at-a-price", {"service_tier": "priority"}, None),
+    ],
+)
+def test_a_hard_budget_refuses_what_nothing_bounds(
+    gateway: Gateway, model: str, fields: dict[str, Any], unbounded: str | None
+) -> None:
+    """What has no rate, by the request's fields or by the model's name; without a budget it may."""
+    for tenant in ("thrifty", "acme"):
+        exchange = resolved(gateway, model, tenant=tenant, fields=fields)
+        plan(exchange, gateway.services)
+        if unbounded is None or tenant == "acme":
+            reserve(exchange, gateway.services)
+            assert exchange.hold is not None
+            continue
+        with pytest.raises(InvalidRequest) as refused:
+            reserve(exchange, gateway.services)
+        assert unbounded in refused.value.message
+        assert not exchange.attempts
