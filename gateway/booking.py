@@ -89,7 +89,7 @@ def attempt_event(
         ttft_us=None if superseded else _ttft_us(exchange),
         usage=usage,
         possible_cost_pico=possible,
-        possible_charge_pico=charge_pico(exchange, possible) or 0,
+        possible_charge_pico=(charge_pico(exchange, possible) or 0) if possible else 0,
         request_us=None if superseded else _span_us(exchange.started, attempt.ended_monotonic),
     )
 

@@ -16,7 +16,7 @@ from litestar import Litestar
 from gateway.asgi import AsgiHandler
 from gateway.config import Limits
 from gateway.ledger import Ledger
-from gateway.ledger.event import UsageEvent
+from gateway.ledger.event import Refused, UsageEvent
 from gateway.policy.holder import PolicyHolder
 from gateway.policy.switches import Switches
 from gateway.prices import from_contract
@@ -167,6 +167,12 @@ class World:
             msgspec.structs.replace(self.policies.current, tenants={}), self.now_us
         )
         self.ledger.budgets.configure(self.policies.current, self.now_us)
+
+    def turn_away(self, *refusals: Refused) -> None:
+        """Count refused requests and ship the counts into the books."""
+        for refused in refusals:
+            self.ledger.refuse(refused)
+        self.ledger.shipper.ship()
 
     @contextmanager
     def visitor(self, role: Role = "admin", tenant: str | None = None) -> Iterator[httpx.Client]:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, sync_playwright
 
+from gateway.ledger.event import Refused
 from tests.gateway.web.admin_world import (
     EVIL,
     NOW_US,
@@ -169,6 +170,55 @@ def test_a_request_took_as_long_as_all_its_attempts(world: World) -> None:
     took = html.partition("<dt>Took</dt>")[2].partition("</div>")[0]
     assert "2.00 s" in took
     assert "no token came" in took
+
+
+def test_who_was_turned_away_is_told_apart_from_what_failed(world: World) -> None:
+    """On both pages and in the interface, by reason; a tenant sees its own. None is a request."""
+    before = world_figures(world)
+    world.turn_away(
+        *(
+            Refused(
+                ts_us=NOW_US, tenant_id=tenant, project_id="default", key_id="k", reason=reason,
+                status=429, requests=count,
+            )
+            for tenant, reason, count in (
+                ("acme", "insufficient_quota", 41), ("globex", "rate_limit_exceeded", 7),
+            )
+        )
+    )  # fmt: skip
+    with world.visitor() as visitor:
+        html = visitor.get("/costs").text
+        assert "48 more refused" in html
+        assert "insufficient_quota" in html
+        assert "rate_limit_exceeded" in html
+        own = visitor.get("/costs/acme").text
+        assert "41 more refused" in own
+        assert "rate_limit_exceeded" not in own
+    with world.client(world.key("finance", "acme")[1]) as client:
+        (refused,) = client.get("/admin/usage").json()["refused"]
+    assert refused == {
+        "tenant": "acme", "reason": "insufficient_quota", "status": 429, "requests": 41,
+    }  # fmt: skip
+    assert world_figures(world) == before
+
+
+def world_figures(world: World) -> tuple[object, ...]:
+    """(requests, failed, charged) of all tenants."""
+    with world.client(world.key()[1]) as client:
+        rows = client.get("/admin/usage").json()["rows"]
+    return tuple((row["requests"], row["errors"], row["charge_usd"]) for row in rows)
+
+
+def test_a_possible_cost_is_shown_beside_the_charge(world: World) -> None:
+    world.book(
+        attempt(31, state="possible", status=504, cost_pico=0, charge_pico=0, baseline_pico=0,
+                possible_cost_pico=2 * USD, possible_charge_pico=3 * USD)
+    )  # fmt: skip
+    with world.visitor() as visitor:
+        assert "possible cost, not charged" in visitor.get("/costs/acme").text
+        html = visitor.get("/requests/01REQ000031").text
+    assert "possibly" in html
+    assert "3.00" in html
 
 
 def test_the_contract_behind_a_price_is_shown_to_us_alone(world: World) -> None:
