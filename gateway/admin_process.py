@@ -7,6 +7,7 @@ hear from it. Knows no request.
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -30,6 +31,7 @@ from gateway.server import Server
 from gateway.stores.redis import RedisUnavailable
 from gateway.telemetry import Metrics
 from gateway.upkeep import (
+    CannotStart,
     Stop,
     announce,
     first_admin_key,
@@ -40,6 +42,8 @@ from gateway.upkeep import (
     poll_policies,
     register_prices,
     reload_soon,
+    save_late,
+    starting,
     watch_books,
     watch_departures,
     watch_keys,
@@ -138,7 +142,12 @@ class Headquarters:
     # What the hub asks of us
 
     def _wanted(self) -> Wanted:
-        return Wanted(self.policies.adopted.serial, self.keys.changes, self.switches.until_us)
+        return Wanted(
+            self.policies.adopted.serial,
+            self.keys.changes,
+            self.switches.until_us,
+            tuple(sorted(self.keys.unsaved)),
+        )
 
     def _policy(self) -> Adopt:
         adopted = self.policies.adopted
@@ -229,6 +238,9 @@ def run_admin(settings: Settings, admin_fd: int, node_socket: Path, lock: int) -
         return uvloop.run(_serve(settings, admin_fd, node_socket, lock))
     except PolicyError:
         raise
+    except CannotStart as error:
+        _log.error("cannot start: %s", error)
+        return os.EX_IOERR
     except (OSError, RuntimeError) as error:
         _log.error("cannot start: %s", error)
         return 1
@@ -240,8 +252,9 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
     loop = asyncio.get_running_loop()
     stop = Stop(settings)
     stop.listen()
-    headquarters = Headquarters(settings, lock)
-    admin_key = first_admin_key(settings, headquarters.keys)
+    with starting(settings.state_dir):
+        headquarters = Headquarters(settings, lock)
+        admin_key = first_admin_key(settings, headquarters.keys)
     policies = headquarters.policies
     loop.add_signal_handler(signal.SIGHUP, lambda: reload_soon(policies))
     await headquarters.open(node_socket)
@@ -255,6 +268,7 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
         loop.create_task(server.sweep()),
         loop.create_task(poll_policies(policies)),
         loop.create_task(watch_keys(headquarters.keys)),
+        loop.create_task(save_late(headquarters.keys, headquarters.switches)),
         loop.create_task(
             watch_departures(settings, headquarters.keys, policies, headquarters.purge)
         ),

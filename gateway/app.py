@@ -41,6 +41,7 @@ from gateway.stores.limits import Limiter
 from gateway.stores.shared_limits import SharedLimiter
 from gateway.telemetry import Metrics
 from gateway.upkeep import (
+    CannotStart,
     Stop,
     announce,
     first_admin_key,
@@ -51,6 +52,8 @@ from gateway.upkeep import (
     poll_policies,
     register_prices,
     reload_soon,
+    save_late,
+    starting,
     watch_books,
     watch_departures,
     watch_keys,
@@ -330,6 +333,9 @@ def run_worker(
         return uvloop.run(_serve(settings, public_fd, admin_fd, model_socket, lock))
     except PolicyError:
         raise
+    except CannotStart as error:
+        _log.error("cannot start: %s", error)
+        return os.EX_IOERR
     except (OSError, RuntimeError) as error:
         _log.error("cannot start: %s", error)
         return 1
@@ -338,9 +344,10 @@ def run_worker(
 async def _serve(
     settings: Settings, public_fd: int, admin_fd: int, model_socket: Path, lock: int | None
 ) -> int:
-    gateway = Gateway(settings, model_socket, lock=lock)
+    with starting(settings.state_dir):
+        gateway = Gateway(settings, model_socket, lock=lock)
+        admin_key = first_admin_key(settings, gateway.keys)
     assert isinstance(gateway.policies, PolicyHolder), "nobody else keeps the folder"
-    admin_key = first_admin_key(settings, gateway.keys)
     policies = gateway.policies
     await gateway.open()
     admin_pages = _admin_pages(gateway)
@@ -355,6 +362,7 @@ async def _serve(
         loop.create_task(admin.sweep()),
         loop.create_task(poll_policies(policies)),
         loop.create_task(watch_keys(gateway.keys)),
+        loop.create_task(save_late(gateway.keys, gateway.services.switches)),
         loop.create_task(gateway.sample_model_process()),
         loop.create_task(
             watch_departures(

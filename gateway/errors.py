@@ -28,6 +28,7 @@
     ├── BudgetUnavailable         503   a hard budget cannot be checked just now
     ├── BudgetUnenforceable       403   a hard budget covers a model without a price
     ├── MeteringUnavailable       503   the write-ahead log cannot be written
+    ├── StateUnwritable           507   the disk takes no change (admin interface)
     └── NotCached                 504   ``only-if-cached`` and there is no entry
 
 Each class fixes its status, its OpenAI ``type`` and ``code``, whose fault it is and whether a
@@ -339,6 +340,12 @@ class MeteringUnavailable(GatewayError):
     """The write-ahead log cannot be written; unmetered traffic would be a loss."""
 
     status, code, retryable = 503, "metering_unavailable", True
+
+
+class StateUnwritable(GatewayError):
+    """The state folder's disk is full or takes no writes, so a change cannot be kept."""
+
+    status, code = 507, "state_unwritable"
 
 
 class NotCached(GatewayError):

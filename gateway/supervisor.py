@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -61,11 +62,13 @@ class Child:
         self._delay_seconds = _RESTART_SECONDS_MIN
         self.process: subprocess.Popen[bytes] | None = None
         self.started = 0.0
+        self.starts = 0
         self.start_at: float | None = 0.0  # monotonic; None: not to be started again
 
     def start(self) -> None:
         """Start it now, or later where that cannot be done."""
         self.started = time.monotonic()
+        self.starts += 1
         self.start_at = None
         try:
             self.process = subprocess.Popen(  # noqa: S603 - our own modules, no text from outside
@@ -140,7 +143,11 @@ def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
     admin = bind(settings.admin.host, settings.admin.port)
     warn_exposed(admin)
     lock = _hold_state(settings.state_dir)  # before anybody reads or writes there
-    run_dir, run_lock = make_scratch("tollhouse-")
+    try:
+        run_dir, run_lock = make_scratch("tollhouse-")
+    except OSError as error:
+        where = tempfile.gettempdir()
+        raise StartError(f"Cannot make a folder in {where}: {error.strerror}.") from None
     model_socket = run_dir / "model.sock"
     if settings.workers == 1:
         children = [_worker(public[0], admin, model_socket, lock, config_path)]
@@ -353,8 +360,10 @@ def _watch(
                             child.signal(signal.SIGHUP)
             for child in children:
                 status = child.reap()
-                if status == os.EX_CONFIG:
-                    _end(children, grace_seconds, arrived)  # it said why; a restart changes nothing
+                # It said why, and a restart changes nothing. Later on a full disk may be over soon,
+                # so then it is tried again.
+                if status == os.EX_CONFIG or (status == os.EX_IOERR and child.starts == 1):
+                    _end(children, grace_seconds, arrived)
                     return 1
                 if status is not None:
                     _log.warning("%s ended with status %d; starting it again", child.name, status)

@@ -5,6 +5,7 @@ That is the worker where there is one, else the admin process. Knows no request.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -12,16 +13,17 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 from gateway.config import Settings
 from gateway.departures import Departures
-from gateway.errors import PolicyError
+from gateway.errors import GatewayError, PolicyError
 from gateway.ids import UlidFactory
 from gateway.ledger import Books, Ledger
 from gateway.policy.holder import PolicyHolder
 from gateway.policy.snapshot import Budget, Policy
+from gateway.policy.switches import Switches
 from gateway.policy.versions import write_atomically
 from gateway.private_files import private_file, private_folder
 from gateway.stores.keys import KeyStore, load_pepper, new_token
@@ -30,6 +32,7 @@ from gateway.telemetry import Metrics
 
 _POLICY_POLL_SECONDS = 0.25
 _KEY_FILE_BYTES_MAX = 1024
+_ROOM_BYTES = 256 * 1024  # a start needs some
 _KEYS_SECONDS = 1.0  # until a key that a command made in the folder is known
 _DEPARTURES_SECONDS = 60.0
 _log = logging.getLogger("tollhouse")
@@ -94,6 +97,45 @@ class Stop:
                 await self._hurry.wait()
 
 
+class CannotStart(Exception):
+    """The state folder cannot be used. A restart changes nothing: somebody has to."""
+
+
+@contextlib.contextmanager
+def starting(state_dir: Path) -> Iterator[None]:
+    """Translate what opening a state folder can raise into one sentence with the way out."""
+    try:
+        yield
+    except PolicyError:
+        raise
+    except GatewayError as error:
+        raise CannotStart(f"{error.message} (state_dir {state_dir})") from None
+    except (sqlite3.Error, OSError, RuntimeError, ValueError) as error:
+        raise CannotStart(_sentence(error, state_dir)) from None
+
+
+def _sentence(error: Exception, state_dir: Path) -> str:
+    text = str(error)
+    way_out = "Look at its disk and its owner."
+    code = getattr(error, "errno", None)
+    if "is full" in text or code in (errno.ENOSPC, errno.EDQUOT) or _is_full(state_dir):
+        way_out = "Free space on its disk."
+    elif "readonly" in text or code == errno.EROFS:
+        way_out = "Make it writable for the gateway's user."
+    elif "malformed" in text or "not a database" in text:
+        way_out = "Move it away, and restore a backup into an empty one: tollhouse restore."
+    return f"The state folder {state_dir} cannot be used: {text}. {way_out}"
+
+
+def _is_full(state_dir: Path) -> bool:
+    """SQLite calls a disk without room for its shared memory an I/O error."""
+    try:
+        disk = os.statvfs(state_dir)
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < _ROOM_BYTES
+
+
 def open_keys(state_dir: Path) -> KeyStore:
     """The keys of a state folder; makes folder and pepper. Raises OSError with a sentence."""
     private_folder(state_dir)
@@ -132,13 +174,17 @@ def gateway_id(state_dir: Path) -> str:
 
 
 def register_prices(ledger: Ledger | Books, policy: Policy) -> None:
-    """Enter a policy's prices into the price book."""
-    ledger.store.register_prices(
-        price
-        for model in policy.models.values()
-        if model.prices is not None
-        for price in model.prices.prices
-    )
+    """Enter a policy's prices into the price book. Raises PolicyError."""
+    try:
+        ledger.store.register_prices(
+            price
+            for model in policy.models.values()
+            if model.prices is not None
+            for price in model.prices.prices
+        )
+    except sqlite3.OperationalError as error:
+        message = f"the prices of the policy cannot be entered into the books: {error}"
+        raise PolicyError((message,)) from None
 
 
 def watch_books(
@@ -172,6 +218,18 @@ async def watch_keys(keys: KeyStore, seconds: float = _KEYS_SECONDS) -> None:
             await asyncio.to_thread(keys.refresh)
         except sqlite3.Error as error:
             _log.error("the keys cannot be read again: %s", error)
+
+
+async def save_late(keys: KeyStore, switches: Switches) -> None:
+    """Keep what a full disk has refused, as soon as it takes writes again; for ever."""
+    while True:
+        await asyncio.sleep(_KEYS_SECONDS)
+        if keys.unsaved:
+            with contextlib.suppress(sqlite3.Error):
+                await asyncio.to_thread(keys.save)
+                _log.info("revoked keys are on disk now")
+        if not switches.saved:
+            await asyncio.to_thread(switches.save)
 
 
 async def poll_policies(policies: PolicyHolder) -> None:

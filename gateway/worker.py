@@ -88,6 +88,7 @@ class Follower:
             return
         gateway.services.switches.follow(wanted.switches)
         if wanted.keys != self._keys:
+            gateway.keys.deny(wanted.denied)
             await asyncio.to_thread(gateway.keys.reload)
             self._keys = wanted.keys
 

@@ -15,6 +15,7 @@ import msgspec
 
 from gateway.cli.admin_api import AdminApi, admin_options
 from gateway.cli.state import as_its_owner, config_option, state_dir_option, state_folder
+from gateway.errors import StateUnwritable
 from gateway.private_files import private_folder
 from gateway.stores.keys import KeyStore, Role, check_shape, load_pepper, new_token
 
@@ -141,8 +142,8 @@ def _open_keys(folder: Path) -> Iterator[KeyStore]:
         raise click.ClickException(f"{folder}: {error}") from None
     try:
         yield keys
-    except sqlite3.Error as error:
-        raise click.ClickException(f"{folder}: the key is not kept: {error}") from None
+    except StateUnwritable as error:
+        raise click.ClickException(error.message) from None
     finally:
         keys.close()
 
@@ -169,8 +170,8 @@ def list_keys(as_json: bool, admin_url: str, admin_key: str) -> None:
 @admin_options
 def revoke(key_id: str, admin_url: str, admin_key: str) -> None:
     """Revoke a key at once."""
-    AdminApi(admin_url, admin_key).call("DELETE", f"/admin/keys/{key_id}")
-    click.echo(f"{key_id} is revoked")
+    answer = AdminApi(admin_url, admin_key).call("DELETE", f"/admin/keys/{key_id}")
+    click.echo(answer["message"] if answer else f"{key_id} is revoked")
 
 
 def _state(record: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ Reads the state folder directly, so it works while the gateway runs and when it 
 changes the books needs the gateway stopped.
 """
 
+import sqlite3
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -131,7 +132,10 @@ def ledger() -> None:
 @config_option
 def verify(state_dir: Path | None, config: Path | None) -> None:
     """Check that entries balance, rollups follow from events, and each cost from its price."""
-    found = _open_store(state_dir, config).verify()
+    try:
+        found = _open_store(state_dir, config).verify()
+    except sqlite3.Error as error:
+        raise click.ClickException(f"the ledger is damaged: {error}") from None
     for problem in found:
         click.echo(problem)
     if found:
@@ -194,14 +198,14 @@ def _open_store(state_dir: Path | None, config: Path | None) -> LedgerStore:
         raise click.ClickException(f"there is no ledger at {path}; has the gateway ever run?")
     try:
         return LedgerStore(path)
-    except ValueError as error:
+    except (sqlite3.Error, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
 
 
 def _open_ledger(state_dir: Path | None, config: Path | None) -> Ledger:
     try:
         return Ledger.open(state_folder(state_dir, config))
-    except (MeteringUnavailable, ValueError) as error:
+    except (MeteringUnavailable, sqlite3.Error, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
 
 

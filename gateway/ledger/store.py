@@ -72,15 +72,21 @@ class LedgerStore:
         self.path = path
         self._lock = threading.Lock()
         self._contexts = rows.Contexts()
-        self._connection = sqlite3.connect(
-            private_file(path), timeout=_BUSY_SECONDS, check_same_thread=False, isolation_level=None
-        )
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        # One commit per batch: a full sync costs nothing there, and segments are deleted after it.
-        self._connection.execute("PRAGMA synchronous = FULL")
-        # Pages that many commits touch are then copied into the file once, at 16 MiB.
-        self._connection.execute("PRAGMA wal_autocheckpoint = 4000")
-        migrate(self._connection)
+        try:
+            self._connection = sqlite3.connect(
+                private_file(path),
+                timeout=_BUSY_SECONDS,
+                check_same_thread=False,
+                isolation_level=None,
+            )
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            # One commit per batch: a full sync costs nothing, and segments are deleted after it.
+            self._connection.execute("PRAGMA synchronous = FULL")
+            # Pages that many commits touch are then copied into the file once, at 16 MiB.
+            self._connection.execute("PRAGMA wal_autocheckpoint = 4000")
+            migrate(self._connection)
+        except sqlite3.Error as error:
+            raise type(error)(f"{path} cannot be used: {error}") from None
 
     def close(self) -> None:
         """Close the writer's connection."""

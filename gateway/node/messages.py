@@ -26,6 +26,7 @@ class Wanted(msgspec.Struct, tag=True):
     policy: int  # the policy's serial number in this admin process
     keys: int  # changes of the keys so far
     switches: dict[str, int | None]  # thrown, until when
+    denied: tuple[str, ...] = ()  # keys that are revoked and not so in the file yet
 
 
 class Adopt(msgspec.Struct, tag=True):

@@ -27,6 +27,7 @@ class SwitchState(msgspec.Struct, frozen=True, kw_only=True):
     thrown: bool
     until_us: int | None = None  # None: until it is set back
     meaning: str = ""
+    saved: bool = True  # False: the disk took no write, so a restart forgets this
 
 
 class Switches:
@@ -36,6 +37,7 @@ class Switches:
         self._path = path
         self._lock = threading.Lock()
         self._until: dict[str, int | None] = self._read()
+        self.saved = True  # as it stands
         self.on_change: Callable[[], object] = int  # for whoever tells other processes
 
     def thrown(self, name: str, now_us: int) -> bool:
@@ -70,6 +72,7 @@ class Switches:
                 thrown=self.thrown(name, now_us),
                 until_us=self._until.get(name) if self.thrown(name, now_us) else None,
                 meaning=meaning,
+                saved=self.saved,
             )
             for name, meaning in SWITCHES.items()
         ]
@@ -80,9 +83,23 @@ class Switches:
         with self._lock:
             remaining = {key: until for key, until in self._until.items() if key != name}
             changed = {**remaining, **change}
-            write_atomically(self._path, msgspec.json.encode(changed))
             self._until = changed
+            self._write()
         self.on_change()
+
+    def save(self) -> None:
+        """Keep what could not be kept so far, where the disk takes writes again."""
+        if not self.saved:
+            with self._lock:
+                self._write()
+
+    def _write(self) -> None:
+        """A switch is for emergencies: a full disk is one, and keeps none from being thrown."""
+        try:
+            write_atomically(self._path, msgspec.json.encode(self._until))
+            self.saved = True
+        except OSError:
+            self.saved = False
 
     def _read(self) -> dict[str, int | None]:
         try:

@@ -14,12 +14,14 @@ import sqlite3
 import stat
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import structs
 
+from gateway.errors import StateUnwritable
 from gateway.private_files import private_file
 
 Kind = Literal["api", "admin"]
@@ -82,14 +84,19 @@ class KeyStore:
     def __init__(self, path: Path, pepper: bytes) -> None:
         self._pepper = pepper
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(
-            private_file(path), check_same_thread=False, isolation_level=None
-        )
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.executescript(_SCHEMA)
+        try:
+            self._database = sqlite3.connect(
+                private_file(path), check_same_thread=False, isolation_level=None
+            )
+            self._database.execute("PRAGMA journal_mode=WAL")
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise type(error)(f"{path} cannot be used: {error}") from None
         self._by_digest: dict[str, KeyRecord] = {}
+        self._denied: frozenset[str] = frozenset()
         self._static: dict[str, KeyRecord] = {}
         self._recent: dict[str, KeyRecord] = {}  # by the keys themselves; anew with every change
+        self._unsaved: dict[str, int] = {}  # keys revoked here and not on disk: id, when
         self._tenant_secrets: dict[str, bytes] = {}  # of tenants that the policy has named
         self.changes = 0  # of this store's own doing
         self._version = -1  # of the file, as far as others have changed it
@@ -132,30 +139,20 @@ class KeyStore:
         """Every key made at run time, revoked ones too, oldest first."""
         with self._lock:
             rows = self._database.execute(_SELECT + " ORDER BY created_us, id").fetchall()
-        records = [_record(row) for row in rows]
+        records = [self._standing(_record(row)) for row in rows]
         return [record for record in records if kind is None or record.kind == kind]
 
     def revoke(self, key_id: str, *, now_us: int) -> bool:
-        """Revoke at once; False if there is no such live key."""
-        with self._lock:
-            changed = self._database.execute(
-                "UPDATE access_key SET revoked_us = ? WHERE id = ? AND revoked_us IS NULL",
-                (now_us, key_id),
-            ).rowcount
-        self.reload()
-        self._changed()
-        return changed == 1
+        """Revoke at once; False if there is no such live key.
+
+        Where the disk takes no writes the key is refused all the same, by this process and those
+        it tells, and ``unsaved`` says that it is not kept yet.
+        """
+        return self._revoke(lambda record: record.id == key_id, now_us) == 1
 
     def revoke_tenant(self, tenant_id: str, *, now_us: int) -> int:
         """Revoke every live key of a tenant at once, those of its admins too; how many."""
-        with self._lock:
-            changed = self._database.execute(
-                "UPDATE access_key SET revoked_us = ? WHERE tenant_id = ? AND revoked_us IS NULL",
-                (now_us, tenant_id),
-            ).rowcount
-        self.reload()
-        self._changed()
-        return changed
+        return self._revoke(lambda record: record.tenant_id == tenant_id, now_us)
 
     def tenants(self) -> set[str]:
         """The tenants that have a key which is not revoked."""
@@ -175,11 +172,54 @@ class KeyStore:
                     "INSERT INTO departed_tenant VALUES (?, ?)", (tenant_id, since_us)
                 )
 
+    def _revoke(self, doomed: Callable[[KeyRecord], bool], now_us: int) -> int:
+        with contextlib.suppress(sqlite3.Error):
+            self.refresh()  # a command may have made one in the file a moment ago
+        with self._lock:
+            ids = [record.id for record in self._by_digest.values() if doomed(record)]
+            self._unsaved |= dict.fromkeys(ids, now_us)
+            self._deny(self._unsaved)
+        if ids:
+            with contextlib.suppress(sqlite3.Error):
+                self.save()
+            self._changed()
+        return len(ids)
+
+    def save(self) -> None:
+        """Keep what could not be kept so far. Raises sqlite3.Error where that fails again."""
+        with self._lock:
+            for key_id, revoked_us in tuple(self._unsaved.items()):
+                self._database.execute(
+                    "UPDATE access_key SET revoked_us = ? WHERE id = ? AND revoked_us IS NULL",
+                    (revoked_us, key_id),
+                )
+                del self._unsaved[key_id]
+
+    @property
+    def unsaved(self) -> frozenset[str]:
+        """The keys whose revocation would not survive a restart."""
+        with self._lock:
+            return frozenset(self._unsaved)
+
+    def deny(self, key_ids: Iterable[str]) -> None:
+        """Refuse these keys from now on, whatever the file says."""
+        with self._lock:
+            self._deny(key_ids)
+
+    def _deny(self, key_ids: Iterable[str]) -> None:
+        self._denied = frozenset(key_ids)
+        self._by_digest = {
+            digest: record
+            for digest, record in self._by_digest.items()
+            if record.id not in self._denied
+        }
+        self._recent = {}
+
     def reload(self) -> None:
         """Read the keys again: another process has changed them."""
         with self._lock:
             rows = self._database.execute(_SELECT + " WHERE revoked_us IS NULL").fetchall()
-            self._by_digest = {row[-1]: _record(row) for row in rows}
+            self._by_digest = {row[-1]: _record(row) for row in rows if row[0] not in self._denied}
             self._recent = {}
 
     def refresh(self) -> None:
@@ -252,7 +292,7 @@ class KeyStore:
             expires_us=expires_us,
         )
         digest = self.digest(token)
-        with self._lock:
+        with self._lock, _kept():
             self._database.execute(
                 "INSERT INTO access_key (id, digest, kind, tenant_id, project_id, role, name,"
                 " created_us, expires_us) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -262,9 +302,25 @@ class KeyStore:
         self._changed()
         return record, token
 
+    def _standing(self, record: KeyRecord) -> KeyRecord:
+        revoked_us = self._unsaved.get(record.id)
+        return record if revoked_us is None else structs.replace(record, revoked_us=revoked_us)
+
     def _changed(self) -> None:
         self.changes += 1
         self.on_change()
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """Translate a failed write into the error that a client is told."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StateUnwritable(
+            f"The key is not made: the state folder cannot be written ({error}). Free space on its"
+            " disk and try again; keys can be revoked meanwhile."
+        ) from None
 
 
 _SELECT = (

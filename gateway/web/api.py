@@ -7,7 +7,8 @@ import logging
 from typing import Annotated
 
 import msgspec
-from litestar import delete, get, post
+from litestar import Response, delete, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from gateway.errors import InvalidRequest, NotFound, PolicyError
@@ -30,6 +31,10 @@ from gateway.web.services import LINK_SECONDS
 from gateway.web.views import completeness, visible
 
 _ONE_TENANT = "Of this tenant; default: of all that the key sees"
+_UNSAVED = (
+    "The key is revoked and refused from now on, but the state folder cannot be written: it is kept"
+    " as soon as there is space, and a restart before that brings the key back."
+)
 _log = logging.getLogger("tollhouse.admin")
 
 
@@ -49,6 +54,12 @@ class MadeKey(msgspec.Struct, kw_only=True):
 
     key: KeyRecord
     token: str
+
+
+class Unsaved(msgspec.Struct, kw_only=True):
+    """A change that is in force and not on disk yet."""
+
+    message: str
 
 
 class Throw(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -145,15 +156,26 @@ def create_key(request: Caller, data: JSONBody[NewKey]) -> MadeKey:
     return MadeKey(key=record, token=token)
 
 
-@delete("/admin/keys/{key_id:str}", opt=ADMINISTER, summary="Revoke a key", sync_to_thread=True)
+@delete(
+    "/admin/keys/{key_id:str}",
+    opt=ADMINISTER,
+    status_code=202,
+    responses={204: ResponseSpec(None, description="The key is revoked, and that is on disk.")},
+    summary="Revoke a key",
+    sync_to_thread=True,
+)
 def revoke_key(
     request: Caller, key_id: Annotated[str, PathParameter(description="As listed: key_…")]
-) -> None:
-    """Revoke a key, and the sessions it signed in, at once."""
+) -> Response[Unsaved | None]:
+    """Revoke a key, and the sessions it signed in, at once; 202 where the disk is full."""
     services = services_of(request)
     if not services.keys.revoke(key_id, now_us=services.now_us()):
         raise NotFound(f"there is no live key {key_id!r}")
+    if key_id in services.keys.unsaved:
+        _note(request, f"revoked key {key_id}, which the full disk has not kept yet")
+        return Response(Unsaved(message=_UNSAVED), status_code=202)
     _note(request, f"revoked key {key_id}")
+    return Response(None, status_code=204)
 
 
 @get("/admin/switches", opt=LOOK, summary="List switches", sync_to_thread=True)
