@@ -9,13 +9,13 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 import uvloop
 
+from gateway.accepting import Acceptor, limits_of_ports
 from gateway.asgi import AsgiHandler
 from gateway.bookkeeping import recounting
 from gateway.config import Settings
@@ -50,7 +50,6 @@ from gateway.upkeep import (
 )
 from gateway.web.services import AdminServices, Probe
 
-_BACKLOG = 128
 _DRAIN_SECONDS = 5.0
 _MEASURE_SECONDS_MAX = 5.0
 _COUNT_SECONDS_MAX = 1.0  # a new policy does not wait longer for its budgets
@@ -258,12 +257,13 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
     policies = headquarters.policies
     loop.add_signal_handler(signal.SIGHUP, lambda: reload_soon(policies))
     await headquarters.open(node_socket)
-    pages = AsgiHandler(create_admin_app(headquarters.services()))
-    await pages.startup()
-    server = Server(pages, settings.limits)
-    listening = await loop.create_server(
-        server, sock=socket.socket(fileno=admin_fd), backlog=_BACKLOG
+    pages = AsgiHandler(
+        create_admin_app(headquarters.services()), settings.limits.admin_requests_max
     )
+    await pages.startup()
+    _, for_admin = limits_of_ports(settings.limits)
+    server = Server(pages, for_admin)
+    listening = Acceptor(server, admin_fd)
     background = [
         loop.create_task(server.sweep()),
         loop.create_task(poll_policies(policies)),

@@ -9,13 +9,13 @@ import gc
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Collection
 from pathlib import Path
 
 import uvloop
 
+from gateway.accepting import Acceptor, limits_of_ports
 from gateway.admin import admin_services, purge
 from gateway.asgi import AsgiHandler
 from gateway.bookkeeping import keep_books, keep_journal
@@ -68,7 +68,6 @@ from gateway.upstreams.openai import OpenAIUpstream
 from gateway.upstreams.retry_budget import RetryBudget
 
 _SAMPLE_SECONDS = 1.0
-BACKLOG = 2048  # connections that wait to be accepted
 _STOPPED_SECONDS = 2.0  # for answers to those who were told that we stop
 _ADMIN_DRAIN_SECONDS = 5.0
 _GC_THRESHOLDS = (50_000, 20, 50)
@@ -352,7 +351,8 @@ async def _serve(
     await gateway.open()
     admin_pages = _admin_pages(gateway)
     await admin_pages.startup()
-    public, admin = (Server(handler, settings.limits) for handler in (gateway.v1, admin_pages))
+    for_public, for_admin = limits_of_ports(settings.limits)
+    public, admin = Server(gateway.v1, for_public), Server(admin_pages, for_admin)
     stop = Stop(settings)
     stop.listen()
     loop = asyncio.get_running_loop()
@@ -370,10 +370,7 @@ async def _serve(
             )
         ),
     ]
-    listening = [
-        await loop.create_server(server, sock=socket.socket(fileno=fd), backlog=BACKLOG)
-        for server, fd in ((public, public_fd), (admin, admin_fd))
-    ]
+    listening = [Acceptor(public, public_fd), Acceptor(admin, admin_fd)]
     announce(settings, policies.current.version, admin_key)
     settle_garbage_collector()
     await drained(gateway, public, listening[0], stop)
@@ -388,7 +385,7 @@ async def _serve(
     return 0
 
 
-async def drained(gateway: Gateway, public: Server, listening: asyncio.Server, stop: Stop) -> None:
+async def drained(gateway: Gateway, public: Server, listening: Acceptor, stop: Stop) -> None:
     """Wait until told to stop, then until all that was begun is answered.
 
     Not ready first, then nothing new, then what runs may end within drain_seconds.
@@ -411,7 +408,8 @@ def _admin_pages(gateway: Gateway) -> AsgiHandler:
     from gateway.web.app import create_admin_app
 
     services = admin_services(gateway.services, gateway.v1, gateway.bookkeeping)
-    return AsgiHandler(create_admin_app(services))
+    running_max = gateway.services.settings.limits.admin_requests_max
+    return AsgiHandler(create_admin_app(services), running_max)
 
 
 def settle_garbage_collector() -> None:

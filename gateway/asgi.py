@@ -15,6 +15,8 @@ from gateway.server import Call, error_lines
 
 Message = MutableMapping[str, Any]
 Application = Callable[..., Awaitable[None]]  # (scope, receive, send)
+_PROBES = (b"/livez", b"/readyz", b"/startupz", b"/metrics")
+_REST_SECONDS_MAX = 0.25
 _FORBIDDEN = frozenset(b"\r\n\0")
 _log = logging.getLogger("tollhouse.admin")
 
@@ -22,8 +24,10 @@ _log = logging.getLogger("tollhouse.admin")
 class AsgiHandler:
     """Implements ``server.Handler`` for one application."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, running_max: int = 64) -> None:
+        """running_max: requests that run at once, probes and metrics aside; the others wait."""
         self._application = application
+        self._running = asyncio.Semaphore(running_max)
         self._tasks: set[asyncio.Task[None]] = set()
         self._lifespan: asyncio.Task[None] | None = None
         self._inbox: asyncio.Queue[Message] = asyncio.Queue()
@@ -49,9 +53,22 @@ class AsgiHandler:
 
     def body(self, call: Call) -> None:
         """Run the application."""
-        task = asyncio.create_task(self._run(call))
+        probes = call.target.startswith(_PROBES)
+        task = asyncio.create_task(self._run(call) if probes else self._take_turns(call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _take_turns(self, call: Call) -> None:
+        """A page takes a thread, and with it the interpreter from whoever asks a model: after each
+        its turn rests as long as it ran, so that pages have half of the time at most.
+        """
+        async with self._running:
+            if call.gone:
+                return
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            await self._run(call)
+            await asyncio.sleep(min(loop.time() - began, _REST_SECONDS_MAX))
 
     async def _run(self, call: Call) -> None:
         exchange = _AsgiExchange(call)

@@ -137,7 +137,11 @@ class Limits(_Section):
     body_seconds: Seconds = Field(30.0, description="From the last header to the body's end.")
     keep_alive_seconds: Seconds = Field(75.0, description="An idle client connection.")
     write_stall_seconds: Seconds = Field(30.0, description="A client that reads nothing.")
-    connections_max: Count = Field(4096, description="Client connections of one worker.")
+    connections_max: Count = Field(
+        4096, description="Client connections of one worker; fewer where it may open fewer files."
+    )
+    admin_connections_max: Count = Field(64, description="Connections to the admin port.")
+    admin_requests_max: Count = Field(2, description="Admin requests that run at once.")
     requests_in_flight_max: Count = Field(1024, description="Requests of one worker.")
     attempts_max: Count = Field(3, description="Attempts of one request over all targets.")
     answer_bytes_max: Bytes = Field(64 << 20, description="A provider's answer.")

@@ -136,8 +136,10 @@ def _in_child(supervisor: int) -> None:
 
 def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
     """Become the process that runs the gateway until SIGTERM or SIGINT. Raises StartError."""
+    from gateway.accepting import raise_file_limit
     from gateway.private_files import make_scratch
 
+    raise_file_limit()
     _await_orphans(settings)
     public = bind_shared(settings.listen.host, settings.listen.port, settings.workers)
     admin = bind(settings.admin.host, settings.admin.port)

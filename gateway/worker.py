@@ -8,13 +8,13 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 from pathlib import Path
 
 import uvloop
 
+from gateway.accepting import Acceptor, limits_of_ports
 from gateway.admin import purge
-from gateway.app import BACKLOG, Gateway, drained, settle_garbage_collector
+from gateway.app import Gateway, drained, settle_garbage_collector
 from gateway.config import Settings
 from gateway.errors import GatewayError, PolicyError
 from gateway.ledger.shared_budgets import SharedBudgets
@@ -174,15 +174,14 @@ async def _serve(
         return 0
     gateway = Gateway(settings, model_socket, follower.first.result())
     await gateway.open()
-    public = Server(gateway.v1, settings.limits)
+    for_public, _ = limits_of_ports(settings.limits)
+    public = Server(gateway.v1, for_public)
     background += [
         loop.create_task(public.sweep()),
         loop.create_task(gateway.sample_model_process()),
         loop.create_task(watch_keys(gateway.keys, _KEYS_SECONDS)),
     ]
-    listening = await loop.create_server(
-        public, sock=socket.socket(fileno=public_fd), backlog=BACKLOG
-    )
+    listening = Acceptor(public, public_fd)
     follower.start(gateway)
     settle_garbage_collector()
     await drained(gateway, public, listening, stop)

@@ -158,6 +158,7 @@ class RunningGateway:
             **(environment or {}),
         }
         self.log = folder / "gateway.log"
+        self.prefix: tuple[str, ...] = ()  # of its command line
         self.admin_key = self._make_admin_key()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -172,7 +173,8 @@ class RunningGateway:
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "serve", "--config", str(self.config)],
+                [*self.prefix, sys.executable, "-m", "gateway", "serve", "--config",
+                 str(self.config)],
                 env=self.environment, stdout=log, stderr=log,
             )  # fmt: skip
         self.wait_ready()

@@ -20,6 +20,8 @@ class Application:
         self.scopes: list[Message] = []
         self.events: list[str] = []
         self.left = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.running = self.running_most = 0
         self._starts = starts
 
     async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
@@ -42,6 +44,13 @@ class Application:
             await start(send, [])
             await send({"type": "http.response.body", "body": b"half", "more_body": True})
             raise ZeroDivisionError
+        elif path == "/counted" or path == "/livez":
+            self.running += 1
+            self.running_most = max(self.running_most, self.running)
+            await self.go_on.wait()
+            self.running -= 1
+            await start(send, [])
+            await send({"type": "http.response.body", "body": path.encode()})
         elif path == "/waits":
             assert (await receive())["type"] == "http.disconnect"
             self.left.set()
@@ -66,8 +75,10 @@ async def start(send: Any, headers: list[tuple[bytes, bytes]]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(application: Application) -> AsyncIterator[httpx.AsyncClient]:
-    handler = AsgiHandler(application)
+async def serving(
+    application: Application, running_max: int = 64
+) -> AsyncIterator[httpx.AsyncClient]:
+    handler = AsgiHandler(application, running_max)
     await handler.startup()
     server = Server(handler, Limits())
     listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
@@ -132,6 +143,22 @@ async def test_a_client_that_leaves_is_told_to_the_application() -> None:
         with pytest.raises(httpx.ReadTimeout):
             await client.get("/waits", timeout=0.1)
         await asyncio.wait_for(application.left.wait(), 2)
+
+
+async def test_pages_take_turns_and_probes_do_not_wait_for_them() -> None:
+    """However many look at pages, few of them run at once; all are answered."""
+    application = Application()
+    async with serving(application, running_max=2) as client:
+        pages = [asyncio.create_task(client.get("/counted")) for _ in range(20)]
+        while application.running < 2:  # noqa: ASYNC110 - they come over sockets
+            await asyncio.sleep(0.001)
+        probe = asyncio.create_task(client.get("/livez"))
+        while application.running < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        application.go_on.set()
+        answers = await asyncio.gather(*pages, probe)
+        assert {answer.status_code for answer in answers} == {200}
+    assert application.running_most == 3
 
 
 async def test_an_application_that_cannot_start_says_so() -> None:
