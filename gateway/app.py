@@ -54,6 +54,7 @@ from gateway.upkeep import (
     reload_soon,
     save_late,
     starting,
+    tell_health,
     watch_books,
     watch_departures,
     watch_keys,
@@ -364,6 +365,7 @@ async def _serve(
         loop.create_task(watch_keys(gateway.keys)),
         loop.create_task(save_late(gateway.keys, gateway.services.switches)),
         loop.create_task(gateway.sample_model_process()),
+        loop.create_task(tell_health(gateway.services.ledger, settings.state_dir)),
         loop.create_task(
             watch_departures(
                 settings, gateway.keys, policies, lambda name: purge(gateway.services, name, loop)
@@ -392,16 +394,23 @@ async def drained(gateway: Gateway, public: Server, listening: Acceptor, stop: S
     """
     settings = gateway.services.settings
     await stop.told.wait()
+    began = time.monotonic()
+    _log.info(
+        "told to stop: %d requests under way; not ready for %g s, then %g s for what runs",
+        gateway.v1.in_flight, settings.unready_seconds, settings.drain_seconds,
+    )  # fmt: skip
     gateway.v1.stopping = True
     await stop.noticed(settings.unready_seconds)
     gateway.v1.draining = True
     listening.close()
     if not await stop.within(public.drain(settings.drain_seconds)):
+        _log.warning("time is up: %d requests are cut", gateway.v1.in_flight)
         gateway.v1.stop()
         await public.drain(_STOPPED_SECONDS)
         public.abort()
     while gateway.v1.in_flight:  # noqa: ASYNC110 - of clients that have left: soon over
         await asyncio.sleep(0.01)
+    _log.info("drained in %.1f s", time.monotonic() - began)
 
 
 def _admin_pages(gateway: Gateway) -> AsgiHandler:

@@ -98,6 +98,15 @@ class Admin(_Section):
     )
 
 
+class Log(_Section):
+    """What every process writes to standard error."""
+
+    format: Literal["text", "json"] = Field("text", description="Of each line.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Of the least important lines that are written."
+    )
+
+
 class Local(_Section):
     """The node's model process."""
 
@@ -186,6 +195,7 @@ class Settings(_Section):
     access_log: bool = Field(False, description="One line of JSON per request.")
     environment: str = Field("", description="Shown on every page, such as 'staging'.")
     redis: SharedRedis = SharedRedis()
+    log: Log = Log()
     local: Local = Local()
     limits: Limits = Limits()
 

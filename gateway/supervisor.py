@@ -15,6 +15,7 @@ import errno
 import json
 import logging
 import os
+import runpy
 import selectors
 import shutil
 import signal
@@ -32,7 +33,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from gateway.config import Settings
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_LOG_LINES = Path(__file__).parents[1] / "local_models" / "log_lines.py"
 _RESTART_SECONDS_MIN = 0.1
 _RESTART_SECONDS_MAX = 5.0
 _STEADY_SECONDS = 2.0  # one that ran this long is restarted without delay
@@ -164,7 +165,7 @@ def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
         children.insert(0, _model_process(settings, model_socket))
     grace_seconds = settings.unready_seconds + settings.drain_seconds
     os.set_inheritable(run_lock, True)  # the watcher's, as long as it lives
-    _become_watcher(children, grace_seconds, (*public, admin), run_dir)
+    _become_watcher(children, grace_seconds, (*public, admin), run_dir, settings)
 
 
 def _await_orphans(settings: "Settings") -> None:
@@ -297,6 +298,7 @@ def _model_process(settings: "Settings", model_socket: Path) -> Child:
         arguments += ["--generation", local.generation, "--embedding", local.embedding]
         arguments += ["--threads", str(local.threads), "--slots", str(local.slots)]
         arguments += ["--context-tokens", str(local.context_tokens), "--nice", str(local.nice)]
+        arguments += ["--log-format", settings.log.format, "--log-level", settings.log.level]
         if settings.models_dir is not None:
             arguments += ["--models-dir", str(settings.models_dir)]
         return arguments
@@ -309,6 +311,7 @@ def _become_watcher(
     grace_seconds: float,
     listeners: tuple[socket.socket, ...],
     run_dir: Path,
+    settings: "Settings",
 ) -> NoReturn:
     """Go on in a bare interpreter: isolated, without site-packages, so with no way to import ours.
 
@@ -319,6 +322,7 @@ def _become_watcher(
         "grace_seconds": grace_seconds,
         "listeners": [listener.fileno() for listener in listeners],
         "run_dir": str(run_dir),
+        "log": [settings.log.format, settings.log.level],
     }
     for fd in {listener.fileno() for listener in listeners}.union(*(c.fds for c in children)):
         os.set_inheritable(fd, True)
@@ -328,8 +332,8 @@ def _become_watcher(
 
 def _main(plan_json: str) -> int:
     """What ``_become_watcher`` has planned; the exit status."""
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     plan = json.loads(plan_json)
+    runpy.run_path(str(_LOG_LINES))["configure"]("supervisor", *plan["log"])
     children = [_planned(*child) for child in plan["children"]]
     listeners = tuple(socket.socket(fileno=fd) for fd in plan["listeners"])
     try:

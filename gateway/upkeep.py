@@ -20,7 +20,8 @@ from gateway.config import Settings
 from gateway.departures import Departures
 from gateway.errors import GatewayError, PolicyError
 from gateway.ids import UlidFactory
-from gateway.ledger import Books, Ledger
+from gateway.ledger import Books, Journal, Ledger
+from gateway.ledger.shipper import TELL_SECONDS
 from gateway.policy.holder import PolicyHolder
 from gateway.policy.snapshot import Budget, Policy
 from gateway.policy.switches import Switches
@@ -31,6 +32,7 @@ from gateway.stores.redis import Redis
 from gateway.telemetry import Metrics
 
 _POLICY_POLL_SECONDS = 0.25
+_HEALTH_SECONDS = 0.5
 _KEY_FILE_BYTES_MAX = 1024
 _ROOM_BYTES = 256 * 1024  # a start needs some
 _KEYS_SECONDS = 1.0  # until a key that a command made in the folder is known
@@ -230,6 +232,22 @@ async def save_late(keys: KeyStore, switches: Switches) -> None:
                 _log.info("revoked keys are on disk now")
         if not switches.saved:
             await asyncio.to_thread(switches.save)
+
+
+async def tell_health(journal: Journal, state_dir: Path) -> None:
+    """Log when usage cannot be booked, again once a minute, and when that is over; for ever."""
+    told_at: float | None = None
+    while True:
+        await asyncio.sleep(_HEALTH_SECONDS)
+        now = time.monotonic()
+        if journal.healthy:
+            if told_at is not None:
+                _log.warning("usage is booked again")
+            told_at = None
+        elif told_at is None or now - told_at >= TELL_SECONDS:
+            told_at = now
+            full = "the disk of the state folder is full" if _is_full(state_dir) else "see /readyz"
+            _log.error("usage cannot be booked, so requests are refused with 503: %s", full)
 
 
 async def poll_policies(policies: PolicyHolder) -> None:

@@ -37,7 +37,7 @@ from gateway.policy.follower import PolicyFollower
 from gateway.policy.load import SourceFile, compile_files
 from gateway.policy.snapshot import Policy
 from gateway.server import Server
-from gateway.upkeep import Stop, now_us, watch_keys
+from gateway.upkeep import Stop, now_us, tell_health, watch_keys
 
 # Between two looks at the keys: a revoked one is seen also while the link is down or busy.
 _KEYS_SECONDS = 0.25
@@ -179,6 +179,7 @@ async def _serve(
     background += [
         loop.create_task(public.sweep()),
         loop.create_task(gateway.sample_model_process()),
+        loop.create_task(tell_health(gateway.services.ledger, settings.state_dir)),
         loop.create_task(watch_keys(gateway.keys, _KEYS_SECONDS)),
     ]
     listening = Acceptor(public, public_fd)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from local_models.log_lines import LEVELS, Format, configure
 from local_models.messages import LocalModelError
 from local_models.model_server import Connection, Models, ModelServer
 from local_models.unix_socket import OwnedSocket, end_with_parent
@@ -26,6 +27,8 @@ class Settings(Models, frozen=True, kw_only=True):
     socket: Path
     nice: int
     outlive_parent: bool
+    log_format: Format
+    log_level: str
 
 
 async def serve(settings: Settings) -> None:
@@ -65,20 +68,22 @@ def parse_arguments(arguments: list[str]) -> Settings:
     parser.add_argument("--models-dir", type=Path, default=None)
     parser.add_argument("--nice", type=int, default=0, help="added to the process's niceness")
     parser.add_argument("--outlive-parent", action="store_true")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    parser.add_argument("--log-level", choices=LEVELS, default="info")
     return msgspec.convert(vars(parser.parse_args(arguments)), Settings)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the model process; the exit status."""
     settings = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    configure("model", settings.log_format, settings.log_level)
     try:
         if not settings.outlive_parent:
             end_with_parent()
         os.nice(settings.nice)
         asyncio.run(serve(settings))
     except (LocalModelError, ProcessLookupError) as error:
-        print(error, file=sys.stderr)
+        logging.getLogger("local_models").error("cannot serve: %s", error)
         return 1
     return 0
 

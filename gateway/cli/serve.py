@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gateway.errors import PolicyError
-from gateway.supervisor import LOG_FORMAT
+from local_models.log_lines import configure
 
 if TYPE_CHECKING:
     from gateway.config import Settings
@@ -34,11 +34,17 @@ def serve(config_path: Path | None) -> None:
     from gateway.config import load_settings
     from gateway.supervisor import StartError, supervise
 
-    configure_logging()
+    log_format = "text"
     try:
-        supervise(load_settings(config_path), config_path)
+        settings = load_settings(config_path)
+        log_format = settings.log.format
+        configure("supervisor", log_format, settings.log.level)
+        supervise(settings, config_path)
     except (PolicyError, StartError) as error:
-        click.echo(str(error), err=True)
+        if log_format == "json":
+            logging.getLogger("tollhouse.supervisor").error("cannot start: %s", error)
+        else:
+            click.echo(str(error), err=True)
         sys.exit(1)
 
 
@@ -49,10 +55,10 @@ def serve(config_path: Path | None) -> None:
 @click.option("--model-socket", type=_PATH, required=True)
 @click.option("--node-socket", type=_PATH, help="Others answer the admin process here.")
 @click.option("--lock-fd", type=int, help="The state folder's, for whoever keeps it.")
-@click.option("--number", type=int, default=0)
+@click.option("--number", type=int)
 def worker(
     config_path: Path | None, public_fd: int, admin_fd: int | None, model_socket: Path,
-    node_socket: Path | None, lock_fd: int | None, number: int,
+    node_socket: Path | None, lock_fd: int | None, number: int | None,
 ) -> None:  # fmt: skip
     """One gateway process; started by ``serve``."""
 
@@ -60,13 +66,14 @@ def worker(
         if node_socket is not None:
             from gateway.worker import run_shared_worker
 
-            return run_shared_worker(settings, number, public_fd, model_socket, node_socket)
+            return run_shared_worker(settings, number or 0, public_fd, model_socket, node_socket)
         from gateway.app import run_worker
 
         assert admin_fd is not None, "serve gives one or the other"
         return run_worker(settings, public_fd, admin_fd, model_socket, lock_fd)
 
-    _run(config_path, run, model_socket.parent)
+    name = "worker" if number is None else f"worker {number}"
+    _run(config_path, name, run, model_socket.parent)
 
 
 @click.command("admin-process", hidden=True)
@@ -80,35 +87,29 @@ def admin_process(config_path: Path | None, admin_fd: int, node_socket: Path, lo
 
     _run(
         config_path,
+        "admin",
         lambda settings: run_admin(settings, admin_fd, node_socket, lock_fd),
         node_socket.parent,
     )
 
 
-def _run(config_path: Path | None, run: "Callable[[Settings], int]", run_dir: Path) -> None:
+def _run(
+    config_path: Path | None, process: str, run: "Callable[[Settings], int]", run_dir: Path
+) -> None:
     """Run a child of ``serve`` with its settings, to its end. run_dir: where its sockets are."""
     from gateway.config import load_settings
     from gateway.private_files import UMASK, leave_scratch, use_scratch
 
-    configure_logging()
+    configure(process, "text", "info")
     os.umask(UMASK)
     parent, scratch = os.getppid(), use_scratch(run_dir)
     try:
-        status = run(load_settings(config_path))
+        settings = load_settings(config_path)
+        configure(process, settings.log.format, settings.log.level)
+        status = run(settings)
     except PolicyError as error:
-        click.echo(str(error), err=True)
+        logging.getLogger("tollhouse").error("cannot start: %s", error)
         status = os.EX_CONFIG  # tells the supervisor that trying again is in vain
     if os.getppid() != parent:
         leave_scratch(run_dir, scratch)  # the supervisor, which would remove it, was killed
     sys.exit(status)
-
-
-def configure_logging() -> None:
-    """One line per record on standard error."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format=LOG_FORMAT,
-        stream=sys.stderr,
-    )
-    # httpx logs every request at INFO, which is our business only when something is wrong.
-    logging.getLogger("httpx").setLevel(logging.WARNING)

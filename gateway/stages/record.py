@@ -1,6 +1,7 @@
 """record: metrics and the access log. The last stage; it never fails a request."""
 
 import logging
+from collections.abc import Mapping
 
 import orjson
 
@@ -19,7 +20,12 @@ def record(exchange: Exchange, services: Services) -> None:
     now = services.monotonic()
     _count(exchange, services, now)
     if _log.isEnabledFor(logging.INFO):
-        _log.info("%s", orjson.dumps(_line(exchange, now)).decode())
+        _tell(_line(exchange, now))
+
+
+def _tell(line: Mapping[str, object]) -> None:
+    """As JSON in a line of text; a line of JSON has it as ``fields``."""
+    _log.info("%s", orjson.dumps(line).decode(), extra={"fields": line})
 
 
 def record_other(
@@ -47,7 +53,7 @@ def record_other(
             "status": status,
             "error": (error.code or error.type) if error is not None else None,
         }
-        _log.info("%s", orjson.dumps(line).decode())
+        _tell(line)
 
 
 def _count(exchange: Exchange, services: Services, now: float) -> None:
