@@ -82,7 +82,8 @@ def _requests(steps: list[Step], rows: dict[str, reports.EventRow], simulated: b
 def _tenants(store: LedgerStore) -> Table:
     table = Table(title="Tenants this month, from the ledger")
     names = (
-        "tenant,requests,prompt tokens,answer tokens,cost USD,baseline USD,deciding USD,saved USD"
+        "tenant,requests,refused,prompt tokens,answer tokens,cost USD,baseline USD,deciding USD,"
+        "saved USD"
     )
     for name in (*names.split(","), "exact", "semantic", "small"):
         table.add_column(name, justify="left" if name == "tenant" else "right")
@@ -95,6 +96,7 @@ def _tenants(store: LedgerStore) -> Table:
         table.add_row(
             tenant,
             str(row.requests),
+            str(row.refused),
             str(row.prompt_tokens),
             str(row.completion_tokens),
             _usd(row.cost_pico),
