@@ -154,10 +154,14 @@ class Limits(_Section):
     requests_in_flight_max: Count = Field(1024, description="Requests of one worker.")
     attempts_max: Count = Field(3, description="Attempts of one request over all targets.")
     answer_bytes_max: Bytes = Field(64 << 20, description="A provider's answer.")
-    exact_cache_bytes: Bytes = Field(64 << 20, description="The exact cache of one worker.")
+    exact_cache_bytes: Bytes = Field(
+        64 << 20, description="The exact cache of one worker, in fair shares."
+    )
     shared_answer_bytes_max: Bytes = Field(256 << 10, description="An answer kept in Redis.")
     semantic_entries_max: Count = Field(20_000, description="Entries of one semantic namespace.")
-    semantic_namespaces_max: Count = Field(1_000, description="Semantic namespaces in memory.")
+    semantic_namespaces_max: Count = Field(
+        1_000, description="Semantic namespaces in memory, shared fairly by their tenants."
+    )
     reload_settle_seconds: Seconds = Field(0.5, description="Files at rest before a reload.")
     departed_tenant_seconds: Annotated[int, Field(ge=0, le=366 * 86_400)] = Field(
         86_400, description="Gone from the policy for so long, a tenant loses its keys."

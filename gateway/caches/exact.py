@@ -5,12 +5,12 @@ Knows keys and bytes. Does not know HTTP, policies or money.
 
 import hmac
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 
 import msgspec
 
 from gateway.caches.entry import StoredAnswer
+from gateway.caches.fair_order import FairOrder
 
 SCHEMA_VERSION = b"exact-2 "
 
@@ -48,12 +48,15 @@ class ExactStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExactCache:
-    """Least recently used entries go first; the sum of sizes never exceeds ``bytes_max``."""
+    """The sum of sizes never exceeds ``bytes_max``. The tenant that holds most makes room, by its
+    least recently used entry: no tenant evicts what another has in its equal part.
+    """
 
     def __init__(self, *, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
-        self._entries: OrderedDict[bytes, StoredAnswer] = OrderedDict()
+        self._entries: dict[bytes, StoredAnswer] = {}
+        self._order: FairOrder[bytes] = FairOrder()
         self._keys: dict[str, bytes] = {}  # cache_id → key
         self._size_bytes = 0
         self._hits = self._misses = self._expired = self._evicted = self._refused = 0
@@ -69,7 +72,7 @@ class ExactCache:
             if entry is None:
                 self._misses += 1
                 return None
-            self._entries.move_to_end(key)
+            self._order.touch(entry.tenant_id, key)
             self._hits += 1
             return entry
 
@@ -82,9 +85,10 @@ class ExactCache:
                 self._refused += 1
                 return
             while self._size_bytes + size_bytes > self._bytes_max:
-                self._drop(next(iter(self._entries)))
+                self._drop(self._order.next_out(entry.tenant_id, size_bytes)[1])
                 self._evicted += 1
             self._entries[key] = entry
+            self._order.add(entry.tenant_id, key, size_bytes)
             self._keys[entry.cache_id] = key
             self._size_bytes += size_bytes
 
@@ -109,6 +113,7 @@ class ExactCache:
         """Forget every entry; the counts stay."""
         with self._lock:
             self._entries.clear()
+            self._order.clear()
             self._keys.clear()
             self._size_bytes = 0
 
@@ -130,7 +135,7 @@ class ExactCache:
         entry = self._entries.pop(key, None)
         if entry is None:
             return
-        self._size_bytes -= entry_size_bytes(entry)
+        self._size_bytes -= self._order.remove(entry.tenant_id, key)
         if self._keys.get(entry.cache_id) == key:
             del self._keys[entry.cache_id]
 

@@ -4,8 +4,7 @@ A body that repeats byte for byte, as most exact hits do, is neither decoded nor
 form again. Per tenant, so that nobody's timing tells what another has asked. Knows no answers.
 """
 
-from collections import OrderedDict
-
+from gateway.caches.fair_order import FairOrder
 from gateway.wire.openai import Endpoint, ParsedRequest
 
 _ENTRIES_MAX = 512
@@ -15,10 +14,11 @@ _Key = tuple[str, Endpoint, bytes]
 
 
 class Repeats:
-    """The most recently repeated bodies."""
+    """The most recently repeated bodies, of each tenant its equal part at least."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[_Key, ParsedRequest] = OrderedDict()
+        self._known: dict[_Key, ParsedRequest] = {}
+        self._order: FairOrder[_Key] = FairOrder()
 
     def get(self, tenant_id: str, endpoint: Endpoint, raw: bytes) -> ParsedRequest | None:
         """What was read of the same bytes before; shared, so never to be changed."""
@@ -30,8 +30,11 @@ class Repeats:
             return
         key = (tenant_id, request.endpoint, raw)
         if key in self._known:
-            self._known.move_to_end(key)
+            self._order.touch(tenant_id, key)
             return
+        if len(self._known) >= _ENTRIES_MAX:
+            whose, oldest = self._order.next_out(tenant_id, 1)
+            self._order.remove(whose, oldest)
+            del self._known[oldest]
         self._known[key] = request
-        if len(self._known) > _ENTRIES_MAX:
-            self._known.popitem(last=False)
+        self._order.add(tenant_id, key, 1)

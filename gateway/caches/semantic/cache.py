@@ -5,6 +5,7 @@ Knows texts, vectors and stored answers. There is no search across partitions to
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
@@ -41,8 +42,9 @@ class NamespaceStats(msgspec.Struct, kw_only=True):
 
 
 class _Namespace:
-    def __init__(self, index: "Index") -> None:
+    def __init__(self, index: "Index", tenant_id: str) -> None:
         self.index = index
+        self.tenant_id = tenant_id
         self.stats = NamespaceStats()
         self.used_us = 0
 
@@ -51,7 +53,7 @@ class SemanticCache:
     """At most ``namespaces_max`` partitions of ``entries_per_namespace_max`` entries each.
 
     ``lookup`` takes no lock and may run in any thread; the methods that change something take one.
-    The partition least recently used makes room for a new one.
+    The tenant that has most of them makes room for a new one, by its least recently used.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class SemanticCache:
         with self._lock:
             namespace = self._namespaces.get(partition)
             if namespace is None:
-                namespace = self._open(partition)
+                namespace = self._open(partition, entry.tenant_id)
             namespace.used_us = max(namespace.used_us, entry.stored_us)
             same = [
                 old
@@ -162,16 +164,22 @@ class SemanticCache:
                 for partition, namespace in self._namespaces.items()
             }
 
-    def _open(self, partition: bytes) -> _Namespace:
+    def _open(self, partition: bytes, tenant_id: str) -> _Namespace:
         from gateway.caches.semantic.index import Index
 
         if len(self._namespaces) >= self._namespaces_max:
-            oldest = min(self._namespaces, key=lambda key: self._namespaces[key].used_us)
+            counts = Counter(namespace.tenant_id for namespace in self._namespaces.values())
+            whose, most = counts.most_common(1)[0]
+            if counts[tenant_id] + 1 >= most and counts[tenant_id]:
+                whose = tenant_id
+            theirs = {key: n for key, n in self._namespaces.items() if n.tenant_id == whose}
+            oldest = min(theirs, key=lambda key: theirs[key].used_us)
             gone = self._namespaces.pop(oldest)
             for slot in gone.index.slots():
                 if slot.entry is not None:
                     self._places.pop(slot.entry.cache_id, None)
-        namespace = _Namespace(Index(entries_max=self._entries_max, dimensions=self._dimensions))
+        index = Index(entries_max=self._entries_max, dimensions=self._dimensions)
+        namespace = _Namespace(index, tenant_id)
         self._namespaces[partition] = namespace
         return namespace
 
