@@ -315,7 +315,7 @@ class AbsentModel:
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:
         """Refuse: there is nobody to ask."""
         error = UpstreamUnavailable("This gateway runs no model process (local.enabled is off).")
-        error.unsent = True
+        error.unsent, error.fault = True, "operator"
         raise error
 
     def report(self, outcome: Outcome) -> None:

@@ -45,9 +45,11 @@ class Egress:
         found = [str(literal)] if literal is not None else await self._resolve()
         permitted = [text for text in found if may_reach(self.host, ipaddress.ip_address(text))]
         if not permitted:
-            raise UpstreamUnavailable(
+            error = UpstreamUnavailable(
                 f"The address of '{self.host}' is not one the gateway may connect to."
             )
+            error.fault = "operator"  # until the policy names another host
+            raise error
         self._addresses, self._resolved = permitted, now
         return permitted
 

@@ -67,6 +67,8 @@ CASES = {
     "most are the clients' mistakes": Case("TollhouseFailing", False, faults(none=90, client=900)),
     "most exceed limits and budgets": Case("TollhouseFailing", False, faults(none=90, tenant=900)),
     "a policy refuses them all": Case("TollhouseFailing", False, faults(operator=900)),
+    "a policy refuses some": Case("TollhouseMisconfigured", True, faults(none=90, operator=1)),
+    "a policy refuses none": Case("TollhouseMisconfigured", False, faults(none=90, client=9)),
     "nobody asks anything": Case("TollhouseFailing", False, faults()),
     "three quarters fail": Case("TollhouseFailingFast", True, faults(none=10, upstream=30)),
     "a tenth fails": Case("TollhouseFailingFast", False, faults(none=90, upstream=10)),
@@ -215,7 +217,12 @@ STORIES: dict[str, tuple[str, dict[str, Any], set[str]]] = {
     "a budget that is too small": (
         "poor", {"model": "uncached", "max_tokens": 4_000}, {"TollhouseBudgetRefuses"},
     ),
-    "a hard budget over a model without a price": ("acme", {"model": "unpriced"}, set()),
+    "a hard budget over a model without a price": (
+        "acme", {"model": "unpriced"}, {"TollhouseMisconfigured"},
+    ),
+    "a local model that is switched off": (
+        "globex", {"model": "small"}, {"TollhouseMisconfigured"},
+    ),
 }  # fmt: skip
 
 
