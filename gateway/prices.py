@@ -113,6 +113,13 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     effective_to_us: int | None  # None: until further notice
     min_input_tokens: int  # from this many prompt tokens on, the whole request costs these rates
     daily_window_us: tuple[int, int] | None = None  # microseconds of the UTC day; may wrap midnight
+    # What a token costs at most: computed once, because every request is bounded by them.
+    dearest_input: int = 0
+    dearest_output: int = 0
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "dearest_input", self.rates.dearest_input)
+        msgspec.structs.force_setattr(self, "dearest_output", self.rates.dearest_output)
 
     def prices(self, usage: Usage) -> bool:
         """Whether every part of ``usage`` has a rate: what has none is unpriced, never zero."""
@@ -242,7 +249,7 @@ class PriceSchedule(msgspec.Struct, frozen=True):
             if price.min_input_tokens < reached and price.active(now_us):
                 reached = price.min_input_tokens
                 bound = _upper_bound_pico(
-                    price.rates, prompt_tokens, output_tokens * choices, compute_seconds
+                    price, prompt_tokens, output_tokens * choices, compute_seconds
                 )
                 worst = max(worst, bound)
         for _, schedule in self.service_tiers:  # the provider may serve in any of them
@@ -526,11 +533,12 @@ def _per_thousand(amount: Any) -> int | None:
 
 
 def _upper_bound_pico(
-    rates: Rates, prompt_tokens: int, output_tokens: int, compute_seconds: int
+    price: Price, prompt_tokens: int, output_tokens: int, compute_seconds: int
 ) -> int:
+    rates = price.rates
     return (
-        prompt_tokens * rates.dearest_input
-        + output_tokens * rates.dearest_output
+        prompt_tokens * price.dearest_input
+        + output_tokens * price.dearest_output
         + compute_seconds * rates.compute_pico_per_second
         + rates.request_pico
     )
@@ -585,7 +593,7 @@ def content_hash(price: Price) -> str:
         **{
             name: getattr(price, name)
             for name in Price.__struct_fields__
-            if name not in ("price_id", "source_hash")
+            if name not in ("price_id", "source_hash", "dearest_input", "dearest_output")
         }
     ).source_hash
 

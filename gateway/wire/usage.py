@@ -37,11 +37,12 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fa
     source: UsageSource = "provider"
 
     def __post_init__(self) -> None:
-        if self.cached_tokens + self.cache_write_tokens > self.prompt_tokens:
+        cached, written = self.cached_tokens, self.cache_write_tokens
+        if cached + written > self.prompt_tokens:
             raise ValueError("cached and cache-write tokens exceed the prompt's tokens")
-        if self.cache_write_1h_tokens > self.cache_write_tokens:
+        if self.cache_write_1h_tokens > written:
             raise ValueError("tokens written for an hour exceed the tokens written")
-        if self.cached_audio_tokens + self.cached_image_tokens > self.cached_tokens:
+        if self.cached_audio_tokens + self.cached_image_tokens > cached:
             raise ValueError("cached audio and image tokens exceed the cached tokens")
         if self.reasoning_tokens + self.other_completion_tokens > self.completion_tokens:
             raise ValueError("reasoning and media tokens exceed the completion's tokens")

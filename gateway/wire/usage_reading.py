@@ -43,9 +43,11 @@ def _plain(document: dict[str, Any]) -> Usage | None:
     """OpenAI's own form, as nearly all write it, if everything in it adds up; else None."""
     fields = _CHAT_FIELDS if "prompt_tokens" in document else _RESPONSES_FIELDS
     prompt, completion = document.get(fields[0]), document.get(fields[1])
+    total = document.get("total_tokens")
+    if completion is None and type(prompt) is int and total == prompt >= 0 and len(document) == 2:
+        return Usage(prompt_tokens=prompt)  # of embeddings
     if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
         return None
-    total = document.get("total_tokens")
     if total != prompt + completion or type(total) is not int:
         return None
     size = len(document)
@@ -55,6 +57,8 @@ def _plain(document: dict[str, Any]) -> Usage | None:
     completion_parts = document.get(fields[3], _NO_PARTS)
     if size != 3 + (prompt_parts is not _NO_PARTS) + (completion_parts is not _NO_PARTS):
         return None
+    if not prompt_parts and not completion_parts:
+        return Usage(prompt_tokens=prompt, completion_tokens=completion)
     prompt_parts, completion_parts = prompt_parts or _NO_PARTS, completion_parts or _NO_PARTS
     if not (
         type(prompt_parts) is type(completion_parts) is dict
