@@ -234,8 +234,8 @@ class _Compiler:
                 output_tokens_max=section.max_output,
                 limit_field=section.limit_field
                 or _limit_field(section, provider, self._api_versions[provider.name]),
-                fee=fee_of_model(section.upstream_model),
-                media=media_of_model(section.upstream_model),
+                fee=fee_of_model(section.vendor_model or section.upstream_model),
+                media=media_of_model(section.vendor_model or section.upstream_model),
                 paths=provider_paths(
                     provider.dialects,
                     deployment=quote(section.upstream_model, safe=""),

@@ -209,7 +209,9 @@ class PriceSection(Section):
     )
     currency: Literal["USD"] = Field("USD", description="Of per_mtok.")
     effective_from: str | None = Field(None, description="A date, 2026-10-01, UTC.")
-    per_mtok: dict[Meter, Money] | None = Field(None, description="Dollars per million tokens.")
+    per_mtok: dict[Meter, Money] | None = Field(
+        None, description="Dollars per million tokens; kinds without a rate are unpriced."
+    )
     per_thousand: dict[Literal["request", "web_search"], Money] | None = Field(
         None, description="Dollars per thousand requests or web searches."
     )

@@ -72,6 +72,10 @@ def _release(exchange: Exchange, services: Services, event: UsageEvent | None) -
             charge = exchange.hold.amount_pico
         elif event is not None:
             charge, pending = event.charge_pico or 0, event.possible_charge_pico
+            if event.charge_pico is None and exchange.attempts:
+                # Nobody knows what an answer without a price costs. It spends what was held for
+                # it: were it free, a hard budget would let any number of such answers through.
+                charge = charge_pico(exchange, exchange.attempts[-1].held_pico) or 0
             if len(exchange.attempts) > 1:
                 failed_charge, failed_pending = _failed_pico(exchange, event.recorded_us)
                 charge, pending = charge + failed_charge, pending + failed_pending
@@ -82,7 +86,7 @@ def _release(exchange: Exchange, services: Services, event: UsageEvent | None) -
 
 
 def _failed_pico(exchange: Exchange, recorded_us: int) -> tuple[int, int]:
-    """(charged, pending) of the attempts before the last; of an absurd one, what was held."""
+    """(charged, pending) of the attempts before the last; where unknown, what was held."""
     total = pending = 0
     for attempt in exchange.attempts[:-1]:
         if attempt.usage is None and attempt.unknown is None:
@@ -90,8 +94,8 @@ def _failed_pico(exchange: Exchange, recorded_us: int) -> tuple[int, int]:
         event = plausible(
             attempt_event(exchange, attempt, recorded_us=recorded_us, superseded=True)
         )
-        absurd = event.error_type == IMPLAUSIBLE
-        charge = charge_pico(exchange, attempt.held_pico) if absurd else event.charge_pico
+        unknown = event.charge_pico is None  # absurd or unpriced
+        charge = charge_pico(exchange, attempt.held_pico) if unknown else event.charge_pico
         total += charge or 0
         pending += event.possible_charge_pico
     return total, pending

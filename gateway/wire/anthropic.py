@@ -319,6 +319,8 @@ def _provider_tools(body: dict[str, Any]) -> str | None:
         return "mcp_servers"
     if body.get("speed") not in (None, "standard"):
         return "speed"
+    if body.get("inference_geo") not in (None, "global"):
+        return "inference_geo"  # at a tenth more
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else None

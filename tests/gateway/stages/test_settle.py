@@ -45,3 +45,10 @@ def test_an_absurd_claim_of_a_failed_attempt_costs_what_was_held_for_it() -> Non
 
 def test_an_absurd_claim_of_the_last_one_costs_what_was_held_for_all() -> None:
     assert charged(ABSURD, ABSURD) == charged(ANSWER, ABSURD) == HELD
+
+
+def test_an_answer_whose_cost_nobody_knows_spends_what_was_held_for_it() -> None:
+    """Free, it would let a hard budget be passed any number of times."""
+    searched = Usage(prompt_tokens=10, completion_tokens=5, web_searches=1)
+    assert charged(None, searched) == HELD - HELD_FOR_THE_FIRST
+    assert charged(searched, ANSWER) == charged(None, ANSWER) + HELD_FOR_THE_FIRST

@@ -222,6 +222,7 @@ def test_an_image_in_a_tools_result_counts_as_one() -> None:
             "shell",
         ),
         ("messages", {"speed": "fast"}, "speed"),
+        ("messages", {"inference_geo": "us"}, "inference_geo"),
         ("responses", {"service_tier": "priority"}, "service_tier"),
         ("chat", {"service_tier": "priority"}, "service_tier"),
         ("chat", {"web_search_options": {}}, "web_search_options"),
