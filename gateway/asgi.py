@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from gateway.errors import InternalError
+from gateway.errors import GatewayError, InternalError
 from gateway.server import Call, error_lines
 
 Message = MutableMapping[str, Any]
@@ -57,6 +57,10 @@ class AsgiHandler:
         task = asyncio.create_task(self._run(call) if probes else self._take_turns(call))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def refuse(self, call: Call, error: GatewayError) -> None:
+        """As the application would have, had it been asked."""
+        call.answer(error.status, error_lines(error), error.body())
 
     async def _take_turns(self, call: Call) -> None:
         """A page takes a thread, and with it the interpreter from whoever asks a model: after each

@@ -97,6 +97,12 @@ class V1:
         exchange.raw = bytes(call.body)
         self._answer(exchange, _KNOWN)
 
+    def refuse(self, call: Call, error: GatewayError) -> None:
+        """Answer a body that turned out too long, under the id that its request has."""
+        exchange = call.context
+        assert isinstance(exchange, Exchange), "head keeps it there"
+        self._refuse(call, error, exchange.request_id, exchange.endpoint)
+
     def stop(self) -> None:
         """The drain deadline has passed: answer what waits with 503."""
         for responder in tuple(self._responders):

@@ -48,6 +48,9 @@ class Handler(Protocol):
     def body(self, call: "Call") -> None:
         """The wanted body is complete: answer, now or later."""
 
+    def refuse(self, call: "Call", error: GatewayError) -> None:
+        """The wanted body will not be taken: answer with ``error`` now."""
+
 
 class Call:
     """One request, and the way to answer it: ``answer``, or ``start``, ``write`` and ``end``.
@@ -591,7 +594,7 @@ class GuardedProtocol(asyncio.Protocol):
             if told is not None:
                 told()
             call.wanted = False
-            call.answer(error.status, error_lines(error), error.body())
+            self.server.handler.refuse(call, error)
         else:
             raise error  # its turn has not come: this ends the connection
 

@@ -29,6 +29,8 @@ CONTAINERS_MAX = 100_000  # lists and objects; an empty list of three bytes take
 RETRY_AFTER_SECONDS_MAX = 60.0  # that we wait ourselves; a client is told all of it
 _ADVICE_SECONDS_MAX = 1e9  # thirty years: longer advice is none
 _REFUSES_US = (401, 402, 403)  # the gateway's account, not the tenant
+# Of how we ask, not of what the client asks; most oblige to headers that only the provider knows.
+_OUR_WAY = frozenset({405, 406, 407, 411, 415, 417, 421, 426, 431, 505})
 _MESSAGE_LENGTH_MAX = 2_000
 _REDACTED_LENGTH_MAX = 65_536  # read of a message before it is cut: no half of a secret stays
 
@@ -160,7 +162,8 @@ def upstream_error(
 ) -> UpstreamStatus:
     """A provider's error as ours: its text redacted, its status kept where the client is at fault.
 
-    401, 402 and 403 become 502: it is our account that the provider refuses, not the tenant's.
+    401, 402 and 403 become 502: it is our account that the provider refuses, not the tenant's. So
+    do 405, 415 and their like: they are about our request, not the client's.
     now_seconds: Unix time, against which a ``retry-after`` date is read.
     """
     if status in _REFUSES_US:
@@ -174,6 +177,8 @@ def upstream_error(
     except orjson.JSONDecodeError:
         reported = None
     answer = _as_ours(status, reported or Reported(), secrets)
+    if status in _OUR_WAY:
+        answer.status, answer.type, answer.retryable = 502, "api_error", False
     if status in (429, 503, 529):
         answer.retry_after_seconds = _retry_after_seconds(headers, now_seconds)
     return answer

@@ -95,7 +95,7 @@ def gateway(
 ) -> Iterator[RunningGateway]:
     with running_gateway(
         tmp_path_factory.mktemp("http"), provider.base_url, policy=POLICY,
-        settings="access_log: true\n",
+        settings="access_log: true\nlimits: {body_bytes_max: 200000}\n",
     ) as running:  # fmt: skip
         yield running
 
@@ -246,6 +246,31 @@ def test_an_answer_is_read_whatever_the_case_of_its_head(
         provider.answer(json.dumps(ANSWER).encode(), Content_Encoding=coding, Connection="CLOSE")
         answer = client.post("/v1/chat/completions", json=CHAT)
         assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("told", [405, 407, 415, 426])
+def test_a_refusal_of_how_we_ask_is_not_the_clients(
+    client: httpx.Client, provider: ScriptedProvider, told: int
+) -> None:
+    """Its own statuses oblige to headers about a request that the client never made."""
+    provider.answer(b'{"error": {"message": "not so"}}', told)
+    answer = client.post("/v1/chat/completions", json=CHAT)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (502, "not so")
+    assert answer.headers["x-should-retry"] == "false"
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_body_too_large_is_refused_under_its_id_in_its_dialect(
+    gateway: RunningGateway, client: httpx.Client, stated: bool
+) -> None:
+    """Whether its length stands in the head or is found out on the way."""
+    body = json.dumps({**MESSAGE, "system": "x" * 300_000}).encode()
+    parts = [body[i : i + 50_000] for i in range(0, len(body), 50_000)]
+    answer = client.post("/v1/messages", content=body if stated else iter(parts))
+    document = answer.json()
+    assert (answer.status_code, document["type"]) == (413, "error")
+    assert document["request_id"] == answer.headers["request-id"] == answer.headers["x-request-id"]
+    wait_for(lambda: document["request_id"] in gateway.log.read_text(), 5.0)
 
 
 # Credentials

@@ -20,7 +20,7 @@ import pytest
 import uvloop
 
 from gateway.config import Limits
-from gateway.errors import BodyTooLarge
+from gateway.errors import BodyTooLarge, GatewayError
 from gateway.server import PIPELINE_MAX, Call, Server, error_lines
 
 LIMITS = Limits(
@@ -53,6 +53,9 @@ class Application:
             call.answer(error.status, error_lines(error), error.body())
             return False
         return True
+
+    def refuse(self, call: Call, error: GatewayError) -> None:
+        call.answer(error.status, error_lines(error), error.body())
 
     def body(self, call: Call) -> None:
         path = call.target.decode("latin-1")

@@ -118,6 +118,8 @@ def ask_everything(gateway: RunningGateway, provider: ScriptedProvider, key: str
         ask("POST", "/v1/chat/completions", {**body, "model": "m"})
         provider.answer(b'{"error": {"message": "no"}}', 400)
         ask("POST", "/v1/chat/completions", {"model": "m", "messages": messages})
+        provider.answer(b"no answer at all")  # what it costs is possible, and nobody knows
+        ask("POST", "/v1/chat/completions", {"model": "m", "messages": messages, "max_tokens": 999})
         ask("GET", "/v1/models")
         ask("GET", "/v1/models/m")
         ask("GET", "/v1/models", anthropic_version="2023-06-01")
@@ -185,7 +187,9 @@ def test_nothing_that_a_tenant_can_reach_tells_cost_or_margin(
         costs = [event.cost_pico or 0 for event in events]
         # Of what cost nothing, a cached answer, the margin is the charge itself.
         margins = [(e.charge_pico or 0) - e.cost_pico for e in events if e.cost_pico]
-        pico = [*costs, *margins, sum(costs), sum(margins)]
+        possible = [event.possible_cost_pico for event in events]
+        assert any(possible)
+        pico = [*costs, *possible, sum(possible), *margins, sum(costs), sum(margins)]
         secrets = [Decimal(p).scaleb(-12) for p in pico if p > 0] + made[1]
         told = "\n".join(heard)
         assert f'"charge_usd":"{_usd(sum(e.charge_pico or 0 for e in events))}"' in told, "of all"
