@@ -173,12 +173,17 @@ def worst_case_pico(exchange: Exchange, target: Model, output_tokens: int) -> in
     """What one attempt at ``target`` can cost at most. Unpriced targets hold nothing."""
     if target.prices is None or exchange.endpoint == "count_tokens":
         return 0
+    request = exchange.request
+    # No tokenizer yields more tokens than there are bytes.
+    prompt_tokens = request.prompt_bytes
+    if (request.enclosed or request.unsized) and target.context_tokens is not None:
+        # A file becomes what it becomes, but no more than the model reads.
+        prompt_tokens = max(prompt_tokens, target.context_tokens)
     return target.prices.worst_case_pico(
         exchange.started_us,
-        # No tokenizer yields more tokens than there are bytes.
-        prompt_tokens=exchange.request.prompt_bytes,
-        output_tokens=output_tokens,
-        choices=exchange.request.choices,
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens + request.predicted_bytes,
+        choices=request.choices,
         compute_seconds=ceil(target.provider.timeouts.total_seconds),
     )
 

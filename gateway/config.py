@@ -139,7 +139,7 @@ class SharedRedis(_Section):
 class Limits(_Section):
     """Every maximum. Names end in their unit."""
 
-    body_bytes_max: Bytes = Field(10 << 20, description="A request's body.")
+    body_bytes_max: Bytes = Field(32 << 20, description="A request's body.")
     header_bytes_max: Bytes = Field(64 << 10, description="A request's line and headers.")
     header_count_max: Count = Field(100, description="A request's headers.")
     header_seconds: Seconds = Field(10.0, description="From the first byte to the last header.")

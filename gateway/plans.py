@@ -64,7 +64,7 @@ def _worst_output(exchange: Exchange, candidates: tuple[Model, ...]) -> int:
     if exchange.endpoint in WITHOUT_OUTPUT:
         return 0
     asked = exchange.request.max_output_tokens
-    if asked is not None:
+    if asked:  # 0 is sent on, and not every provider means none by it
         return asked
     limit = max(model.output_tokens_max for model in candidates)
     tenant_max = exchange.tenant.limits.max_output_tokens

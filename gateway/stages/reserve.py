@@ -69,6 +69,11 @@ def _hold(exchange: Exchange, services: Services, plan: Plan) -> Hold | Awaitabl
             _refuse_unbounded(exchange, own, param="model")
         if asked or target.media:
             _refuse_unrated(exchange, target, asked | target.media)
+    unsized = exchange.request.unsized
+    if exchange.request.enclosed and not all(t.context_tokens for t in plan.candidates):
+        unsized = unsized or exchange.request.enclosed
+    if unsized is not None:
+        _refuse_unsized(exchange, unsized)
     return services.ledger.budgets.reserve(
         exchange.tenant,
         exchange.tags,
@@ -161,4 +166,20 @@ def _refuse_unbounded(exchange: Exchange, tool: str, param: str = "tools") -> No
                 " is billed by the provider at a cost nobody knows beforehand: leave it out, or"
                 " make the budget soft",
                 param=param,
+            )
+
+
+def _refuse_unsized(exchange: Exchange, field: str) -> None:
+    """A file, a recording or an unknown part may become more tokens than any budget holds.
+
+    One that the body itself holds is bounded by the context of the models that may read it.
+    """
+    for budget in exchange.tenant.budgets:
+        if refuses(budget) and covers(budget, exchange.tags):
+            raise InvalidRequest(
+                f"tenant {exchange.tenant.id}: the budget '{budget.name}' is hard, and nobody knows"
+                f" beforehand how many tokens '{field}' becomes: send text or images, give the"
+                " models their context if the request itself holds the file, or make the budget"
+                " soft",
+                param=field,
             )

@@ -13,10 +13,10 @@ from gateway.policy.snapshot import RequestFacts
 from gateway.services import Services
 from gateway.wire.dialects import DIALECTS
 from gateway.wire.openai import ParsedRequest
+from gateway.wire.structure import LARGE_BYTES
 
 TAGS_MAX = 32
 TAG_LENGTH_MAX = 128
-_PARSED_ASIDE_BYTES = 512 * 1024
 
 
 def resolve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
@@ -26,7 +26,7 @@ def resolve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     """
     if not exchange.raw:
         raise InvalidRequest("The body is empty; it must be a JSON object.")
-    if len(exchange.raw) > _PARSED_ASIDE_BYTES:
+    if len(exchange.raw) > LARGE_BYTES:
         return _parse_aside(exchange)
     if exchange.deployment is None:
         known = services.repeats.get(exchange.tenant.id, exchange.endpoint, exchange.raw)

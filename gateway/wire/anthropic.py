@@ -12,27 +12,31 @@ import orjson
 
 from gateway.errors import GatewayError, InvalidRequest, UpstreamStatus
 from gateway.wire.openai import (
-    IMAGE_TOKENS_MAX,
+    SCALARS,
     Endpoint,
     ParsedRequest,
     boolean_of,
+    choices_of,
     decode_body,
     number_of,
     positive_of,
     upstream_error,
     user_of,
+    whole_text,
 )
+from gateway.wire.sizes import PromptSize
 from gateway.wire.typed_events import TypedEventRelay
 from gateway.wire.usage import Usage, count_of
 from gateway.wire.usage_reading import merged
 from gateway.wire.usage_shapes import read_usage
+from gateway.wire.verbatim import encode
 
 _MESSAGE_OVERHEAD_TOKENS = 8
 _TOOLS_OVERHEAD_TOKENS = 1_024  # of the prompt that the provider adds for tools
 # Tools that the provider defines and the client runs; others with a type run at the provider.
 _CLIENT_TOOLS = ("custom", "bash_", "text_editor_", "computer_", "memory_")
 _OWN_ITERATIONS = frozenset({"message", "compaction"})  # others ask a model of another price
-_MEDIA = frozenset({"image", "document", "container_upload"})
+_COUNTED = SCALARS | {"messages", "system"}
 _ERROR_TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -63,7 +67,7 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest("messages: must be a list of at least one message", param="messages")
     answered = endpoint == "messages"
-    output_tokens = positive_of(body, "max_tokens")
+    output_tokens = positive_of(body, "max_tokens", 0)
     if answered and output_tokens is None:
         raise InvalidRequest("max_tokens: Field required", param="max_tokens")
     _refuse_containers(body)
@@ -73,8 +77,9 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
         body=body,
         model=body["model"],
         stream=answered and boolean_of(body, "stream"),
-        prompt_bytes=_size_of_content(body.get("system")),
+        prompt_bytes=0,
         max_output_tokens=output_tokens if answered else None,
+        choices=choices_of(body),
         has_tools=bool(body.get("tools")),
         has_json_format=_has_json_format(body),
         messages_count=len(messages),
@@ -82,11 +87,16 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
         temperature=number_of(body, "temperature"),
         provider_tools=_provider_tools(body),
     )
+    measured = PromptSize(_MESSAGE_OVERHEAD_TOKENS * len(messages))
+    measured.content(body.get("system"), "system")
     for index, message in enumerate(messages):
-        _read_message(request, message, index)
+        _check_message(message, index)
+        measured.message(message, f"messages[{index}]")
+    measured.fields(body, _COUNTED)
     for name in ("tools", "tool_choice", "mcp_servers", "output_config", "output_format"):
         if body.get(name):
-            request.prompt_bytes += len(orjson.dumps(body[name])) + _TOOLS_OVERHEAD_TOKENS
+            measured.tokens += _TOOLS_OVERHEAD_TOKENS
+    measured.tell(request)
     request.last_user_text = _user_text(messages[-1])
     return request
 
@@ -99,7 +109,7 @@ def encode_request(
     limit_field: str = "",
 ) -> bytes:
     """The body for the upstream: under another model's name. A message always has its own limit."""
-    return orjson.dumps({**request.body, "model": upstream_model})
+    return encode({**request.body, "model": upstream_model})
 
 
 def is_message(document: dict[str, Any]) -> bool:
@@ -250,48 +260,16 @@ def _given(usage: Any) -> dict[str, Any]:
     return {name: value for name, value in usage.items() if value is not None}
 
 
-def _read_message(request: ParsedRequest, message: Any, index: int) -> None:
+def _check_message(message: Any, index: int) -> None:
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise InvalidRequest(
             f"messages.{index}: must be an object with a role", param=f"messages.{index}"
         )
-    content = message.get("content")
-    if not isinstance(content, str | list):
+    if not isinstance(message.get("content"), str | list):
         raise InvalidRequest(
             f"messages.{index}.content: must be a string or a list of blocks",
             param=f"messages.{index}.content",
         )
-    request.prompt_bytes += _size_of_content(content) + _MESSAGE_OVERHEAD_TOKENS
-    if isinstance(content, list) and any(map(_is_media, content)):
-        request.has_media = True
-
-
-def _size_of_content(content: Any) -> int:
-    """Upper bound of the tokens of a text, or of a list of blocks."""
-    if isinstance(content, str):
-        return len(content) if content.isascii() else len(content.encode())
-    if isinstance(content, list):
-        return sum(map(_size_of_block, content))
-    return 0 if content is None else len(orjson.dumps(content))
-
-
-def _size_of_block(block: Any) -> int:
-    if not isinstance(block, dict):
-        return len(orjson.dumps(block))
-    if block.get("type") == "image":
-        return IMAGE_TOKENS_MAX
-    nested = block.get("content")
-    if isinstance(nested, list):
-        others = {name: value for name, value in block.items() if name != "content"}
-        return len(orjson.dumps(others)) + _size_of_content(nested)
-    return len(orjson.dumps(block))
-
-
-def _is_media(block: Any) -> bool:
-    if not isinstance(block, dict):
-        return False
-    nested = block.get("content")
-    return block.get("type") in _MEDIA or (isinstance(nested, list) and any(map(_is_media, nested)))
 
 
 def _user_text(message: dict[str, Any]) -> str | None:
@@ -300,13 +278,13 @@ def _user_text(message: dict[str, Any]) -> str | None:
     if message["role"] != "user":
         return None
     if isinstance(content, str):
-        return content
+        return whole_text(content)
     texts = [
         block["text"]
         for block in content
         if isinstance(block, dict) and isinstance(block.get("text"), str)
     ]
-    return "\n".join(texts) if len(texts) == len(content) else None
+    return whole_text("\n".join(texts)) if len(texts) == len(content) else None
 
 
 def _has_json_format(body: dict[str, Any]) -> bool:

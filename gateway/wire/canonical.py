@@ -4,12 +4,11 @@ Two bodies with the same canonical form may share a stored answer; a doubt makes
 Knows OpenAI's request fields and their documented defaults. Does not know tenants or secrets.
 """
 
-import json
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
+from gateway.wire.verbatim import encode
 
 if TYPE_CHECKING:
     from gateway.wire.openai import ParsedRequest
@@ -88,11 +87,7 @@ def canonical_body(parsed: "ParsedRequest") -> bytes:
     """
     fields = _counted_fields(parsed.body)
     document = [parsed.endpoint, [[key, fields[key]] for key in sorted(fields)]]
-    try:
-        return orjson.dumps(document)
-    except TypeError:
-        # An integer beyond 64 bits, which orjson refuses to write.
-        return json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode()
+    return encode(document)
 
 
 # Fields that make a provider look something up, of OpenAI, Perplexity, xAI, Alibaba, OpenRouter,

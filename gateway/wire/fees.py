@@ -6,7 +6,7 @@ Knows no price and no budget.
 
 from typing import Any, Literal
 
-import orjson
+from gateway.wire.verbatim import encode
 
 Fee = Literal["search", "other"]
 
@@ -35,7 +35,7 @@ def fee_asked(body: dict[str, Any]) -> tuple[str, Fee] | None:
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else None
         if isinstance(kind, str) and kind not in _CLIENT_TOOLS:
-            return kind, "search" if b"search" in orjson.dumps(tool) else "other"
+            return kind, "search" if b"search" in encode(tool) else "other"
     return None
 
 

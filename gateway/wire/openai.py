@@ -7,7 +7,6 @@ Also redacts a provider's error. Knows no socket.
 import re
 from collections.abc import Iterable, Sequence
 from email.utils import parsedate_to_datetime
-from itertools import accumulate
 from typing import Any, Literal
 
 import msgspec
@@ -16,16 +15,22 @@ import orjson
 from gateway.errors import InvalidRequest, UpstreamStatus
 from gateway.wire.fees import FEE_FIELDS, Fee, fee_asked
 from gateway.wire.reported import Reported, read_reported
+from gateway.wire.sizes import PromptSize, size_of
+from gateway.wire.structure import (
+    DEPTH_MAX,
+    KEYS_MAX,
+    LARGE_BYTES,
+    check_structure,
+    decode_large,
+)
+from gateway.wire.verbatim import Number, decode, encode
 
 Endpoint = Literal["chat", "completions", "embeddings", "messages", "count_tokens", "responses"]
 WITHOUT_OUTPUT: frozenset[Endpoint] = frozenset({"embeddings", "count_tokens"})  # no token of it
 
-DEPTH_MAX = 64
-KEYS_MAX = 10_000
 USER_LENGTH_MAX = 512
 _TIERS = (None, "auto", "default", "flex")  # at the list price or below it
 _LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
-CONTAINERS_MAX = 100_000  # lists and objects; an empty list of three bytes takes 60 in memory
 RETRY_AFTER_SECONDS_MAX = 60.0  # that we wait ourselves; a client is told all of it
 _ADVICE_SECONDS_MAX = 1e9  # thirty years: longer advice is none
 _REFUSES_US = (401, 402, 403)  # the gateway's account, not the tenant
@@ -47,8 +52,11 @@ class ParsedRequest(msgspec.Struct, kw_only=True):
     stream: bool = False
     include_usage: bool = False  # the client wants the usage event of a stream
     prompt_bytes: int  # UTF-8 bytes of all that becomes prompt: an upper bound of its tokens
+    unsized: str | None = None  # names a field that may be more prompt than ``prompt_bytes`` says
+    enclosed: str | None = None  # likewise, of a file or recording that the body itself holds
     max_output_tokens: int | None = None
-    choices: int = 1
+    predicted_bytes: int = 0  # of a predicted answer: what is not taken of it is billed as output
+    choices: int = 1  # answers that are written, shown or not
     has_tools: bool = False
     has_media: bool = False  # images, audio or files in a message
     has_json_format: bool = False
@@ -77,7 +85,7 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
         include_usage=stream and _include_usage(body),
         prompt_bytes=0,
         max_output_tokens=_output_tokens(body),
-        choices=positive_of(body, "n") or 1,
+        choices=choices_of(body),
         has_json_format="response_format" in body and _has_json_format(body),
         user=user_of(body, "user") if "user" in body else None,
         temperature=number_of(body, "temperature"),
@@ -88,6 +96,8 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
         asked = fee_asked(body)
         if asked is not None:
             request.provider_tools, request.fee = asked
+    if body.get("prediction"):
+        request.predicted_bytes = size_of(body["prediction"])
     if endpoint == "chat":
         _read_messages(request)
     elif endpoint == "completions":
@@ -102,20 +112,21 @@ def decode_body(raw: bytes, model: str | None = None) -> dict[str, Any]:
 
     model: takes the place of what the body says, or does not say.
     """
-    openings, colons = raw.count(b"{") + raw.count(b"["), raw.count(b":")
-    if openings > CONTAINERS_MAX or colons > CONTAINERS_MAX:
-        _check_structure(raw)  # before it takes memory
     try:
-        body = orjson.loads(raw)
+        if len(raw) > LARGE_BYTES:
+            body = decode_large(raw)
+        else:
+            openings, colons = raw.count(b"{") + raw.count(b"["), raw.count(b":")
+            # Only a body with many brackets or colons can be deep or wide.
+            if openings > DEPTH_MAX or colons > KEYS_MAX:
+                check_structure(raw)
+            body = decode(raw)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(
             f"We could not parse the JSON body of your request: {_where(error)}."
         ) from None
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    # Only a body with many brackets or colons can be deep or wide: most need no second look.
-    if openings > DEPTH_MAX or colons > KEYS_MAX:
-        _check_structure(raw)
     if model is not None:
         body["model"] = model
     elif not isinstance(body.get("model"), str) or not body["model"]:
@@ -150,7 +161,11 @@ def encode_request(
         named: list[str] = [f for f in _LIMIT_FIELDS if f in request.body]
         fields = named or [limit_field if request.endpoint == "chat" else "max_tokens"]
         changes |= dict.fromkeys(fields, max_output_tokens)
-    return orjson.dumps({**request.body, **changes})
+    elif request.endpoint == "completions" and request.body.get("max_tokens") is None:
+        # Providers of completions know no other name of a limit.
+        limit = request.max_output_tokens
+        changes |= {"max_tokens": limit} if limit is not None else {}
+    return encode({**request.body, **changes})
 
 
 def upstream_error(
@@ -248,6 +263,7 @@ def redact(text: str, secrets: Sequence[str]) -> str:
 def _read_messages(request: ParsedRequest) -> None:
     """Fill in what a chat request says about its messages and tools."""
     body = request.body
+    measured = PromptSize()
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest(
@@ -259,15 +275,11 @@ def _read_messages(request: ParsedRequest) -> None:
             raise _no_message(message, index)
         content = message.get("content")
         if type(content) is str:
-            size += len(content) if content.isascii() else len(content.encode())
+            size += len(content) if content.isascii() else size_of(content)
             if len(message) > 2:
-                size += _size_of_others(message)
+                measured.message(_without_content(message), f"messages[{index}]")
         elif content is None or type(content) is list:
-            size += _size_of_others(message)
-            for part in content or ():
-                if _is_media(part):
-                    request.has_media = True
-                size += _size_of_part(part)
+            measured.message(message, f"messages[{index}]")
         else:
             raise InvalidRequest(
                 f"'messages[{index}].content' must be a string or a list of parts.",
@@ -275,12 +287,16 @@ def _read_messages(request: ParsedRequest) -> None:
             )
     size += _MESSAGE_OVERHEAD_BYTES * len(messages)
     request.has_tools = bool(body.get("tools") or body.get("functions"))
-    for name in _PROMPTING.intersection(body):
-        if body[name]:
-            size += len(orjson.dumps(body[name]))
-    request.prompt_bytes = size
+    if not _PLAIN.issuperset(body):
+        measured.fields(body, _PLAIN)
+    measured.tokens += size
+    measured.tell(request)
     request.messages_count = len(messages)
     request.last_user_text = _user_text(messages[-1])
+
+
+def _without_content(message: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if name != "content"}
 
 
 def _no_message(message: Any, index: int) -> InvalidRequest:
@@ -292,61 +308,47 @@ def _no_message(message: Any, index: int) -> InvalidRequest:
 
 def _read_prompt(request: ParsedRequest) -> None:
     prompt = request.body.get("prompt", "<|endoftext|>")
-    best_of = positive_of(request.body, "best_of")
-    if best_of is not None:
-        request.choices = max(request.choices, best_of)
     if isinstance(prompt, str):
-        request.prompt_bytes = _bytes(prompt)
-        request.last_user_text = prompt
+        request.prompt_bytes = size_of(prompt)
+        request.last_user_text = whole_text(prompt)
     elif isinstance(prompt, list):
         request.prompt_bytes = _size_of_batch(prompt, "prompt")
         request.choices *= len(prompt) if prompt and not isinstance(prompt[0], int) else 1
         if len(prompt) == 1 and isinstance(prompt[0], str):
-            request.last_user_text = prompt[0]
+            request.last_user_text = whole_text(prompt[0])
     else:
         raise InvalidRequest("'prompt' must be a string or a list.", param="prompt")
+    measure_fields(request, _PLAIN_COMPLETION)
 
 
 def _read_input(request: ParsedRequest) -> None:
     given = request.body.get("input")
     if isinstance(given, str):
-        request.prompt_bytes = _bytes(given)
+        request.prompt_bytes = size_of(given)
     elif isinstance(given, list) and given:
         request.prompt_bytes = _size_of_batch(given, "input")
     else:
         raise InvalidRequest("'input' must be a string or a non-empty list.", param="input")
+    measure_fields(request, _PLAIN_EMBEDDING)
 
 
-# Besides messages, what of a body a model reads.
-_PROMPTING = frozenset(("tools", "functions", "response_format", "prediction"))
+def measure_fields(request: ParsedRequest, counted: frozenset[str]) -> None:
+    """Add every field of the body but those ``counted`` elsewhere to the prompt's size."""
+    if counted.issuperset(request.body):
+        return
+    measured = PromptSize(request.prompt_bytes)
+    measured.fields(request.body, counted)
+    measured.tell(request)
+
+
+# Fields that no model reads, or that are counted by themselves. All others count, known or not.
+SCALARS = frozenset(
+    ("model", "stream", "temperature", "n", "best_of", "max_tokens", "max_completion_tokens")
+)
+_PLAIN = SCALARS | {"messages"}
+_PLAIN_COMPLETION = SCALARS | {"prompt"}
+_PLAIN_EMBEDDING = SCALARS | {"input"}
 _MESSAGE_OVERHEAD_BYTES = 8  # a chat template's marks around one message, in tokens at most
-# An image's bytes say nothing of its tokens. The dearest known rule is that of gpt-4o-mini: 2,833
-# and 5,667 for each of at most 8 tiles; "low" detail has no tiles.
-IMAGE_TOKENS_MAX = 2_833 + 8 * 5_667
-_IMAGE_TOKENS_LOW = 2_833
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())
-
-
-def _size_of_others(message: dict[str, Any]) -> int:
-    others = {key: value for key, value in message.items() if key not in ("role", "content")}
-    return len(orjson.dumps(others))
-
-
-def _size_of_part(part: Any) -> int:
-    """Upper bound of one content part's tokens."""
-    if not isinstance(part, dict):
-        return len(orjson.dumps(part))
-    text = part.get("text")
-    if isinstance(text, str):
-        return _bytes(text)
-    image = part.get("image_url")
-    if image is not None:
-        low = isinstance(image, dict) and image.get("detail") == "low"
-        return _IMAGE_TOKENS_LOW if low else IMAGE_TOKENS_MAX
-    return len(orjson.dumps(part))
 
 
 def _size_of_batch(items: list[Any], param: str) -> int:
@@ -354,7 +356,7 @@ def _size_of_batch(items: list[Any], param: str) -> int:
     size = 0
     for item in items:
         if isinstance(item, str):
-            size += _bytes(item)
+            size += size_of(item)
         elif isinstance(item, list):
             size += len(item)
         elif isinstance(item, int) and not isinstance(item, bool):
@@ -370,7 +372,7 @@ def _user_text(message: dict[str, Any]) -> str | None:
         return None
     content = message.get("content")
     if isinstance(content, str):
-        return content
+        return whole_text(content)
     if not isinstance(content, list):
         return None
     texts: list[str] = []
@@ -378,11 +380,17 @@ def _user_text(message: dict[str, Any]) -> str | None:
         if not isinstance(part, dict) or not isinstance(part.get("text"), str):
             return None
         texts.append(part["text"])
-    return "\n".join(texts)
+    return whole_text("\n".join(texts))
 
 
-def _is_media(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") not in ("text", "refusal")
+def whole_text(text: str) -> str | None:
+    """The text, or None where it holds half a surrogate pair: no model of ours reads that."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return None
+    return text
 
 
 def _has_json_format(body: dict[str, Any]) -> bool:
@@ -396,21 +404,33 @@ def _include_usage(body: dict[str, Any]) -> bool:
 
 
 def _output_tokens(body: dict[str, Any]) -> int | None:
-    newer = positive_of(body, "max_completion_tokens")
-    older = positive_of(body, "max_tokens")
+    newer = positive_of(body, "max_completion_tokens", 0)
+    older = positive_of(body, "max_tokens", 0)
     if newer is None or older is None:
         return older if newer is None else newer
     return max(newer, older)
 
 
-def positive_of(body: dict[str, Any], name: str) -> int | None:
-    """A field that is a positive integer where it is given. Raises InvalidRequest."""
+def positive_of(body: dict[str, Any], name: str, least: int = 1) -> int | None:
+    """A field that is an integer from ``least`` on where it is given. Raises InvalidRequest.
+
+    ``20.0`` is an integer: JSON knows one kind of number.
+    """
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31:
-        raise InvalidRequest(f"'{name}' must be a positive integer.", param=name)
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 2**31:
+        kind = "a positive integer" if least else "an integer of 0 or more"
+        raise InvalidRequest(f"'{name}' must be {kind}, and {2**31} at most.", param=name)
     return value
+
+
+def choices_of(body: dict[str, Any]) -> int:
+    """How many answers may be written, shown or not."""
+    choices = positive_of(body, "n") or 1
+    return max(choices, positive_of(body, "best_of", 0) or 1) if "best_of" in body else choices
 
 
 def boolean_of(body: dict[str, Any], name: str) -> bool:
@@ -428,14 +448,19 @@ def number_of(body: dict[str, Any], name: str) -> float | None:
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Number):
         raise InvalidRequest(f"'{name}' must be a number.", param=name)
-    return float(value)
+    number = float(value)
+    if number - number != 0.0:
+        raise InvalidRequest(f"'{name}' must be a number that a double can hold.", param=name)
+    return number
 
 
 def user_of(body: dict[str, Any], name: str) -> str | None:
     """The end user's name, which is booked with each request. Raises InvalidRequest."""
     user = _optional_text(body, name)
+    if user is not None and whole_text(user) is None:
+        raise InvalidRequest(f"'{name}' holds half a surrogate pair.", param=name)
     if user is not None and len(user) > USER_LENGTH_MAX:
         raise InvalidRequest(f"'{name}' has at most {USER_LENGTH_MAX} characters.", param=name)
     return user
@@ -444,33 +469,6 @@ def user_of(body: dict[str, Any], name: str) -> str | None:
 def _optional_text(body: dict[str, Any], name: str) -> str | None:
     value = body.get(name)
     return value if isinstance(value, str) else None
-
-
-_NOT_STRUCTURE = bytes(set(range(256)) - set(b'[]{}:"'))
-_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # one level down, one up: as signed bytes
-# Between two strings there is a mark, or they were one: with more strings a limit is broken.
-_STRINGS_MAX = KEYS_MAX + 2 * CONTAINERS_MAX + 2
-
-
-def _check_structure(raw: bytes) -> None:
-    """Refuse a document that is too deep or has too many keys or containers.
-
-    Never walks it in Python: the marks outside of strings are counted, and 10 MB take a few tens
-    of milliseconds at worst, whatever they hold.
-    """
-    if b"\\" in raw:
-        raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # A pair of adjoining quotes can go: what follows stays inside, or outside, of a string.
-    kept = raw.translate(None, _NOT_STRUCTURE).replace(b'""', b"")
-    # An odd number of cuts: what is left beyond them counts as a string's.
-    marks = b"".join(kept.split(b'"', 2 * _STRINGS_MAX + 1)[::2])
-    brackets = marks.translate(_STEPS, b":")
-    if len(marks) - len(brackets) > KEYS_MAX:
-        raise InvalidRequest(f"The body has more than {KEYS_MAX} keys.")
-    if len(brackets) > 2 * CONTAINERS_MAX:
-        raise InvalidRequest(f"The body has more than {CONTAINERS_MAX} lists and objects.")
-    if max(accumulate(memoryview(brackets).cast("b")), default=0) > DEPTH_MAX:
-        raise InvalidRequest(f"The body is nested deeper than {DEPTH_MAX} levels.")
 
 
 def _where(error: orjson.JSONDecodeError) -> str:

@@ -11,21 +11,25 @@ import orjson
 
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.wire.openai import (
-    IMAGE_TOKENS_MAX,
+    SCALARS,
     Endpoint,
     ParsedRequest,
     boolean_of,
+    choices_of,
     dearer_tier,
     decode_body,
     number_of,
     positive_of,
     user_of,
+    whole_text,
 )
 from gateway.wire.reported import Reported, read_reported
+from gateway.wire.sizes import PromptSize
 from gateway.wire.typed_events import TypedEventRelay
 from gateway.wire.usage import Usage
 from gateway.wire.usage_reading import parse_usage
 from gateway.wire.usage_shapes import tier_of
+from gateway.wire.verbatim import encode
 
 _ITEM_OVERHEAD_TOKENS = 8
 _CLIENT_TOOLS = frozenset(
@@ -33,8 +37,7 @@ _CLIENT_TOOLS = frozenset(
      "computer_use_preview"}
 )  # fmt: skip
 _BILLED_CALLS = frozenset({"file_search_call", "code_interpreter_call", "image_generation_call"})
-_MEDIA = frozenset({"input_image", "input_file", "input_audio", "computer_screenshot"})
-_IMAGES = frozenset({"input_image", "computer_screenshot"})
+_COUNTED = SCALARS - {"max_tokens", "max_completion_tokens"} | {"input", "instructions"}
 _LAST = frozenset({"response.completed", "response.incomplete"})
 
 
@@ -50,10 +53,10 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
         body=body,
         model=body["model"],
         stream=boolean_of(body, "stream"),
-        prompt_bytes=_size(given),
-        max_output_tokens=positive_of(body, "max_output_tokens"),
+        prompt_bytes=0,
+        max_output_tokens=positive_of(body, "max_output_tokens", 0),
+        choices=choices_of(body),
         has_tools=bool(body.get("tools")),
-        has_media=_has_media(given),
         has_json_format=_has_json_format(body),
         messages_count=len(given) if isinstance(given, list) else 1,
         last_user_text=_user_text(given),
@@ -61,9 +64,19 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
         temperature=number_of(body, "temperature"),
         provider_tools=_provider_tools(body),
     )
-    for name in ("instructions", "tools", "text"):
-        if body.get(name):
-            request.prompt_bytes += len(orjson.dumps(body[name])) + _ITEM_OVERHEAD_TOKENS
+    measured = PromptSize()
+    if isinstance(given, str):
+        measured.value(given)
+    else:
+        for index, item in enumerate(given):
+            measured.tokens += _ITEM_OVERHEAD_TOKENS
+            if isinstance(item, dict):
+                measured.message(item, f"input[{index}]")
+            else:
+                measured.value(item)
+    measured.content(body.get("instructions"), "instructions")
+    measured.fields(body, _COUNTED)
+    measured.tell(request)
     return request
 
 
@@ -78,7 +91,7 @@ def encode_request(
     changes: dict[str, Any] = {"model": upstream_model}
     if max_output_tokens is not None:
         changes["max_output_tokens"] = max_output_tokens
-    return orjson.dumps({**request.body, **changes})
+    return encode({**request.body, **changes})
 
 
 def is_response(document: dict[str, Any]) -> bool:
@@ -199,44 +212,20 @@ def _uses_container(tool: dict[str, Any]) -> bool:
     )
 
 
-def _size(value: Any) -> int:
-    """Upper bound of the tokens of a text, or of a list of items or parts."""
-    if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode())
-    if isinstance(value, list):
-        return sum(_size_of_item(item) + _ITEM_OVERHEAD_TOKENS for item in value)
-    return len(orjson.dumps(value))
-
-
-def _size_of_item(item: Any) -> int:
-    if not isinstance(item, dict):
-        return len(orjson.dumps(item))
-    if item.get("type") in _IMAGES:
-        return IMAGE_TOKENS_MAX
-    nested = {name: item[name] for name in ("content", "output") if name in item}
-    others = {name: value for name, value in item.items() if name not in nested}
-    return len(orjson.dumps(others)) + sum(map(_size, nested.values()))
-
-
-def _has_media(value: Any) -> bool:
-    return any(
-        item.get("type") in _MEDIA or any(_has_media(item.get(n)) for n in ("content", "output"))
-        for item in _objects(value)
-    )
-
-
 def _user_text(given: str | list[Any]) -> str | None:
     """The last item's text, where it is a user's message that is text alone."""
     if isinstance(given, str):
-        return given
+        return whole_text(given)
     last = given[-1]
     if not isinstance(last, dict) or last.get("role") != "user":
         return None
     content = last.get("content")
     if isinstance(content, str):
-        return content
+        return whole_text(content)
     texts = [part["text"] for part in _objects(content) if isinstance(part.get("text"), str)]
-    return "\n".join(texts) if isinstance(content, list) and len(texts) == len(content) else None
+    if not isinstance(content, list) or len(texts) != len(content):
+        return None
+    return whole_text("\n".join(texts))
 
 
 def _has_json_format(body: dict[str, Any]) -> bool:

@@ -27,7 +27,8 @@ from gateway.errors import (
 from gateway.simulator.dialects import messages_reply, responses_reply
 from gateway.wire.canonical import cacheable
 from gateway.wire.dialects import DIALECTS, error_body, error_event, locate, provider_paths, v1_path
-from gateway.wire.openai import IMAGE_TOKENS_MAX, Endpoint, ParsedRequest
+from gateway.wire.openai import Endpoint, ParsedRequest
+from gateway.wire.sizes import IMAGE_TOKENS_MAX
 from gateway.wire.typed_events import EVENT_BYTES_MAX, TypedEventRelay
 from gateway.wire.usage import Usage
 
@@ -250,7 +251,7 @@ def test_a_tier_at_the_list_price_or_below_is_no_surprise(endpoint: Endpoint, ti
         ("messages", {"messages": ["x"]}, "messages.0"),
         ("messages", {"messages": [{"role": "user", "content": 1}]}, "messages.0.content"),
         ("messages", {"max_tokens": None}, "max_tokens"),
-        ("messages", {"max_tokens": 0}, "max_tokens"),
+        ("messages", {"max_tokens": -1}, "max_tokens"),
         ("messages", {"stream": 1}, "stream"),
         ("messages", {"model": ""}, "model"),
         ("messages", {"container": "container_of_another"}, "container"),

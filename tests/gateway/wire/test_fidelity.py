@@ -5,12 +5,16 @@ Judged by the standard library's JSON, which is none of the gateway's.
 
 import json
 import random
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.wire.openai import encode_request, parse_request
+from gateway.wire.dialects import DIALECTS
+from gateway.wire.openai import Endpoint, encode_request, parse_request
 from gateway.wire.relay import DONE, StreamRelay
 from gateway.wire.usage import Usage
 
@@ -98,12 +102,53 @@ def test_a_streams_own_options_stay_and_a_limit_is_the_only_other_change(
     assert meaning(json.loads(sent)) == meaning(expected)
 
 
-def test_integers_beyond_64_bits_pass_as_the_nearest_double() -> None:
-    """As in JavaScript, and as RFC 8259, section 6, warns. It is the one number that changes."""
-    given_number = 2**64 + 2**63 + 12345
-    raw = json.dumps({"model": "m", "messages": [{"role": "user"}], "x": given_number}).encode()
-    sent = json.loads(encode_request(parse_request("chat", raw), upstream_model="m"))
-    assert sent["x"] == float(given_number)
+NUMBERS = [
+    "18446744073709551617", "-9223372036854775809", "1" + "0" * 400, "-0", "-0.0", "1e400",
+    "-1E+999", "1e-400", "0.1000000000000000055511151231257827", "3.14159265358979323846",
+    "12345678901234567.5", "0.30000000000000004", "1e2", "5e-324", "18446744073709551615",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("endpoint", ["chat", "messages", "responses"])
+def test_a_number_that_no_double_holds_reaches_the_provider(
+    endpoint: Endpoint, number: str
+) -> None:
+    """Judged by decimals: what the provider reads is what the client wrote."""
+    raw = (
+        '{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"Hi"}],"input":"Hi",'
+        f'"tools":[{{"type":"custom","name":"f","const":{number}}}]}}'
+    ).encode()
+    dialect = DIALECTS[endpoint]
+    request = dialect.parse(endpoint, raw, None)
+    sent = dialect.encode(request, upstream_model="m", max_output_tokens=None, limit_field="")
+    (tool,) = json.loads(sent, parse_int=Decimal, parse_float=Decimal)["tools"]
+    assert tool["const"] == Decimal(number)
+    assert tool["const"].is_signed() == Decimal(number).is_signed()
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "messages", "responses"])
+def test_half_a_surrogate_pair_reaches_the_provider(endpoint: Endpoint) -> None:
+    """Legal JSON, which JavaScript writes where it cuts a text; in values and in names."""
+    raw = (
+        b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"cut \\ud83d"}],'
+        b'"input":[{"role":"user","content":"cut \\ud83d"}],"x":{"\\ude00":1,"y":1e400}}'
+    )
+    dialect = DIALECTS[endpoint]
+    request = dialect.parse(endpoint, raw, None)
+    sent = dialect.encode(request, upstream_model="m", max_output_tokens=None, limit_field="")
+    assert json.loads(sent) == json.loads(raw)
+    assert b"1e400" in sent
+    assert request.last_user_text is None, "no model of ours reads it"
+
+
+@given(unjudged=UNJUDGED, number=st.sampled_from(NUMBERS))
+def test_beside_such_a_number_everything_else_stays(unjudged: dict[str, Any], number: str) -> None:
+    body = {**unjudged, "model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+    raw = f'{{"const":{number},{json.dumps(body)[1:]}'.encode()
+    sent = encode_request(parse_request("chat", raw), upstream_model="m")
+    read = partial(json.loads, parse_int=Decimal, parse_float=Decimal)
+    assert read(sent) == read(raw)
 
 
 DELTAS = st.one_of(

@@ -1,0 +1,129 @@
+"""A prompt's size: nothing that a model may read is left out, in any dialect and any shape."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+
+from gateway.wire.dialects import DIALECTS
+from gateway.wire.openai import Endpoint, ParsedRequest
+from gateway.wire.sizes import IMAGE_TOKENS_MAX
+from tests.gateway.bodies import ALL_FIELDS, BODIES, PICTURE, body_of, texts_of
+
+
+def parse(endpoint: Endpoint, body: dict[str, Any]) -> ParsedRequest:
+    return DIALECTS[endpoint].parse(endpoint, orjson.dumps(body), None)
+
+
+@given(BODIES)
+def test_every_byte_that_may_be_read_counts(drawn: tuple[Endpoint, dict[str, Any]]) -> None:
+    """Judged by an adversary that bills each byte of each text, known field or not, as a token,
+    and for each picture what the dearest rule allows.
+    """
+    endpoint, body = drawn
+    request = parse(endpoint, body)
+    bytes_of_texts, pictures = texts_of(body)
+    assert request.prompt_bytes >= bytes_of_texts + pictures * 45_000
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "part", "field"),
+    [
+        ("chat", {"type": "file", "file": {"file_id": "f"}}, "messages[0].content[0].file"),
+        ("chat", {"type": "text", "text": "x", "file_id": "f"}, "messages[0].content[0].file_id"),
+        ("chat", {"type": "video_url", "video_url": {"url": "u"}}, "messages[0].content[0].type"),
+        ("chat", {"type": "hologram", "text": "x"}, "messages[0].content[0].type"),
+        ("chat", {"type": ["text"], "text": "x"}, "messages[0].content[0].type"),
+        ("responses", {"type": "input_file", "file_url": "u"}, "input[0].content[0].file_url"),
+        ("responses", {"type": "input_image", "file_id": "f"}, "input[0].content[0].file_id"),
+        ("messages", {"type": "document", "source": {"type": "url", "url": "u"}},
+         "messages[0].content[0].source"),
+        ("messages", {"type": "image", "source": {"type": "file", "file_id": "f"}},
+         "messages[0].content[0].source"),
+        ("messages",
+         {"type": "tool_result", "content": [{"type": "document", "source": {"type": "file"}}]},
+         "messages[0].content[0].content[0].source"),
+        ("count_tokens", {"type": "container_upload", "file_id": "f"},
+         "messages[0].content[0].type"),
+    ],
+)  # fmt: skip
+def test_a_reference_of_unknown_size_is_named(
+    endpoint: Endpoint, part: dict[str, Any], field: str
+) -> None:
+    request = parse(endpoint, body_of(endpoint, [part]))
+    assert request.unsized == field
+    assert request.has_media
+    assert request.prompt_bytes > IMAGE_TOKENS_MAX, "a floor, where no hard budget asks"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "part"),
+    [
+        ("messages", {"type": "document", "source": {
+            "type": "base64", "media_type": "application/pdf", "data": "AAAA"}}),
+        ("chat", {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}),
+        ("chat", {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}),
+        ("responses", {"type": "input_file", "file_data": "data:application/pdf;base64,AAAA"}),
+    ],
+)  # fmt: skip
+def test_a_file_in_the_body_is_bounded_by_the_models_context_alone(
+    endpoint: Endpoint, part: dict[str, Any]
+) -> None:
+    request = parse(endpoint, body_of(endpoint, [part]))
+    assert (request.enclosed is not None, request.unsized) == (True, None)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body"),
+    [
+        ("chat", {"messages": [{"role": "assistant", "content": "x", "audio": {"id": "a"}}]}),
+        ("chat", {"messages": [{"role": "user", "content": "x", "images": ["AAAA"]}]}),
+        ("chat", {"chat_template": "{% for i in range(9999) %}words{% endfor %}"}),
+        ("responses", {"input": [{"type": "image_generation_call", "id": "ig_1"}]}),
+    ],
+)
+def test_what_stands_beside_the_parts_is_named_too(
+    endpoint: Endpoint, body: dict[str, Any]
+) -> None:
+    assert parse(endpoint, {**body_of(endpoint, "x"), **body}).unsized is not None
+
+
+def test_a_part_that_is_two_things_counts_as_both() -> None:
+    part = {"type": "image_url", "text": "t " * 1000, "image_url": {"url": PICTURE, "x": "u " * 99}}
+    request = parse("chat", body_of("chat", [part]))
+    assert request.prompt_bytes > IMAGE_TOKENS_MAX + 2198
+    long = {"type": "image_url", "text": "x", "image_url": {"url": "t " * 100_000}}
+    assert parse("chat", body_of("chat", [long])).prompt_bytes > 200_000
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions", "messages", "responses"])
+def test_answers_that_are_not_shown_count_on_every_endpoint(endpoint: Endpoint) -> None:
+    assert parse(endpoint, {**body_of(endpoint, "x"), "n": 2, "best_of": 5}).choices == 5
+
+
+def test_completions_are_sent_the_one_limit_that_their_providers_know() -> None:
+    request = parse("completions", {"model": "m", "prompt": "x", "max_completion_tokens": 7})
+    sent = DIALECTS["completions"].encode(
+        request, upstream_model="m", max_output_tokens=None, limit_field=""
+    )
+    assert orjson.loads(sent)["max_tokens"] == 7
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [({"max_tokens": 0}, 0), ({"max_tokens": 20.0}, 20), ({"max_tokens": 9, "best_of": 0}, 9)],
+)
+def test_limits_that_openai_takes_pass_as_they_came(fields: dict[str, Any], limit: int) -> None:
+    """0 scores a prompt; 20.0 is an integer in JSON."""
+    request = parse("completions", {"model": "m", "prompt": "x", "echo": True, **fields})
+    assert request.max_output_tokens == limit
+    assert request.choices == 1
+    sent = DIALECTS["completions"].encode(
+        request, upstream_model="m", max_output_tokens=None, limit_field=""
+    )
+    assert {name: orjson.loads(sent)[name] for name in fields} == fields
+
+
+def test_the_adversary_draws_every_field_there_is() -> None:
+    assert len(ALL_FIELDS) > 40
