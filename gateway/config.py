@@ -140,6 +140,13 @@ class Limits(_Section):
     """Every maximum. Names end in their unit."""
 
     body_bytes_max: Bytes = Field(32 << 20, description="A request's body.")
+    tenant_body_bytes_max: Bytes = Field(
+        64 << 20, description="Bodies of one tenant that one worker holds at once."
+    )
+    worker_body_bytes_max: Bytes = Field(
+        96 << 20,
+        description="All bodies that one worker holds at once; twice that in memory.",
+    )
     header_bytes_max: Bytes = Field(64 << 10, description="A request's line and headers.")
     header_count_max: Count = Field(100, description="A request's headers.")
     header_seconds: Seconds = Field(10.0, description="From the first byte to the last header.")

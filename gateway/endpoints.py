@@ -6,12 +6,14 @@ Thin on purpose: what happens to a request is ``pipeline.py``.
 import asyncio
 import logging
 import re
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 import orjson
 
 from gateway import pipeline, respond
+from gateway.config import Limits
 from gateway.errors import (
     BodyTooLarge,
     GatewayError,
@@ -26,13 +28,16 @@ from gateway.listing import model_list, one_model
 from gateway.respond import Responder
 from gateway.services import Services
 from gateway.stages.authenticate import authenticate
+from gateway.stages.enter import enter
 from gateway.stages.record import record_other
 from gateway.stages.settle import refuse as count_refusal
+from gateway.stores.body_room import BodyLease, BodyRoom
 from gateway.wire import cors
 from gateway.wire.dialects import MODELS, POST_PATHS, locate, meant, spoken_at, v1_path
 from gateway.wire.openai import Endpoint
+from gateway.wire.structure import LARGE_BYTES
 
-_KNOWN = pipeline.FORWARD.index(authenticate) + 1  # the stage after it
+_ENTERED = pipeline.FORWARD.index(enter) + 1  # the stage after it
 # Where clients look whether there is anybody: Claude Code at / and /api/hello, others at the base.
 _PROBED = frozenset({"/", "/v1", "/v1/", "/api/hello"})
 _GREETING = b"This is a Tollhouse gateway. Models: GET /v1/models.\n"
@@ -50,6 +55,7 @@ class Call(respond.Call, Protocol):
     target: bytes  # path and query, as they came
     headers: dict[bytes, bytes]  # names in lower case; a repeated one's values as a list
     body: bytes | bytearray
+    grow: Callable[[int], None] | None  # told of each part of a body; raises GatewayError
     context: object  # ours, from head to body
 
 
@@ -59,6 +65,10 @@ class V1:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._responders: set[Responder] = set()
+        limits = services.settings.limits
+        self._room = BodyRoom(
+            tenant_bytes_max=limits.tenant_body_bytes_max, bytes_max=limits.worker_body_bytes_max
+        )
         self._since = services.now_us() // 1_000_000  # Unix time
         self.stopping = False  # not ready any more, and still serving
         self.draining = False  # serving what has begun, and nothing new
@@ -94,8 +104,9 @@ class V1:
         """Run the pipeline."""
         exchange = call.context
         assert isinstance(exchange, Exchange), "head keeps it there"
-        exchange.raw = bytes(call.body)
-        self._answer(exchange, _KNOWN)
+        body, call.body = call.body, b""
+        exchange.raw = bytes(body) if len(body) <= LARGE_BYTES else body
+        self._answer(exchange)
 
     def refuse(self, call: Call, error: GatewayError) -> None:
         """Answer a body that turned out too long, under the id that its request has."""
@@ -120,25 +131,42 @@ class V1:
                 else f"{self.in_flight} requests are in progress; try again shortly.",
                 retry_after_seconds=1.0,
             )
-        responder = Responder(call, self._responders.discard)
+        responder = Responder(call, self._forget)
         exchange = self._exchange(endpoint, call, responder, request_id)
         exchange.deployment = deployment
         call.context = exchange
-        # Nobody else's body is read, or a few idle connections without a key could fill the house.
+        self._responders.add(responder)
+        # Else bodies that are refused anyway, or nobody's, could fill the memory.
         try:
             authenticate(exchange, services)
-        except GatewayError:
-            self._responders.add(responder)
-            self._answer(exchange, 0)  # the stage refuses again, and the request is recorded
+            size_bytes = _check_body(call.headers, limits)
+            enter(exchange, services)
+            responder.rate = exchange.rate
+            lease = responder.lease = BodyLease(self._room, exchange.tenant.id)
+            if size_bytes is None:
+                call.grow = lease.take  # chunked: as it comes
+            else:
+                lease.take(size_bytes)
+        except GatewayError as error:
+            rest = pipeline.refuse(exchange, services, responder.release, error)
+            self._keep(rest)
             return False
-        _check_body(call.headers, limits.body_bytes_max)
-        self._responders.add(responder)
         return True
 
-    def _answer(self, exchange: Exchange, start: int) -> None:
+    def _forget(self, responder: Responder) -> None:
+        """Its request has ended, or its client has left before it was asked."""
+        self._responders.discard(responder)
+        if responder.lease is not None:
+            responder.lease.end()
+        if responder.rate is not None:
+            responder.rate.settle(0)  # nothing, where it was settled at what was used
+
+    def _answer(self, exchange: Exchange) -> None:
         responder = exchange.client
         assert isinstance(responder, Responder), "made in _begin"
-        rest = pipeline.run(exchange, self._services, responder.release, start=start)
+        self._keep(pipeline.run(exchange, self._services, responder.release, start=_ENTERED))
+
+    def _keep(self, rest: Coroutine[Any, Any, None] | None) -> None:
         if rest is not None:
             # The responder keeps the task from being collected, and we the responder.
             asyncio.get_running_loop().create_task(rest)
@@ -267,14 +295,21 @@ class V1:
         respond.refuse(call, InternalError(mistake), request_id, endpoint)
 
 
-def _check_body(headers: dict[bytes, bytes], bytes_max: int) -> None:
-    """What the head tells of the body. Raises BodyTooLarge or UnsupportedEncoding."""
+def _check_body(headers: dict[bytes, bytes], limits: Limits) -> int | None:
+    """The body's bytes, where the head tells. Raises BodyTooLarge or UnsupportedEncoding."""
     coding = headers.get(b"content-encoding")
     if coding and {part.strip().lower() for part in coding.split(b",")} - _IDENTITY:
         raise UnsupportedEncoding("Compressed bodies are not accepted: send plain JSON.")
     length = headers.get(b"content-length")
-    if length is not None and int(length) > bytes_max:
-        raise BodyTooLarge(f"The body has {int(length)} bytes; the limit is {bytes_max}.")
+    if length is None:
+        return None if b"transfer-encoding" in headers else 0
+    size_bytes = int(length)
+    bytes_max = min(
+        limits.body_bytes_max, limits.tenant_body_bytes_max, limits.worker_body_bytes_max
+    )
+    if size_bytes > bytes_max:
+        raise BodyTooLarge(f"The body has {size_bytes} bytes; the limit is {bytes_max}.")
+    return size_bytes
 
 
 def _path(call: Call) -> str:

@@ -97,10 +97,10 @@ class Exchange:
         "answer", "answered", "attempts", "bypass", "cache_id", "cache_key", "cache_status",
         "charge_pico", "client", "client_request_id", "cost_pico", "deciding_us", "decision",
         "degraded", "deployment", "endpoint", "error", "facts", "first_byte", "flight", "forced",
-        "headers", "hit", "hit_similarity", "hold", "key", "marks", "more_holds", "next_sequence",
-        "partition", "pinned", "plan", "policy", "rate", "raw", "request", "request_id", "route",
-        "saved_pico", "semantic_reason", "started", "started_us", "tags", "tail",
-        "tail_content_type", "tail_status", "tenant", "usage", "vector",
+        "headers", "hit", "hit_similarity", "hold", "key", "large", "marks", "more_holds",
+        "next_sequence", "partition", "pinned", "plan", "policy", "rate", "raw", "request",
+        "request_id", "route", "saved_pico", "semantic_reason", "started", "started_us", "tags",
+        "tail", "tail_content_type", "tail_status", "tenant", "usage", "vector",
     )  # fmt: skip
 
     def __init__(
@@ -109,7 +109,7 @@ class Exchange:
         request_id: str,
         endpoint: Endpoint,
         headers: Mapping[bytes, bytes],
-        raw: bytes,
+        raw: bytes | bytearray,
         client: Client,
         policy: Policy,
         started: float,
@@ -136,9 +136,10 @@ class Exchange:
         self.tags: Mapping[str, str] = {}
         self.facts: RequestFacts  # what the policy's conditions look at
         self.route: Route
+        self.large = False  # what is done with the body is done beside the event loop
         self.pinned: Model | None = None  # the one target; None: small or large
 
-        # admit
+        # enter, admit
         self.rate: Reservation | None = None
 
         # exact

@@ -16,6 +16,7 @@ from gateway.services import Services
 from gateway.stages.admit import admit
 from gateway.stages.assess import assess
 from gateway.stages.authenticate import authenticate
+from gateway.stages.enter import enter
 from gateway.stages.exact import exact
 from gateway.stages.generate import generate
 from gateway.stages.plan import plan
@@ -31,6 +32,7 @@ Release = Callable[[Exchange], None]
 
 FORWARD: tuple[Stage, ...] = (
     authenticate,
+    enter,
     resolve,
     admit,
     exact,
@@ -61,6 +63,20 @@ def run(
     waiting = _advance(exchange, services, forward, start)
     if waiting is not None:
         return _go_on(exchange, services, release, forward, waiting)
+    return _conclude(exchange, services, release)
+
+
+def refuse(
+    exchange: Exchange, services: Services, release: Release, error: GatewayError
+) -> Coroutine[Any, Any, None] | None:
+    """Close a request that was refused before its body was read. As ``run``."""
+    exchange.error = _bare(error)
+    return _conclude(exchange, services, release)
+
+
+def _conclude(
+    exchange: Exchange, services: Services, release: Release
+) -> Coroutine[Any, Any, None] | None:
     durable = _settle(exchange, services)
     if durable is not None:
         return _finish(exchange, services, release, durable)

@@ -9,7 +9,8 @@ from typing import Protocol
 from gateway.errors import ClientClosed, GatewayError
 from gateway.exchange import EVENT_STREAM, Cancellable, Exchange
 from gateway.money import format_usd
-from gateway.stores.limits import Allowance
+from gateway.stores.body_room import BodyLease
+from gateway.stores.limits import Allowance, Reservation
 from gateway.wire import cors
 from gateway.wire.charge import with_charge
 from gateway.wire.dialects import DIALECTS, error_body, error_event
@@ -41,7 +42,7 @@ class Call(Protocol):
 class Responder:
     """One answer on its way to one client. Implements ``exchange.Client``."""
 
-    __slots__ = ("_call", "_forget", "_stopped", "_task", "gone", "started")
+    __slots__ = ("_call", "_forget", "_stopped", "_task", "gone", "lease", "rate", "started")
 
     def __init__(self, call: Call, forget: "Callable[[Responder], None]") -> None:
         """forget: called once the answer is released, or the client has left before it asked."""
@@ -51,6 +52,8 @@ class Responder:
         self._task: Cancellable | None = None
         self._call = call
         self._forget = forget
+        self.lease: BodyLease | None = None  # room for the body, held until this is forgotten
+        self.rate: Reservation | None = None  # likewise, unless it is settled before
         call.on_lost = self._left
 
     def watch(self, task: Cancellable | None) -> None:

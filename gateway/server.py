@@ -59,8 +59,8 @@ class Call:
     """
 
     __slots__ = (
-        "_chunked", "_protocol", "_stage", "body", "context", "gone", "headers", "keep_alive",
-        "method", "on_lost", "received", "target", "wanted",
+        "_chunked", "_protocol", "_stage", "body", "context", "gone", "grow", "headers",
+        "keep_alive", "method", "on_lost", "received", "target", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,7 @@ class Call:
         self.target = target  # path and query, as they came
         self.headers = headers  # names in lower case; a repeated one's values as a list
         self.body: bytes | bytearray = b""
+        self.grow: Callable[[int], None] | None = None  # told of each part of the body; may refuse
         self.context: object = None  # the handler's own, from head to body
         self.keep_alive = keep_alive
         self.gone = False  # the client has left, or its request was refused half-way
@@ -164,7 +165,8 @@ class Call:
         """Nobody waits for this answer any more."""
         self.gone = True
         told, self.on_lost = self.on_lost, None
-        self.context = None
+        self.context = self.grow = None
+        self.body = b""
         if told is not None:
             told()
 
@@ -403,8 +405,15 @@ class GuardedProtocol(asyncio.Protocol):
             return
         self._body_bytes += len(body)
         if self._body_bytes > self._limits.body_bytes_max:
-            self._too_long(call)
-        elif not call.body:
+            self._give_up(call, self._too_long())
+            return
+        if call.grow is not None:
+            try:
+                call.grow(len(body))
+            except GatewayError as error:
+                self._give_up(call, error)
+                return
+        if not call.body:
             call.body = body
         else:
             if not isinstance(call.body, bytearray):
@@ -473,7 +482,9 @@ class GuardedProtocol(asyncio.Protocol):
 
     def answered(self, call: Call) -> None:
         """The answer is sent: close, wait for the next request, or turn to the one that waits."""
-        call.on_lost = call.context = None  # no cycle: what made the answer is freed with it
+        call.on_lost = call.context = call.grow = (
+            None  # no cycle: what made the answer is freed with it
+        )
         calls = self._calls
         if calls and calls[0] is call:
             calls.popleft()
@@ -583,12 +594,15 @@ class GuardedProtocol(asyncio.Protocol):
             raise InvalidRequest("The request target must be a path.")
         return version == "1.1"
 
-    def _too_long(self, call: Call) -> None:
-        """Answer at once; the rest of the body is read and thrown away."""
-        call.body = b""
-        error = BodyTooLarge(
+    def _too_long(self) -> BodyTooLarge:
+        return BodyTooLarge(
             f"The body is larger than the limit of {self._limits.body_bytes_max} bytes."
         )
+
+    def _give_up(self, call: Call, error: GatewayError) -> None:
+        """Answer at once; the rest of the body is read and thrown away."""
+        call.body = b""
+        call.grow = None
         if self._calls and self._calls[0] is call:
             told, call.on_lost = call.on_lost, None
             if told is not None:

@@ -1,4 +1,4 @@
-"""admit: may this tenant send this now? Takes its share of rates and concurrency."""
+"""admit: may this tenant send so much now? Takes its share of the tokens per minute."""
 
 from collections.abc import Awaitable
 
@@ -13,7 +13,7 @@ _BYTES_PER_TOKEN = 4
 
 
 def admit(exchange: Exchange, services: Services) -> Awaitable[None] | None:
-    """Set ``rate``. Raises RateLimited, or InvalidRequest for more output than is allowed.
+    """Complete ``rate``. Raises RateLimited, or InvalidRequest for more output than is allowed.
 
     Waits only where limits are shared through Redis and this tenant has any.
     """
@@ -34,12 +34,13 @@ def admit(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     tokens_max = request.prompt_bytes + output
     tokens_min = request.prompt_bytes // _BYTES_PER_TOKEN + (request.max_output_tokens or 0)
     now, shared = services.monotonic(), services.shared_limiter
+    entered, tenant_id = exchange.rate, exchange.tenant.id
+    assert entered is not None, "enter comes before admit"
     if shared is not None and limits.any:
-        tenant_id = exchange.tenant.id
-        return _wait(exchange, shared.reserve(tenant_id, limits, tokens_max, tokens_min, now))
-    exchange.rate = services.limiter.reserve(
-        exchange.tenant.id, limits, tokens_max, tokens_min, now
-    )
+        return _wait(
+            exchange, shared.reserve(tenant_id, limits, tokens_max, tokens_min, now, entered)
+        )
+    services.limiter.admit(entered, tenant_id, limits, tokens_max, tokens_min, now)
     return None
 
 

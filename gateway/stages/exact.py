@@ -54,8 +54,8 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     entry = services.exact.get(key, exchange.started_us)
     if entry is not None and _fresh_enough(exchange.started_us - entry.stored_us, control):
         services.metrics.cache_lookups_total.inc(("exact", "hit"))
-        if exchange.deployment is None:  # else the body does not say all
-            services.repeats.learn(exchange.tenant.id, exchange.raw, exchange.request)
+        if exchange.deployment is None and not exchange.large:  # else the body does not say all
+            services.repeats.learn(exchange.tenant.id, bytes(exchange.raw), exchange.request)
         return serve_hit(exchange, services, entry, "hit-exact")  # or a cheaper model answers
     if services.shared_exact is not None:
         return _ask_others(exchange, services, services.shared_exact, key, control)

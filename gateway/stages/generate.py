@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from gateway.aside import aside
 from gateway.booking import attempt_event, charge_pico, intent, worst_case_pico
 from gateway.caches.single_flight import LeadersClient
 from gateway.errors import (
@@ -123,17 +124,16 @@ async def _ask(
     response: UpstreamResponse | None = None
     first_byte_deadline = min(deadline, services.monotonic() + timeouts.first_byte_seconds)
     attempt.output_cap = _output_cap(exchange, attempt.target)
+    if exchange.large:
+        encoded = await aside(_encode, exchange, attempt)
+    else:
+        encoded = _encode(exchange, attempt)
     try:
         response = await upstream.send(
             UpstreamRequest(
                 request_id=f"{exchange.request_id}/{attempt.number}",
                 path=attempt.target.paths[exchange.endpoint],
-                body=dialect.encode(
-                    exchange.request,
-                    upstream_model=attempt.target.upstream_model,
-                    max_output_tokens=attempt.output_cap,
-                    limit_field=attempt.target.limit_field,
-                ),
+                body=encoded,
                 headers=_headers(exchange, attempt),
                 stream=exchange.request.stream,
                 fresh=attempt.fresh,
@@ -186,6 +186,15 @@ async def _ask(
         if response is not None:
             status = status_label(response.status)
         services.metrics.upstream_requests_total.inc((provider.name, attempt.target.name, status))
+
+
+def _encode(exchange: Exchange, attempt: Attempt) -> bytes:
+    return DIALECTS[exchange.endpoint].encode(
+        exchange.request,
+        upstream_model=attempt.target.upstream_model,
+        max_output_tokens=attempt.output_cap,
+        limit_field=attempt.target.limit_field,
+    )
 
 
 async def _relay_document(

@@ -3,14 +3,16 @@
 Decodes the body, once, and only for a caller who is known.
 """
 
-import asyncio
 from collections.abc import Awaitable, Mapping
+from hashlib import sha256
 
+from gateway.aside import aside
 from gateway.errors import InvalidRequest, MissingTags, ModelNotFound
 from gateway.exchange import Exchange
 from gateway.policy.evaluate import BYTES_PER_TOKEN, fixed_target
 from gateway.policy.snapshot import RequestFacts
 from gateway.services import Services
+from gateway.wire.canonical import cacheable, canonical_body
 from gateway.wire.dialects import DIALECTS
 from gateway.wire.openai import ParsedRequest
 from gateway.wire.structure import LARGE_BYTES
@@ -29,7 +31,7 @@ def resolve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     if len(exchange.raw) > LARGE_BYTES:
         return _parse_aside(exchange)
     if exchange.deployment is None:
-        known = services.repeats.get(exchange.tenant.id, exchange.endpoint, exchange.raw)
+        known = services.repeats.get(exchange.tenant.id, exchange.endpoint, bytes(exchange.raw))
         exchange.request = known or _parse(exchange)
     else:
         exchange.request = _parse(exchange)
@@ -44,8 +46,18 @@ def _parse(exchange: Exchange) -> ParsedRequest:
 
 async def _parse_aside(exchange: Exchange) -> None:
     """A large body takes longer to decode than the event loop may be held up."""
-    exchange.request = await asyncio.to_thread(_parse, exchange)
+    exchange.large = True
+    exchange.request = await aside(_parse_large, exchange)
+    exchange.raw = b""  # the memory of a large body is held once
     _resolve(exchange)
+
+
+def _parse_large(exchange: Exchange) -> ParsedRequest:
+    request = _parse(exchange)
+    if cacheable(request) is None:
+        # What is hashed later is short.
+        request.canonical = sha256(canonical_body(request)).digest()
+    return request
 
 
 def _resolve(exchange: Exchange) -> None:

@@ -1,8 +1,9 @@
 """Rate limits of one process: requests and tokens per minute, and concurrency, per tenant.
 
 A sliding window of whole seconds: in no sixty seconds is a limit exceeded, not even by one.
-``reserve`` takes the worst case, ``settle`` corrects it to what was really used and frees the
-concurrent slot; each happens once. What several processes share is ``shared_limits.py``. Knows no
+``enter`` takes a request and a concurrent slot before the body is read, ``admit`` the tokens of the
+worst case once they are known, ``settle`` corrects them to what was really used and frees the slot;
+each happens once. What several processes share is ``shared_limits.py``. Knows no
 HTTP.
 """
 
@@ -29,6 +30,9 @@ class Allowance(msgspec.Struct, frozen=True):
     degraded: bool = False  # judged by this process' share of the limits: Redis is away
 
 
+_UNTOLD = Allowance(None, 0, 0.0, None, 0, 0.0)
+
+
 class _Window:
     """Amounts of the last minute by second; one counts until all of it is over a minute old."""
 
@@ -51,6 +55,10 @@ class _Window:
         self.seconds[-1][1] += amount
         self.total += amount
         return self.seconds[-1]
+
+    def count_since(self, oldest: int) -> int:
+        """What is counted in this second and later ones."""
+        return sum(amount for second, amount in self.seconds if second >= oldest)
 
     def correct(self, second: list[int], difference: int) -> None:
         if self.seconds and second[0] >= self.seconds[0][0]:
@@ -77,37 +85,51 @@ class _Account:
         self.tokens = _Window()
         self.concurrent = 0
 
-    def take(self, limits: RateLimits, tokens: int, now: float) -> list[int] | None:
-        """Count one request without asking; the second its tokens are counted in."""
+    def enter(self, limits: RateLimits, now: float) -> list[int] | None:
+        """Count one request without asking; the second it is counted in."""
         self.concurrent += 1
-        if limits.requests_per_minute is not None:
-            self.requests.prune(now)
-            self.requests.add(1, now)
-        if limits.tokens_per_minute is None:
+        if limits.requests_per_minute is None:
             return None
-        self.tokens.prune(now)
-        return self.tokens.add(tokens, now)
+        self.requests.prune(now)
+        return self.requests.add(1, now)
 
 
 class Reservation:
-    """One admitted request's share of its tenant's limits."""
+    """One request's share of its tenant's limits: entered, perhaps admitted, settled."""
 
-    __slots__ = ("_account", "_release", "_second", "_tokens", "allowance")
+    __slots__ = ("_account", "_release", "_request", "_second", "_tokens", "allowance")
 
-    def __init__(
-        self,
-        account: _Account,
-        second: list[int] | None,
-        tokens: int,
-        allowance: Allowance,
-        release: Callable[[int], None] | None = None,
-    ) -> None:
-        """release: told once of the tokens used, where others share the limits."""
+    def __init__(self, account: _Account, request: list[int] | None) -> None:
+        """request: the second in which the request is counted."""
         self._account: _Account | None = account
-        self._second = second
-        self._tokens = tokens
+        self._request = request
+        self._second: list[int] | None = None
+        self._tokens = 0
+        self._release: Callable[[int], None] | None = None
+        self.allowance = _UNTOLD  # until it is admitted
+
+    def hold(
+        self, limits: RateLimits, tokens: int, now: float,
+        release: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Count the tokens too. release: told once of those used, where others share the limits."""
         self._release = release
-        self.allowance = allowance
+        account = self._account
+        if account is None:  # its client has left meanwhile
+            if release is not None:
+                release(0)
+            return
+        self._tokens = tokens
+        if limits.tokens_per_minute is not None:
+            account.tokens.prune(now)
+            self._second = account.tokens.add(tokens, now)
+
+    def cancel(self) -> None:
+        """Take the request back: it was refused, and a refusal does not count."""
+        account = self._account
+        if account is not None and self._request is not None:
+            account.requests.correct(self._request, -1)
+        self.settle(0)
 
     @property
     def tokens(self) -> int:
@@ -132,38 +154,72 @@ class Limiter:
     def __init__(self) -> None:
         self._accounts: dict[str, _Account] = {}
 
-    def reserve(
-        self, tenant_id: str, limits: RateLimits, tokens_max: int, tokens_min: int, now: float,
-        release: Callable[[int], None] | None = None,
-    ) -> Reservation:  # fmt: skip
-        """Take one request, its tokens and one concurrent slot, or nothing at all.
+    def enter(self, tenant_id: str, limits: RateLimits, now: float) -> Reservation:
+        """Take one request and one concurrent slot, or nothing at all. now: monotonic seconds.
 
-        tokens_max is the worst case, which is held (at most the whole limit); tokens_min what the
-        request surely needs: above the limit it can never be served. now: monotonic seconds.
         Raises RateLimited, naming the limit and when to retry.
         """
         account = self._account(tenant_id)
         if limits.concurrent is not None and account.concurrent >= limits.concurrent:
             raise too_many_at_once(tenant_id, limits.concurrent)
-        tokens = tokens_max
-        if limits.tokens_per_minute is not None:
-            tokens = min(tokens_max, limits.tokens_per_minute)
-            if tokens_min > limits.tokens_per_minute:
-                raise never_fits(tenant_id, tokens_min, limits.tokens_per_minute)
-            _require(account.tokens, limits.tokens_per_minute, tokens, now, tenant_id, "tokens")
         if limits.requests_per_minute is not None:
             _require(account.requests, limits.requests_per_minute, 1, now, tenant_id, "requests")
-        second = account.take(limits, tokens, now)
-        return Reservation(account, second, tokens, _allowance(account, limits, now), release)
+        return Reservation(account, account.enter(limits, now))
 
-    def take(
-        self, tenant_id: str, limits: RateLimits, tokens: int, now: float, allowance: Allowance,
-        release: Callable[[int], None],
-    ) -> Reservation:  # fmt: skip
-        """Count what was admitted elsewhere, where ``release`` is told of its end."""
+    def enter_shared(
+        self, tenant_id: str, limits: RateLimits, now: float, slack_seconds: int
+    ) -> Reservation:
+        """As ``enter``, where others judge: refuse only what they surely refuse.
+
+        slack_seconds: by which their minute may differ from ours.
+        """
         account = self._account(tenant_id)
-        second = account.take(limits, tokens, now)
-        return Reservation(account, second, tokens, allowance, release)
+        if limits.concurrent is not None and account.concurrent >= limits.concurrent:
+            raise too_many_at_once(tenant_id, limits.concurrent)
+        per_minute, requests = limits.requests_per_minute, account.requests
+        if per_minute is not None and requests.total >= per_minute:
+            requests.prune(now)
+            if requests.count_since(int(now) - WINDOW_SECONDS + slack_seconds) >= per_minute:
+                wait_seconds = requests.seconds_until(requests.total + 1 - per_minute, now)
+                raise minute_is_full(tenant_id, per_minute, "requests", wait_seconds)
+        return Reservation(account, account.enter(limits, now))
+
+    def admit(
+        self, entered: Reservation, tenant_id: str, limits: RateLimits, tokens_max: int,
+        tokens_min: int, now: float, release: Callable[[int], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Take the tokens of a request that has entered, or give back what it has.
+
+        tokens_max is the worst case, which is held (at most the whole limit); tokens_min what the
+        request surely needs: above the limit it can never be served. Raises RateLimited.
+        """
+        account = self._account(tenant_id)
+        try:
+            tokens = _fitting(account, tenant_id, limits, tokens_max, tokens_min, now)
+        except RateLimited:
+            entered.cancel()
+            raise
+        entered.hold(limits, tokens, now, release)
+        entered.allowance = _allowance(account, limits, now)
+
+    def reserve(
+        self, tenant_id: str, limits: RateLimits, tokens_max: int, tokens_min: int, now: float,
+        release: Callable[[int], None] | None = None,
+    ) -> Reservation:  # fmt: skip
+        """``enter`` and ``admit`` at once."""
+        account = self._account(tenant_id)
+        if limits.concurrent is not None and account.concurrent >= limits.concurrent:
+            raise too_many_at_once(tenant_id, limits.concurrent)
+        tokens = _fitting(account, tenant_id, limits, tokens_max, tokens_min, now)
+        entered = self.enter(tenant_id, limits, now)
+        entered.hold(limits, tokens, now, release)
+        entered.allowance = _allowance(account, limits, now)
+        return entered
+
+    def open(self, tenant_id: str, limits: RateLimits, now: float) -> Reservation:
+        """Count one request and one slot without judging: others do."""
+        account = self._account(tenant_id)
+        return Reservation(account, account.enter(limits, now))
 
     def concurrent(self, tenant_id: str) -> int:
         """Requests of this tenant in progress."""
@@ -184,6 +240,21 @@ def _require(
     over = window.total + amount - limit
     if over > 0:
         raise minute_is_full(tenant_id, limit, what, window.seconds_until(over, now))
+
+
+def _fitting(
+    account: _Account, tenant_id: str, limits: RateLimits, tokens_max: int, tokens_min: int,
+    now: float,
+) -> int:  # fmt: skip
+    """The tokens to hold. Raises RateLimited where they do not fit."""
+    per_minute = limits.tokens_per_minute
+    if per_minute is None:
+        return tokens_max
+    if tokens_min > per_minute:
+        raise never_fits(tenant_id, tokens_min, per_minute)
+    tokens = min(tokens_max, per_minute)
+    _require(account.tokens, per_minute, tokens, now, tenant_id, "tokens")
+    return tokens
 
 
 def too_many_at_once(tenant_id: str, limit: int) -> RateLimited:

@@ -37,6 +37,7 @@ LEASE_SECONDS = 30.0  # how long the slot of a killed process stays taken
 _RENEWALS_PER_LEASE = 3
 _LEASES_PER_COMMAND = 500
 _UNLIMITED = -1
+_CLOCK_SLACK_SECONDS = 2  # by which Redis' seconds and ours begin apart, and a late reply
 
 _RESERVE, _SETTLE, _RENEW = (
     Script(Path(__file__).with_name(f"limits_{name}.lua").read_text())
@@ -77,10 +78,30 @@ class SharedLimiter:
         self._keys: dict[str, tuple[bytes, bytes]] = {}  # by tenant: minute, running
         self._running: dict[str, bytes] = {}  # lease → the key of its tenant's leases
 
+    def enter(self, tenant_id: str, limits: RateLimits, now: float) -> Reservation:
+        """Refuse what this process alone has filled, without asking Redis. Raises RateLimited.
+
+        So a body is not read in vain, and Redis is asked once, when the tokens are known.
+        """
+        return self._local.enter_shared(tenant_id, limits, now, _CLOCK_SLACK_SECONDS)
+
     async def reserve(
-        self, tenant_id: str, limits: RateLimits, tokens_max: int, tokens_min: int, now: float
-    ) -> Reservation:
-        """As ``Limiter.reserve``; with Redis away, out of this process' share. Never waits long."""
+        self, tenant_id: str, limits: RateLimits, tokens_max: int, tokens_min: int, now: float,
+        entered: Reservation | None = None,
+    ) -> Reservation:  # fmt: skip
+        """As ``Limiter.admit``; with Redis away, out of this process' share. Never waits long."""
+        if entered is None:
+            entered = self._local.open(tenant_id, limits, now)
+        try:
+            return await self._reserve(entered, tenant_id, limits, tokens_max, tokens_min, now)
+        except RateLimited:
+            entered.cancel()
+            raise
+
+    async def _reserve(
+        self, entered: Reservation, tenant_id: str, limits: RateLimits, tokens_max: int,
+        tokens_min: int, now: float,
+    ) -> Reservation:  # fmt: skip
         per_minute = limits.tokens_per_minute
         if per_minute is not None and tokens_min > per_minute:
             raise never_fits(tenant_id, tokens_min, per_minute)
@@ -95,6 +116,7 @@ class SharedLimiter:
                 self._redis.post("UNLINK", minute, running)
                 self._redis.dropped(f"the rate limits of tenant {tenant_id}")
             self._owe(tenant_id, owed)
+            entered.cancel()  # it enters anew, within the share
             return self._alone(tenant_id, limits, tokens_max, now, running, lease)
         except asyncio.CancelledError:
             # The client has left. What was counted for it stays so until the minute is over.
@@ -105,8 +127,9 @@ class SharedLimiter:
         if limits.concurrent is not None:
             self._running[lease] = running
         release = partial(self._release, minute, running, lease, reply[4], tokens, limits)
-        allowance = _allowance(limits, *reply[1:])
-        return self._local.take(tenant_id, limits, tokens, now, allowance, release)
+        entered.hold(limits, tokens, now, release)
+        entered.allowance = _allowance(limits, *reply[1:])
+        return entered
 
     async def keep(self) -> None:
         """Renew the leases of what runs, for ever."""

@@ -60,7 +60,9 @@ _QUOTA_TOLD = frozenset(
 _TELLABLE = re.compile(rb"[\x20-\x7e]{1,100}")
 
 
-def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None) -> ParsedRequest:
+def parse_request(
+    endpoint: Endpoint, raw: bytes | bytearray, deployment: str | None = None
+) -> ParsedRequest:
     """Decode the body of ``messages`` or ``count_tokens``. Raises InvalidRequest."""
     body = decode_body(raw, deployment)
     messages = body.get("messages")

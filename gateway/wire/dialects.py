@@ -39,7 +39,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 
     name: DialectName  # what a provider must speak
     path: str  # at the provider, below its base URL
-    parse: Callable[[Endpoint, bytes, str | None], ParsedRequest]
+    parse: Callable[[Endpoint, bytes | bytearray, str | None], ParsedRequest]
     encode: _Encode
     is_answer: Callable[[dict[str, Any]], bool]
     # The error that an answer of status 200 reports, where it is no answer or only begun to be one.

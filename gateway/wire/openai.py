@@ -69,7 +69,9 @@ class ParsedRequest(msgspec.Struct, kw_only=True):
     fee: Fee | None = None  # what a chat is billed for beside its tokens, uncounted in its answer
 
 
-def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None) -> ParsedRequest:
+def parse_request(
+    endpoint: Endpoint, raw: bytes | bytearray, deployment: str | None = None
+) -> ParsedRequest:
     """Decode a body. Raises InvalidRequest naming the field, in OpenAI's manner.
 
     deployment: Azure's name of the model, in the path; the body need not name it then.
@@ -107,7 +109,7 @@ def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None)
     return request
 
 
-def decode_body(raw: bytes, model: str | None = None) -> dict[str, Any]:
+def decode_body(raw: bytes | bytearray, model: str | None = None) -> dict[str, Any]:
     """A body of any endpoint: an object that names its model. Raises InvalidRequest.
 
     model: takes the place of what the body says, or does not say.

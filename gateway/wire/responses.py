@@ -41,7 +41,9 @@ _COUNTED = SCALARS - {"max_tokens", "max_completion_tokens"} | {"input", "instru
 _LAST = frozenset({"response.completed", "response.incomplete"})
 
 
-def parse_request(endpoint: Endpoint, raw: bytes, deployment: str | None = None) -> ParsedRequest:
+def parse_request(
+    endpoint: Endpoint, raw: bytes | bytearray, deployment: str | None = None
+) -> ParsedRequest:
     """Decode a body. Raises InvalidRequest."""
     body = decode_body(raw, deployment)
     given = body.get("input")

@@ -201,8 +201,8 @@ def test_no_content_of_very_many_exceeds_a_hard_budget(
          "messages[0].content[0].file"),
         ("chat",
          {"messages": [{"role": "user", "content": [
-             {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}]},
-         "messages[0].content[0].input_audio"),
+             {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}]}]},
+         "messages[0].content[0].file"),
         ("messages",
          {"messages": [{"role": "user", "content": [
              {"type": "document", "source": {"type": "url", "url": "https://a/b.pdf"}}]}]},
