@@ -92,7 +92,7 @@ class V1:
                 if call.method == b"OPTIONS":
                     self._preflight(call, request_id, _ASK)
                     return False
-                raise MethodNotAllowed(f"{_path(call)} takes POST only.", allow=_ASK)
+                raise MethodNotAllowed(f"{_path(call)[:200]} takes POST only.", allow=_ASK)
             return self._begin(endpoint, deployment, call, request_id)
         except GatewayError as error:
             self._refuse(call, error, request_id, endpoint)

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
-import orjson
 
 from gateway.caches.entry import StoredAnswer
 from gateway.caches.single_flight import Flight
@@ -21,6 +20,7 @@ from gateway.stores.limits import Reservation
 from gateway.wire.assemble import replay
 from gateway.wire.openai import Endpoint, ParsedRequest
 from gateway.wire.usage import Usage
+from gateway.wire.verbatim import decode, encode
 
 if TYPE_CHECKING:
     from gateway.caches.semantic.index import Vector
@@ -206,7 +206,7 @@ class Exchange:
         if not self.request.stream and not _ANSWER_PREFIX[self.endpoint]:
             self.tail = entry.answer  # vectors: megabytes, and nothing in them to renew
             return
-        document = orjson.loads(entry.answer)
+        document = decode(entry.answer)
         answer_id = _ANSWER_PREFIX[self.endpoint] + self.request_id
         created = self.started_us // 1_000_000
         if self.request.stream:
@@ -223,7 +223,7 @@ class Exchange:
         else:
             if "id" in document:
                 document |= {"id": answer_id, "created": created}
-            self.tail = orjson.dumps(document)
+            self.tail = encode(document)
 
     @property
     def deviation(self) -> str:

@@ -12,6 +12,8 @@ from gateway.exchange import Exchange, Plan
 from gateway.policy.snapshot import Budget, Model
 from gateway.wire.openai import WITHOUT_OUTPUT
 
+_MEDIA_PARAMS = {"responses": "input"}
+
 
 def make_plan(
     exchange: Exchange, candidates: tuple[Model, ...], decision: str, reason: str
@@ -51,6 +53,15 @@ def _check(exchange: Exchange, candidates: tuple[Model, ...]) -> None:
     if exchange.endpoint != "embeddings" and first.capabilities == {"embeddings"}:
         raise InvalidRequest(f"The model '{first.name}' only makes embeddings.", param="model")
     window = first.context_tokens
+    if request.has_media and "vision" not in first.capabilities:
+        # A hosted model may see although the policy does not say so; ours reads text alone.
+        too_long = window is not None and request.prompt_bytes > window * 16
+        if too_long or first.provider.api == "local":
+            raise InvalidRequest(
+                f"The model '{first.name}' has no vision: it reads text, and no images, audio or"
+                " files.",
+                param=_MEDIA_PARAMS.get(exchange.endpoint, "messages"),
+            )
     # A token is at most a handful of bytes: this refuses only what cannot fit.
     if window is not None and request.prompt_bytes > window * 16:
         raise ContextTooLong(

@@ -37,6 +37,7 @@ from gateway.wire.reported import names_a_lost_model, read_reported
 from gateway.wire.sse import begins_a_document, begins_a_stream
 from gateway.wire.tokens import count_prompt, count_tokens
 from gateway.wire.usage import Usage
+from gateway.wire.verbatim import encode, read
 
 _REQUEST_ID_HEADERS = (b"x-request-id", b"request-id")
 _UNSPENT = Usage(source="none")
@@ -212,10 +213,10 @@ async def _relay_document(
     document: Any = None
     if dialect.whole is not None and not exchange.request.stream and begins_a_stream(body):
         document, attempt.usage = dialect.whole(exchange.request, body, _secrets(attempt))
-        body = orjson.dumps(document)
+        body = encode(document)
     else:
         try:
-            document = orjson.loads(body)
+            document = read(body)
         except orjson.JSONDecodeError:
             kind = (response.header(b"content-type") or b"nothing").decode("latin-1")[:100]
             raise UpstreamProtocolError(

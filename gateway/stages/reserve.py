@@ -16,6 +16,7 @@ from gateway.plans import downgraded
 from gateway.policy.snapshot import Budget, Model
 from gateway.services import Services
 from gateway.wire.fees import media_asked
+from gateway.wire.openai import shown
 from gateway.wire.usage_shapes import tier_of
 
 _NO_MEDIA: frozenset[str] = frozenset()
@@ -59,7 +60,7 @@ async def _wait(exchange: Exchange, services: Services, plan: Plan, hold: Awaita
 def _hold(exchange: Exchange, services: Services, plan: Plan) -> Hold | Awaitable[Hold]:
     tools = exchange.request.provider_tools
     if tools is not None and not _tier_priced(exchange, plan, tools):
-        _refuse_unbounded(exchange, f"'{tools}'")
+        _refuse_unbounded(exchange, f"'{shown(tools)}'")
     body = exchange.request.body
     media = exchange.request.has_media or "modalities" in body
     asked = media_asked(body) if media else _NO_MEDIA

@@ -14,7 +14,7 @@ from gateway.policy.snapshot import RequestFacts
 from gateway.services import Services
 from gateway.wire.canonical import cacheable, canonical_body
 from gateway.wire.dialects import DIALECTS
-from gateway.wire.openai import ParsedRequest
+from gateway.wire.openai import ParsedRequest, shown
 from gateway.wire.structure import LARGE_BYTES
 
 TAGS_MAX = 32
@@ -73,7 +73,8 @@ def _resolve(exchange: Exchange) -> None:
     model = request.model
     if not (policy.knows(model) and tenant.may_use(model)):
         raise ModelNotFound(
-            f"The model '{model}' does not exist or you do not have access to it.", param="model"
+            f"The model '{shown(model)}' does not exist or you do not have access to it.",
+            param="model",
         )
     exchange.facts = RequestFacts(
         tenant=tenant.id,
@@ -89,7 +90,9 @@ def _resolve(exchange: Exchange) -> None:
     )
     route = policy.resolve(exchange.facts)
     if route is None:
-        raise ModelNotFound(f"No route of the policy takes the model '{model}'.", param="model")
+        raise ModelNotFound(
+            f"No route of the policy takes the model '{shown(model)}'.", param="model"
+        )
     exchange.route = route
     exchange.pinned = fixed_target(policy, route, model)
 

@@ -4,13 +4,13 @@ Only complete answers that ended well, and only once they are booked.
 """
 
 import msgspec
-import orjson
 
 from gateway.caches.entry import StoredAnswer
 from gateway.exchange import Exchange
 from gateway.services import Services
 from gateway.wire.assemble import complete
 from gateway.wire.canonical import searches
+from gateway.wire.verbatim import encode
 
 _DEPTH_CERTAIN = 200  # so many containers cannot be too deep to be written
 
@@ -65,7 +65,7 @@ def _entry(exchange: Exchange) -> StoredAnswer | None:
         if exchange.endpoint != "embeddings" and not _can_be_written(kept, answer):
             return None
     else:  # of a stream too long to be kept the followers have the frames: they book, no more
-        kept = orjson.dumps(answer) if answer is not None else b""
+        kept = encode(answer) if answer is not None else b""
     target = exchange.attempts[-1].target
     rule = exchange.route.exact
     ttl_seconds = rule.ttl_seconds if rule is not None else 0.0
@@ -85,12 +85,12 @@ def _entry(exchange: Exchange) -> StoredAnswer | None:
 
 
 def _can_be_written(kept: bytes, answer: object) -> bool:
-    """Whether a hit can be made of it: orjson reads deeper documents than it writes."""
+    """Whether a hit can be made of it: deeper documents are read than are written."""
     if kept.count(b"{") + kept.count(b"[") <= _DEPTH_CERTAIN:
         return True
     try:
-        orjson.dumps(answer)
-    except TypeError:
+        encode(answer)
+    except (TypeError, RecursionError):
         return False
     return True
 

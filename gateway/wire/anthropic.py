@@ -144,7 +144,7 @@ def answer_text(document: dict[str, Any]) -> str:
     for block in document.get("content") or ():
         texts += [block[name] for name in ("text", "thinking") if isinstance(block.get(name), str)]
         if isinstance(block.get("input"), dict):
-            texts.append(orjson.dumps(block["input"]).decode())
+            texts.append(encode(block["input"]).decode())
     return "\n".join(texts)
 
 

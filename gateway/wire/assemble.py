@@ -10,6 +10,7 @@ import orjson
 
 from gateway.wire.deltas import TEXTS, DeltaMessage, Doubtful, text_of
 from gateway.wire.openai import Endpoint
+from gateway.wire.verbatim import encode
 
 _DONE = b"data: [DONE]\n\n"
 _COMPLETE = frozenset({"stop", "tool_calls", "function_call"})
@@ -156,7 +157,7 @@ def replay(
         events += [{**common, "choices": [step]} for step in steps]
     if include_usage:
         events.append({**common, "choices": [], "usage": answer.get("usage")})
-    return [*(b"data: " + orjson.dumps(event) + b"\n\n" for event in events), _DONE]
+    return [*(b"data: " + encode(event) + b"\n\n" for event in events), _DONE]
 
 
 def _chat_steps(choice: dict[str, Any], index: Any) -> list[dict[str, Any]]:
@@ -266,7 +267,7 @@ def answer_text(answer: dict[str, Any]) -> str:
         message = choice.get("message")
         if isinstance(message, dict):
             texts += [value for value in message.values() if isinstance(value, str)]
-            texts += [orjson.dumps(call).decode() for call in _objects(message.get("tool_calls"))]
+            texts += [encode(call).decode() for call in _objects(message.get("tool_calls"))]
         elif isinstance(choice.get("text"), str):
             texts.append(choice["text"])
     return "\n".join(texts)

@@ -9,6 +9,8 @@ from typing import Any
 
 import orjson
 
+from gateway.wire.verbatim import read
+
 _BLANK = b" \t\r\n"
 _decoder = JSONDecoder()
 
@@ -32,7 +34,7 @@ def without_member(raw: bytes, name: str, document: dict[str, Any]) -> bytes | N
         elif after.startswith(b","):
             before, after = raw[: found.start()], after[1:]
         try:
-            if orjson.loads(cut := before + after) == rest:
+            if read(cut := before + after) == rest:
                 return cut
         except orjson.JSONDecodeError:
             continue

@@ -23,7 +23,7 @@ from gateway.wire.structure import (
     check_structure,
     decode_large,
 )
-from gateway.wire.verbatim import Number, decode, encode
+from gateway.wire.verbatim import Number, decode, encode, without_halves
 
 Endpoint = Literal["chat", "completions", "embeddings", "messages", "count_tokens", "responses"]
 WITHOUT_OUTPUT: frozenset[Endpoint] = frozenset({"embeddings", "count_tokens"})  # no token of it
@@ -37,6 +37,7 @@ _REFUSES_US = (401, 402, 403)  # the gateway's account, not the tenant
 # Of how we ask, not of what the client asks; most oblige to headers that only the provider knows.
 _OUR_WAY = frozenset({405, 406, 407, 411, 415, 417, 421, 426, 431, 505})
 _MESSAGE_LENGTH_MAX = 2_000
+_SHOWN_LENGTH_MAX = 100
 _REDACTED_LENGTH_MAX = 65_536  # read of a message before it is cut: no half of a secret stays
 
 
@@ -255,6 +256,7 @@ _SECRETS = re.compile(
 
 def redact(text: str, secrets: Sequence[str]) -> str:
     """``text`` without anything that is, or looks like, a credential."""
+    text = without_halves(text)
     for secret in secrets:
         for part in (secret, secret.partition(" ")[2]):
             if len(part) >= 4:
@@ -383,6 +385,11 @@ def _user_text(message: dict[str, Any]) -> str | None:
             return None
         texts.append(part["text"])
     return whole_text("\n".join(texts))
+
+
+def shown(text: str) -> str:
+    """A client's own words in a message: a hundred characters of them, in UTF-8."""
+    return without_halves(text[:_SHOWN_LENGTH_MAX])
 
 
 def whole_text(text: str) -> str | None:

@@ -10,6 +10,8 @@ import warnings
 from typing import Protocol
 
 from gateway.wire.openai import ParsedRequest
+from gateway.wire.sizes import size_of
+from gateway.wire.verbatim import without_halves
 
 _BYTES_PER_TOKEN = 4
 _CL100K = ("gpt-4-", "gpt-3.5", "text-embedding-3", "text-embedding-ada")
@@ -68,8 +70,8 @@ def count_tokens(text: str, *, model: str | None = None) -> tuple[int, bool]:
     name = encoding_name(model)
     encoding = TOKENIZERS.get(name) if name is not None else None
     if encoding is None:
-        return estimate(len(text.encode())), False
-    return len(encoding.encode_ordinary(text)), True
+        return estimate(size_of(text)), False
+    return len(encoding.encode_ordinary(without_halves(text))), True
 
 
 def estimate(size_bytes: int) -> int:
@@ -88,7 +90,7 @@ def count_prompt(request: ParsedRequest, *, model: str | None = None) -> tuple[i
             m["content"] for m in request.body["messages"] if isinstance(m.get("content"), str)
         ]
         tokens = sum(count_tokens(text, model=model)[0] for text in texts)
-        others = max(0, request.prompt_bytes - sum(len(text.encode()) + 8 for text in texts))
+        others = max(0, request.prompt_bytes - sum(size_of(text) + 8 for text in texts))
         return tokens + 4 * request.messages_count + 3 + estimate(others), False
     if request.endpoint == "completions" and request.last_user_text is not None:
         return count_tokens(request.last_user_text, model=model)[0], False

@@ -17,8 +17,10 @@ from gateway.errors import (
 )
 from gateway.wire.openai import redact, reported_error
 from gateway.wire.reported import Reported, read_reported
+from gateway.wire.sizes import size_of
 from gateway.wire.sse import EventSplitter, event_data
 from gateway.wire.usage import Usage
+from gateway.wire.verbatim import read
 
 # The last event of OpenAI's responses repeats the whole answer.
 EVENT_BYTES_MAX = 4 << 20
@@ -102,7 +104,7 @@ class TypedEventRelay:
         if data is None:
             return False  # a comment
         try:
-            document = orjson.loads(data)
+            document = read(data)
         except orjson.JSONDecodeError:
             raise UpstreamProtocolError("The provider sent an event that is no JSON.") from None
         if type(document) is not dict:
@@ -145,4 +147,4 @@ class TypedEventRelay:
         """Count what an event carried."""
         if isinstance(value, str) and value:
             self.content_events += 1
-            self.text_bytes += len(value) if value.isascii() else len(value.encode())
+            self.text_bytes += size_of(value)

@@ -258,7 +258,7 @@ def test_four_hundred_large_bodies_of_one_key_leave_a_worker_small(tmp_path: Pat
             answers = [pool.submit(ask, gateway, key, body) for key in keys * 20]
             while not all(answer.done() for answer in answers):
                 peak = max(peak, _resident_bytes(pid))
-        assert {answer.result().status_code for answer in answers} <= {200, 429, 503}
+        assert {answer.result().status_code for answer in answers} <= {200, 429, 503, 504}
     provider.stop()
     print(f"peak {peak / 1e6:.0f} MB")
     assert peak < 300_000_000

@@ -166,3 +166,28 @@ def test_connections_are_refused_once_the_gateway_is_told_to_stop(
         wait_for(refused, 2.0)
         with pytest.raises(openai.APIError):
             list(stream)
+
+
+def test_an_endless_name_of_a_model_does_not_come_back(plain: RunningGateway) -> None:
+    answer = ask(plain, plain.key("acme"), {"model": "m" * 500_000})
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "model_not_found"
+    assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}},
+        {"type": "input_audio", "input_audio": {"data": "AA", "format": "wav"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64,AA"}},
+    ],
+)
+def test_a_picture_for_a_model_without_eyes_is_called_that(
+    plain: RunningGateway, part: dict[str, Any]
+) -> None:
+    """Not a prompt that is too long: clients would cut it, and try again."""
+    answer = ask(plain, plain.key("globex"), {"model": "small", "text": [part]})
+    assert answer.status_code == 400
+    assert "no vision" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["code"] is None
