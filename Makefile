@@ -39,7 +39,7 @@ test: $(READY) system kernels ## every test, from a fresh clone
 test-long: $(READY) system kernels ## the tests that take minutes
 	@$(BIN)/python -m pytest -m "long" $(ARGS)
 
-test-elsewhere: $(READY) system kernels ## on an emulated CPU and on other days (half an hour)
+test-elsewhere: $(READY) system kernels ## on other CPUs and other days (an hour; ARGS="--only day")
 	@$(BIN)/python -m tests.elsewhere $(ARGS)
 
 check: $(READY) ## formatting, types, layers, docstrings
@@ -67,6 +67,7 @@ bench-kernels: kernels ## fused operators against plain ONNX Runtime
 bench-local: kernels ## tokens per second of the local model
 	@$(BIN)/python -m tests.bench.bench_local_model $(ARGS)
 	@$(BIN)/python -m tests.bench.bench_embedder $(ARGS)
+	@$(BIN)/python -m tests.bench.bench_cpus
 
 bench-gateway: $(READY) ## one table beside nginx and other gateways (ARGS="--peers litellm")
 	@$(BIN)/python -m tests.bench.bench_gateway $(ARGS)

@@ -1,6 +1,6 @@
 """``make test-elsewhere``: the suites on other CPUs and on other days, one row each.
 
-    python -m tests.elsewhere [--only TEXT] [--list]
+    python -m tests.elsewhere [--only TEXT]
 
 A CPU that can be neither used nor emulated here says so and counts as no failure. Every row's
 output is in build/elsewhere/; the exit status is 1 if any row failed.
@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.elsewhere import emulated_cpu, moved_clock
+from tests.elsewhere import emulated_cpu, masked_cpu, moved_clock
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "build" / "elsewhere"
@@ -45,16 +45,21 @@ def cpus() -> Iterator[Row]:
     for name in emulated_cpu.CLASSES:
         if name == own:
             yield Row(f"CPU: {name}", MODELS, note="this machine")
-        elif name != "AVX2 alone":
+        elif own != "AVX-512 with VNNI" or name not in masked_cpu.KINDS:
             yield Row(f"CPU: {name}", note=f"not run here: the CPU is {own}")
-        elif not emulated_cpu.available():
-            yield Row(f"CPU: {name}", note=f"not run here: no {emulated_cpu.EMULATOR}")
+        elif missing := masked_cpu.lacking():
+            yield Row(f"CPU: {name}", note=f"not run here: no {missing}")
         else:
-            python = emulated_cpu.python(BUILD / "haswell")
-            yield Row(
-                f"CPU: {name}", emulated_cpu.SELECTED, python, emulated_cpu.ENVIRONMENT,
-                f"emulated; {emulated_cpu.LEFT_OUT}",
-            )  # fmt: skip
+            environment = masked_cpu.environment(BUILD / "masked", name)
+            yield Row(f"CPU: {name}", MODELS, environment=environment, note="this machine, masked")
+    if emulated_cpu.available():
+        python = emulated_cpu.python(BUILD / "haswell")
+        yield Row(
+            "CPU: AVX2, emulated", emulated_cpu.SELECTED, python, emulated_cpu.ENVIRONMENT,
+            emulated_cpu.LEFT_OUT,
+        )  # fmt: skip
+    else:
+        yield Row("CPU: AVX2, emulated", note=f"not run here: no {emulated_cpu.EMULATOR}")
 
 
 def days() -> Iterator[Row]:

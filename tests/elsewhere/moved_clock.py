@@ -14,12 +14,12 @@ def compiler() -> str | None:
     return next((found for name in COMPILERS if (found := shutil.which(name))), None)
 
 
-def build(folder: Path) -> Path:
-    """Compile the library that is preloaded. Needs a compiler."""
-    library = folder / "moved_clock.so"
+def build(folder: Path, source: Path = SOURCE) -> Path:
+    """Compile a library that is preloaded. Needs a compiler."""
+    library = folder / f"{source.stem}.so"
     folder.mkdir(parents=True, exist_ok=True)
     command = [compiler() or "cc", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run([*command, "-o", str(library), str(SOURCE)], check=True)
+    subprocess.run([*command, "-o", str(library), str(source)], check=True)
     return library
 
 
