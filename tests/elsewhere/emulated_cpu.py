@@ -10,7 +10,9 @@ EMULATOR = "qemu-x86_64"
 HASWELL = "Haswell,-pcid,-x2apic,-tsc-deadline,-hle,-rtm,-invpcid"
 """AVX2 and no AVX-512; without what qemu's user mode would only warn of."""
 
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TESTS_WAIT_SECONDS": "900"
+}  # fmt: skip
 
 CLASSES: dict[str, Callable[[set[str]], bool]] = {
     "AVX-512 with VNNI": lambda flags: "avx512_vnni" in flags,
