@@ -11,7 +11,6 @@ import os
 import shutil
 import sqlite3
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -25,7 +24,7 @@ from gateway.errors import MeteringUnavailable
 from gateway.ledger.books import hold_state
 from gateway.ledger.store import LedgerStore
 from gateway.ledger.wal import is_held
-from gateway.private_files import UMASK, private_folder
+from gateway.private_files import UMASK, leave_scratch, make_scratch, private_folder
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -126,10 +125,11 @@ def restore(archive: Path, state_dir: Path) -> Contents:
 def _scratch(parent: Path) -> Iterator[Path]:
     """A folder beside the archive, where there is room for it; closed to others."""
     before = os.umask(UMASK)
+    folder, lock = make_scratch(".tollhouse-backup-", parent)
     try:
-        with tempfile.TemporaryDirectory(dir=parent, prefix=".tollhouse-backup-") as folder:
-            yield Path(folder)
+        yield folder
     finally:
+        leave_scratch(folder, lock)
         os.umask(before)
 
 

@@ -65,17 +65,19 @@ def tidy_state(state_dir: Path) -> None:
                 left.unlink(missing_ok=True)
 
 
-def make_scratch(prefix: str) -> tuple[Path, int]:
+def make_scratch(prefix: str, parent: Path | None = None) -> tuple[Path, int]:
     """Make a temporary folder, and remove those of the same prefix whose users are all gone.
 
-    The second value is its lock, for ``leave_scratch``: a folder whose lock nobody holds is left
-    from a killed process. Its name is short: the path of a socket has 107 bytes.
+    parent: where; None: where the system wants such folders. The second value is its lock, for
+    ``leave_scratch``: a folder whose lock nobody holds is left from a killed process. Its name is
+    short: the path of a socket has 107 bytes.
     """
-    for abandoned in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    for abandoned in parent.glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             if abandoned.stat().st_uid == os.geteuid():
                 _remove_unused(abandoned)
-    folder = Path(tempfile.mkdtemp(prefix=prefix))
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     (folder / _LOCK).touch(FILE_MODE)
     return folder, use_scratch(folder)
 

@@ -19,6 +19,7 @@ from gateway.ledger.books import hold_state
 from gateway.policy.load import SourceFile
 from gateway.policy.switches import Switches
 from gateway.policy.versions import Versions
+from gateway.private_files import make_scratch
 from gateway.stores.keys import KeyStore, load_pepper
 from tests.gateway.ledger.books import PRICE, final, intent
 from tests.gateway.running import ProviderThread, RunningGateway, running_gateway
@@ -170,6 +171,15 @@ def test_a_bad_archive_is_refused_in_one_sentence_and_leaves_the_folder_empty(
         assert set(left) <= {"ledger.lock"}, name
         assert run(restore, good, target).exit_code == 0, "a second try, with the right archive"
         shutil.rmtree(target)
+
+
+def test_what_a_killed_backup_left_is_removed_by_the_next(state: Path, tmp_path: Path) -> None:
+    """It holds a copy of the pepper."""
+    left, lock = make_scratch(".tollhouse-backup-", tmp_path)
+    (left / "pepper").touch()
+    os.close(lock)  # as its death would
+    assert run(backup, tmp_path / "b.tar.gz", state).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"b.tar.gz", "state"}
 
 
 def test_a_folder_without_a_ledger_is_not_backed_up(tmp_path: Path) -> None:
