@@ -83,7 +83,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.nice(settings.nice)
         asyncio.run(serve(settings))
     except (LocalModelError, ProcessLookupError) as error:
-        logging.getLogger("local_models").error("cannot serve: %s", error)
+        if settings.log_format == "json":
+            logging.getLogger("local_models").error("cannot serve: %s", error)
+        else:
+            print(error, file=sys.stderr)
         return 1
     return 0
 
