@@ -169,6 +169,7 @@ class Limits(_Section):
     semantic_namespaces_max: Count = Field(
         1_000, description="Semantic namespaces in memory, shared fairly by their tenants."
     )
+    policy_file_bytes_max: Bytes = Field(64 << 20, description="A policy file.")
     reload_settle_seconds: Seconds = Field(0.5, description="Files at rest before a reload.")
     departed_tenant_seconds: Annotated[int, Field(ge=0, le=366 * 86_400)] = Field(
         86_400, description="Gone from the policy for so long, a tenant loses its keys."

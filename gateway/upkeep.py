@@ -151,6 +151,7 @@ def open_policies(settings: Settings) -> PolicyHolder:
         state_dir=settings.state_dir / "policies",
         settle_seconds=settings.limits.reload_settle_seconds,
         now_us=now_us,
+        file_bytes_max=settings.limits.policy_file_bytes_max,
     )
 
 

@@ -230,10 +230,15 @@ class Placeholders(dict[str, str]):
 
 
 def _load(paths: tuple[Path, ...], config: Path | None, environ: Mapping[str, str]) -> Any:
-    from gateway.policy.load import load_policy
+    from gateway.policy.load import FILE_BYTES_MAX, load_policy
 
+    file_bytes_max = FILE_BYTES_MAX
+    if config is not None or not paths:
+        settings = _settings(config)
+        paths = paths or settings.policies
+        file_bytes_max = settings.limits.policy_file_bytes_max
     return load_policy(
-        paths or _settings(config).policies, environ=environ, now_us=time.time_ns() // 1000
+        paths, environ=environ, now_us=time.time_ns() // 1000, file_bytes_max=file_bytes_max
     )
 
 

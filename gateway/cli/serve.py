@@ -39,6 +39,7 @@ def serve(config_path: Path | None) -> None:
         settings = load_settings(config_path)
         log_format = settings.log.format
         configure("supervisor", log_format, settings.log.level)
+        _check_first_policy(settings)
         supervise(settings, config_path)
     except (PolicyError, StartError) as error:
         if log_format == "json":
@@ -46,6 +47,17 @@ def serve(config_path: Path | None) -> None:
         else:
             click.echo(str(error), err=True)
         sys.exit(1)
+
+
+def _check_first_policy(settings: "Settings") -> None:
+    """Read the policy files of a first start before anything is begun. Raises PolicyError.
+
+    Later the last good version is at hand, and a file that cannot be read stops nothing.
+    """
+    from gateway.policy.load import read_files
+
+    if not (settings.state_dir / "policies").exists():
+        read_files(settings.policies, settings.limits.policy_file_bytes_max)
 
 
 @click.command(hidden=True)

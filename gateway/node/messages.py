@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.ledger.shared_budgets import OpenHold
 
-FRAME_BYTES_MAX = 64 << 20  # a policy of 200 files, or the metrics of a very busy worker
+FRAME_BYTES_MAX = 256 << 20  # a policy with large files, or the metrics of a very busy worker
 
 
 class Hello(msgspec.Struct, tag=True):

@@ -630,22 +630,30 @@ def _canonical(value: Any) -> bytes:
 
 
 def _version(sources: Sources) -> str:
-    """12 hex digits of SHA-256 over all documents in canonical form, secrets aside."""
+    """12 hex digits of SHA-256 over all documents in canonical form, secrets aside.
 
-    def shown(document: BaseModel) -> Any:
-        dumped = document.model_dump(mode="json")
-        for provider in dumped.get("providers", ()):
-            provider["auth"] = provider["auth"] is not None
-            network = provider["network"] or {}
-            provider["network"] = {
-                key: value if key == "ca_file" else value is not None
-                for key, value in network.items()
-            }
-        return dumped
+    Section by section: to write out 10,000 tenants at once would hold up every other thread.
+    """
+    digest = hashlib.sha256()
+    for _, parsed in (*sources.models, *sources.routing, *sources.tenants):
+        for name in type(parsed).model_fields:
+            value = getattr(parsed, name)
+            for section in value if isinstance(value, list) else (value,):
+                shown = _shown(section) if isinstance(section, BaseModel) else section
+                digest.update(_canonical([name, shown]) + b"\n")
+    return digest.hexdigest()[:12]
 
-    groups = (sources.models, sources.routing, sources.tenants)
-    everything = [[shown(parsed) for _, parsed in group] for group in groups]
-    return hashlib.sha256(_canonical(everything)).hexdigest()[:12]
+
+def _shown(section: BaseModel) -> Any:
+    """A section less its secrets: of them only that they are there."""
+    dumped = _written(section)
+    if isinstance(section, schema.ProviderSection):
+        dumped["auth"] = dumped["auth"] is not None
+        dumped["network"] = {
+            key: value if key == "ca_file" else value is not None
+            for key, value in (dumped["network"] or {}).items()
+        }
+    return dumped
 
 
 def _compute_price(models: Iterable[Model]) -> Price | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.errors import PolicyError
-from gateway.policy.load import SourceFile, compile_files, policy_files, read_files
+from gateway.policy.load import FILE_BYTES_MAX, SourceFile, compile_files, policy_files, read_files
 from gateway.policy.snapshot import Policy
 from gateway.policy.versions import Versions
 
@@ -41,6 +41,7 @@ class PolicyHolder:
         now_us: Callable[[], int],
         environ: Mapping[str, str] = os.environ,
         strict: bool = False,
+        file_bytes_max: int = FILE_BYTES_MAX,
     ) -> None:
         """Load the files, or the last good version. Raises PolicyError where there is neither.
 
@@ -54,6 +55,7 @@ class PolicyHolder:
         self._subscribers: list[Callable[[Policy], None]] = []
         self._lock = threading.Lock()
         self._strict = strict
+        self._file_bytes_max = file_bytes_max
         self._seen = self._fingerprint()
         self._changed_at: float | None = None
         self.last_error: tuple[str, ...] | None = None
@@ -92,7 +94,7 @@ class PolicyHolder:
         with self._lock:
             self.last_tried_us = self._now_us()
             try:
-                files = read_files(self._paths)
+                files = self._read()
                 policy = self._compile(files)
             except PolicyError as error:
                 self.last_error = error.problems
@@ -131,7 +133,7 @@ class PolicyHolder:
                 self.last_error = self._problems_of_files()
                 return policy, files
         try:
-            files = read_files(self._paths)
+            files = self._read()
             policy = self._compile(files)
         except PolicyError as error:
             if self._strict:
@@ -144,7 +146,7 @@ class PolicyHolder:
     def _problems_of_files(self) -> tuple[str, ...] | None:
         """What is wrong with the files that a rollback overrides; None: nothing."""
         try:
-            self._compile(read_files(self._paths))
+            self._compile(self._read())
         except PolicyError as error:
             return error.problems
         return None
@@ -166,6 +168,9 @@ class PolicyHolder:
             if version != self.current.version:
                 return version
         raise KeyError("there is no earlier version")
+
+    def _read(self) -> tuple[SourceFile, ...]:
+        return read_files(self._paths, self._file_bytes_max)
 
     def _compile(self, files: Sequence[SourceFile]) -> Policy:
         return compile_files(files, environ=self._environ, now_us=self._now_us())
@@ -200,7 +205,7 @@ class PolicyHolder:
         """Changes whenever the text of a file does, and with nothing else."""
         digest = hashlib.sha256()
         try:
-            for file in read_files(self._paths):
+            for file in self._read():
                 for part in (file.path.name.encode(), file.content):
                     digest.update(len(part).to_bytes(8, "big") + part)
         except PolicyError as error:

@@ -230,3 +230,18 @@ def test_no_gateway_exits_with_3(admin: AdminPort) -> None:
     assert (refused.exit_code, refused.stderr) == (1, "there is no earlier policy\n")
     options = ("--admin-url", "http://127.0.0.1:1", "--admin-key", "tha_key")
     assert run("switch", *options).exit_code == 3
+
+
+def test_a_first_start_with_too_large_a_policy_ends_before_anything_has_begun(
+    tmp_path: Path, policy_file: Path
+) -> None:
+    """One sentence with file, limit and setting; no state folder has been made."""
+    config = tmp_path / "tollhouse.yaml"
+    config.write_text(
+        "policies: [policy.yaml]\nstate_dir: state\nlimits: {policy_file_bytes_max: 1024}\n"
+    )
+    result = run("serve", "--config", config)
+    assert result.exit_code == 1
+    assert f"{policy_file}: has " in result.stderr
+    assert "limits.policy_file_bytes_max" in result.stderr
+    assert not (tmp_path / "state").exists()

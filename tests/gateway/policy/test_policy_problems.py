@@ -150,7 +150,7 @@ def test_no_problem_shows_a_secret(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bomb",
     [b"[" * 1_000_000, b"{a: " * 250_000, b"- " * 500_000, b"? " * 500_000, b"---\n" * 250_000,
-     b"a: &a [x]\nb: [*a, *a, *a]", b"\xff\xfe\x00", b"a: \x00", b'"', b"x" * 1_048_577,
+     b"a: &a [x]\nb: [*a, *a, *a]", b"\xff\xfe\x00", b"a: \x00", b'"',
      b"*a " * 300_000],
     ids=lambda text: text[:6].decode("latin-1"),
 )  # fmt: skip
@@ -187,6 +187,34 @@ def test_any_value_anywhere_loads_or_is_a_policy_error(line: str, value: str) ->
     text = POLICY.replace(line, f"{key}: {value}", 1)
     with contextlib.suppress(PolicyError):
         compile_files([SourceFile(Path("any.yaml"), text.encode())], environ=ENVIRON, now_us=NOW_US)
+
+
+def test_a_large_file_is_refused_by_name_with_its_limit_and_the_setting(tmp_path: Path) -> None:
+    """At one byte more than the setting says, and before it is read."""
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    size = len(POLICY.encode())
+    load_policy([tmp_path], environ=ENVIRON, now_us=NOW_US, file_bytes_max=size)
+    with pytest.raises(PolicyError) as caught:
+        load_policy([tmp_path], environ=ENVIRON, now_us=NOW_US, file_bytes_max=size - 1)
+    (problem,) = caught.value.problems
+    assert problem == (
+        f"{tmp_path}/policy.yaml: has {size} bytes and a policy file may have {size - 1}: split it,"
+        " or raise limits.policy_file_bytes_max in tollhouse.yaml"
+    )
+
+
+def test_mistakes_among_ten_thousand_tenants_are_named_at_their_places(tmp_path: Path) -> None:
+    """The list is validated in slices, and nobody can tell."""
+    tenants = "".join(f"  - {{id: t{number}, limits: {{rpm: 1}}}}\n" for number in range(10_000))
+    text = POLICY + tenants
+    policy = load(tmp_path, text)
+    assert list(policy.tenants) == ["acme", *(f"t{number}" for number in range(10_000))]
+    text = text.replace("{id: t9876, limits: {rpm: 1}}", "{id: t9876, limits: {rpm: few}}")
+    text = text.replace("{id: t123, limits", "{id: t123, limit")
+    first, second = problems(tmp_path, text)
+    start = POLICY.count("\n") + 1
+    assert first.startswith(f"{start + 123}:16: tenants.124.limit: unknown key 'limit'")
+    assert second.startswith(f"{start + 9876}:31: tenants.9877.limits.rpm: a count reads")
 
 
 def test_six_thousand_lines_load_in_less_than_a_second(tmp_path: Path) -> None:
