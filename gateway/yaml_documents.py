@@ -11,6 +11,7 @@ import difflib
 import math
 import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,17 @@ DEPTH_MAX = 32
 DOCUMENTS_MAX = 200  # in one file
 UNSHOWN = "unshown"  # pydantic error type: the message does not repeat the value
 PROBLEMS_MAX = 100  # reported; more say no more
+# What libyaml says, and what has mostly happened.
+_HINTS = {
+    "expected '-' indicator": "; is this line indented like the entry before it?",
+    "expected key": "; is this line indented like the keys before it?",
+    "expected <block end>": "; is this line indented like the ones before it?",
+    "mapping values are not allowed": "; is a line before it not indented, or a text with ': ' not"
+    " in quotes?",
+    "tab character": "; indent with spaces",
+    "cannot start any token": "; indent with spaces, and quote a text that begins with @, % or `",
+    "expected ',' or": "; a bracket or a comma is missing before this place",
+}
 _SLICE_MAX = 200  # entries of a list that are validated at once
 _HIDDEN_LENGTH_MIN = 8  # of a value that no message shows; shorter ones are part of words
 _QUOTED_LENGTH_MAX = 40  # of a text that a message quotes
@@ -54,7 +66,13 @@ _INLINE_SECRET = re.compile(r"\b(sk-[\w-]{16,}|tha?_[\w-]{20,})")
 class Referenced(str):
     """A text that came, in part at least, from the environment or a file: fit for a secret."""
 
-    __slots__ = ()
+    written: str  # with its references, as it stands in the file
+
+    def __new__(cls, text: str, written: str = "") -> "Referenced":
+        """Keep what was written beside what it stands for."""
+        made = super().__new__(cls, text)
+        made.written = written
+        return made
 
 
 class Problem(str):
@@ -139,8 +157,13 @@ def shown_path(path: Path) -> str:
 
 
 def read_bounded(path: Path, bytes_max: int) -> bytes:
-    """A file's bytes. Raises OSError, also where there are more than ``bytes_max``."""
-    with path.open("rb") as file:
+    """A regular file's bytes. Raises OSError, also where there are more than ``bytes_max``.
+
+    A pipe or a terminal would keep us waiting for whoever writes to it.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is no regular file")
         content = file.read(bytes_max + 1)
     if len(content) > bytes_max:
         raise OSError(f"has more than {bytes_max} bytes")
@@ -172,6 +195,7 @@ def parse_documents(
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = f"not valid YAML: {error.problem or error.context}"
+        message += next((hint for part, hint in _HINTS.items() if part in message), "")
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         problem = Problem(message, file=name, line=line, column=column)
         raise refusal((*reader.problems, problem)) from None
@@ -301,7 +325,8 @@ class _Reader:
             self._problem(
                 event, "a reference reads ${env:NAME}, ${env:NAME:-default} or ${file:/path}"
             )
-        return Referenced(_REFERENCE.sub(lambda match: self._substitute(event, match), text))
+        found = _REFERENCE.sub(lambda match: self._substitute(event, match), text)
+        return Referenced(found, text)
 
     def _substitute(self, event: yaml.Event, match: re.Match[str]) -> str:
         value = self._resolve(event, match)
@@ -401,6 +426,39 @@ def validate(document: Document, model: type[M]) -> M:
     )
 
 
+def misplaced_references(
+    document: Document, places: Mapping[str, tuple[str, ...]]
+) -> list[Problem]:
+    """References that stand where nobody expects a secret, from where it could be read.
+
+    places: the keys that take references, and which kinds, ``env`` or ``file``.
+    """
+    found: list[Problem] = []
+
+    def look(value: Any, where: Where) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                look(inner, (*where, key))
+        elif isinstance(value, list):
+            for number, inner in enumerate(value):
+                look(inner, (*where, number))
+        elif isinstance(value, Referenced):
+            key = next((part for part in reversed(where) if isinstance(part, str)), "")
+            kinds = places.get(key, ())
+            if any(f"${{{kind}:" in value.written for kind in ("env", "file") if kind not in kinds):
+                takers = ", ".join(name for name, of in places.items() if "file" in of)
+                message = (
+                    f"a reference {'to a file ' if kinds else ''}is for secrets alone, in {takers}"
+                    f"{'' if kinds else '; ${env:NAME} in base_url and ca_file too'}:"
+                    " write the value itself"
+                )
+                found.append(document.problem(where, message))
+
+    if document.references:
+        look(document.value, ())
+    return found
+
+
 def dotted(where: Where) -> str:
     """``routes.0.target`` for messages."""
     return ".".join(str(part) for part in where)
@@ -455,6 +513,8 @@ def _explain(document: Document, model: type[BaseModel], error: dict[str, Any]) 
     hint = ""
     if kind == "literal_error" and isinstance(given, str):
         hint = suggest(given, re.findall(r"'([^']+)'", context["expected"]))
+    if context.get("le") == 1 and isinstance(given, int | float) and given <= 100:
+        hint = f"; write {given:g}%"
     return document.problem(where, f"{message}, not {_in_words(given)}{hint}")
 
 

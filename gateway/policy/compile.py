@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from gateway.money import parse_usd
 from gateway.policy import schema
+from gateway.policy.addresses import literal, may_reach
 from gateway.policy.conditions import compile_condition, compile_match, covers, glob
 from gateway.policy.network import compile_network
 from gateway.policy.snapshot import (
@@ -88,6 +89,12 @@ class Sources:
     models: list[tuple[Document, schema.ModelsDocument]] = field(default_factory=list)
     routing: list[tuple[Document, schema.RoutingDocument]] = field(default_factory=list)
     tenants: list[tuple[Document, schema.TenantsDocument]] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)  # files that hold nothing
+
+    @property
+    def emptiness(self) -> str:
+        """Which files hold nothing, for a message about what is missing."""
+        return f"; empty: {', '.join(self.empty)}" if self.empty else ""
 
 
 def compile_policy(sources: Sources, *, now_us: int) -> Policy:
@@ -102,6 +109,7 @@ class _Compiler:
         self._now_us = now_us
         self._problems: list[str] = []
         self._warnings: list[str] = []
+        self._first: dict[tuple[str, str, str], str] = {}  # where each name is defined first
         self._providers: dict[str, Provider] = {}
         self._models: dict[str, Model] = {}
         self._api_versions: dict[str, str | None] = {}  # by provider
@@ -114,9 +122,9 @@ class _Compiler:
         for document, models in sources.models:
             self._add_models(document, models.models)
         if not sources.routing:
-            self._problems.append("there is no document of kind: Routing")
+            self._problems.append(f"there is no document of kind: Routing{sources.emptiness}")
         if not sources.tenants:
-            self._problems.append("there is no document of kind: Tenants")
+            self._problems.append(f"there is no document of kind: Tenants{sources.emptiness}")
         if len(sources.routing) > 1:
             document = sources.routing[1][0]
             self._problem(document, (), "a second document of kind: Routing: which of their routes"
@@ -206,6 +214,12 @@ class _Compiler:
         if not sound or parts.scheme not in ("http", "https") or set(url) & set(" @#?\\"):
             self._problem(document, where, "a base_url reads https://host[:port]/v1, without user,"
                           " query or fragment")  # fmt: skip
+        elif (address := literal(parts.hostname or "")) and not may_reach(str(address), address):
+            message = (
+                f"the gateway never connects to {address}: addresses of cloud metadata, link-local,"
+                " multicast and reserved ones are refused"
+            )
+            self._problem(document, where, message)
         url = url.rstrip("/")
         if section.api == "azure":
             url = url.removesuffix("/v1").removesuffix("/openai")
@@ -419,6 +433,10 @@ class _Compiler:
         if not rules:
             return None, ()
         found = [self._model(document, (*place, 0, "to"), name) for name in rules[0].to]
+        for name in rules[0].to:
+            if name in (section.to, section.large, section.small):
+                message = f"'{name}' is asked by this route anyway, and not once more as a fallback"
+                self._warn(document, (*place, 0, "to"), message)
         return rules[0], tuple(model for model in found if model is not None)
 
     def _semantic(
@@ -584,8 +602,14 @@ class _Compiler:
     def _refuse_twice(
         self, document: Document, where: Where, kind: str, name: str, known: Mapping[str, object]
     ) -> None:
-        if name in known:
-            self._problem(document, where, f"the {kind} '{name}' is defined twice")
+        place = (kind, str(where[:-1]) if kind == "budget" else "", name)
+        if name in known and place in self._first:
+            first = self._first[place]
+            self._problem(
+                document, where, f"the {kind} '{name}' is defined twice, first at {first}"
+            )
+        else:
+            self._first[place] = document.locate(where)
 
     def _warn(self, document: Document, where: Where, message: str) -> None:
         self._warnings.append(document.problem(where, message))

@@ -40,6 +40,10 @@ _TEXTS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _FIELD = re.compile(r"(?<![\w.])(request|tenant)\b(?:\s*\.\s*(\w+))?")
 _TAG = re.compile(r"(?<![\w.])request\.tags(?:\.(\w+)|\[\s*['\"]([^'\"]*)['\"]\s*\])")
 _BOUND = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*(\w+)\s*,")
+# Words of other languages, and CEL's own.
+_FOREIGN = {r"\band\b": "&&", r"\bor\b": "||", r"\bnot\b": "!", r"(?<![=!<>])=(?!=)": "==",
+            r"<>": "!=", r"(?<!&)&(?!&)": "&&", r"(?<![|])[|](?![|])": "||"}  # fmt: skip
+_TURNS_MAX = 2_500  # of two loops, if one is in the other: 1 ms
 # All that the library raises for an expression; a panic of its parser needs longer texts.
 _FAILURES = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -94,7 +98,7 @@ def compile_condition(text: str) -> Condition:
     try:
         program = cel.compile(text)
     except ValueError as error:
-        raise ValueError(f"not a valid condition: {_reason(error)}") from None
+        raise ValueError(f"not a valid condition: {_reason(error)}{_hint(text)}") from None
     fields = _fields(text, program.variables())
     _try_out(program, text)
     request = [(name, attrgetter(name)) for name in REQUEST if name in fields["request"]]
@@ -118,6 +122,12 @@ def _fields(text: str, variables: Sequence[str]) -> Mapping[str, set[str]]:
     loops = _BOUND.findall(bare)
     if len(loops) > _LOOPS_MAX:
         raise ValueError(f"a condition has at most {_LOOPS_MAX} of all, exists, map and filter")
+    turns = (bare.count(",") + 1) ** 2
+    if len(loops) == _LOOPS_MAX and turns > _TURNS_MAX:
+        raise ValueError(
+            f"two loops over so many elements may turn {turns} times and {_TURNS_MAX} are allowed:"
+            " write shorter lists, or one loop"
+        )
     bound = set(loops)
     for variable in variables:
         if variable not in _ROOTS and variable not in bound:
@@ -149,7 +159,12 @@ def _try_out(program: Any, text: str) -> None:
         try:
             result = program.execute(cel.Context(sample))
         except _FAILURES as error:
-            raise ValueError(f"the condition fails on a sample: {_reason(error)}") from None
+            reason = _reason(error)
+            if "overload" in reason.lower():
+                reason += (
+                    "; both sides of an operator need one type: texts in quotes, numbers without"
+                )
+            raise ValueError(f"the condition fails on a sample: {reason}") from None
         if not isinstance(result, bool):
             kind = type(result).__name__
             raise ValueError(f"a condition is true or false, and this one is of type {kind}")
@@ -192,6 +207,16 @@ def _tag_condition(name: str, value: str) -> Condition:
     if value == "*":
         return lambda facts: name in facts.tags
     return lambda facts: facts.tags.get(name) == value
+
+
+def _hint(text: str) -> str:
+    """What to write instead, where somebody has written another language's words."""
+    bare = _TEXTS.sub(lambda match: " " * len(match[0]), text)
+    for pattern, meant in _FOREIGN.items():
+        found = re.search(pattern, bare)
+        if found is not None:
+            return f"; at column {found.start() + 1} write {meant} instead of '{found[0].strip()}'"
+    return ""
 
 
 def _reason(error: Exception) -> str:

@@ -22,6 +22,7 @@ from gateway.policy.snapshot import Policy
 from gateway.yaml_documents import (
     Document,
     Problem,
+    misplaced_references,
     parse_documents,
     read_bounded,
     refusal,
@@ -32,6 +33,12 @@ from gateway.yaml_documents import (
 
 FILES_MAX = 200
 FILE_BYTES_MAX: int = Limits().policy_file_bytes_max
+# Who writes a policy must not be able to read what the gateway can: nothing shows these.
+_REFERENCES = {
+    "bearer": ("env", "file"), "key": ("env", "file"), "proxy": ("env", "file"),
+    "client_cert": ("env", "file"), "client_key": ("env", "file"),
+    "base_url": ("env",), "ca_file": ("env",),
+}  # fmt: skip
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -131,6 +138,8 @@ def _compile(files: Sequence[SourceFile], environ: Mapping[str, str], now_us: in
         except PolicyError as error:
             problems += error.problems
             continue
+        if all(document.value is None for document in documents):
+            sources.empty.append(shown_path(file.path))
         for document in documents:
             try:
                 _sort_in(document, sources)
@@ -172,6 +181,9 @@ def _sort_in(document: Document, sources: Sources) -> None:
         hint = suggest(kind, KINDS) if isinstance(kind, str) else ""
         message = f"a document has a kind: one of {', '.join(KINDS)}{hint}"
         raise PolicyError((document.problem(("kind",), message),))
+    misplaced = misplaced_references(document, _REFERENCES)
+    if misplaced:
+        raise PolicyError(tuple(misplaced))
     parsed = validate(document, KINDS[kind])
     if isinstance(parsed, ModelsDocument):
         sources.models.append((document, parsed))

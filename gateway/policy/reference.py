@@ -116,7 +116,8 @@ def _takes(prop: JsonSchema) -> str:
     if "const" in prop:
         return f"`{prop['const']}`"
     if "enum" in prop:
-        return ", ".join(f"`{value}`" for value in prop["enum"])
+        # As people write it; beside it stands what tools may make of it.
+        return ", ".join(f"`{value}`" for value in prop["enum"] if isinstance(value, str))
     for ending, word in _KINDS.items():
         if str(prop.get("pattern", "")).endswith(ending):
             return word

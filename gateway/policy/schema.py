@@ -6,7 +6,14 @@ Unknown keys are errors. Keys of the language that are not honoured yet are decl
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 
 from gateway.policy.values import (
     OFF_OR_ON,
@@ -21,6 +28,7 @@ from gateway.policy.values import (
     SecretReference,
     Share,
     Size,
+    Statuses,
     Tags,
     statuses_as_text,
 )
@@ -309,18 +317,42 @@ class AlwaysLargeSection(Section):
     prompt_tokens_over: Size | None = Field(6000, description="Longer prompts.")
 
 
+_ON = ("when_failing", "true", "True")  # YAML 1.1 reads the key ``on`` as true
+
+
 class FallbackSection(Section):
     """Whom to ask when a target fails before its first byte."""
 
     on: Annotated[
         list[Literal["timeout", "429", "5xx", "overloaded", "404"]],
         BeforeValidator(statuses_as_text),
+        Statuses(),
     ] = Field(
         ["timeout", "429", "5xx", "overloaded"],
         min_length=1,
-        description="What counts as failing. 404: the provider no longer has the model.",
+        description="What counts as failing; also spelt when_failing, which no tool of YAML 1.1"
+        " mistakes for true. 404: the provider no longer has the model.",
     )
     to: Names = Field(description="Models, tried in order.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on(cls, value: Any) -> Any:
+        """Take ``when_failing``, and what tools of YAML 1.1 make of the key ``on``, as ``on``."""
+        if not isinstance(value, dict):
+            return value
+        spelt = [key for key in ("on", *_ON) if key in value]
+        if len(spelt) > 1:
+            raise ValueError(f"'{spelt[0]}' and '{spelt[1]}' are the same key; write one")
+        return {"on" if key in _ON else key: inner for key, inner in value.items()}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: Any, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        found = handler.resolve_ref_schema(handler(core_schema))
+        found["patternProperties"] = {f"^({'|'.join(_ON)})$": found["properties"]["on"]}
+        return found
 
 
 class ExactSection(Section):

@@ -100,7 +100,18 @@ def statuses_as_text(value: Any) -> Any:
 
 
 def _switchable(value: Any) -> Any:
-    return {"off": None, "on": {}}.get(value, value) if isinstance(value, str) else value
+    """``off`` and ``on``, which YAML 1.1 tools write back as false and true."""
+    if isinstance(value, bool):
+        return {} if value else None
+    if not isinstance(value, str):
+        return value
+    if value in ("off", "on"):
+        return {} if value == "on" else None
+    meant = {"no": "off", "false": "off", "yes": "on", "true": "on"}.get(value.lower())
+    hint = f": write {meant}" if meant else ""
+    raise PydanticCustomError(UNSHOWN, "{message}", {"message": (
+        f"expected off, on, or a mapping of keys, not the text {value[:40]!r}{hint}"
+    )})  # fmt: skip
 
 
 def _reference(value: Any) -> Any:
@@ -137,13 +148,14 @@ def _json(kind: "str | list[str]", **rest: Any) -> WithJsonSchema:
 
 
 class _OffOrOn:
-    """In the JSON Schema too, a section may be the word off or on."""
+    """In the JSON Schema too, a section may be off or on, in whatever YAML's words, or nothing."""
 
     def __get_pydantic_json_schema__(
         self, core_schema: Any, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         kinds = [kind for kind in handler(core_schema)["anyOf"] if kind.get("type") != "null"]
-        return {"anyOf": [*kinds, {"enum": ["off", "on"]}]}
+        words = ["off", "on", False, True, None]
+        return {"anyOf": [*kinds, {"enum": words}]}
 
 
 OFF_OR_ON = (BeforeValidator(_switchable), _OffOrOn())
@@ -191,4 +203,19 @@ PemReference = Annotated[
 ]
 ProxyUrl = Annotated[str, BeforeValidator(_proxy)]
 Tags = dict[Name, Annotated[str, Field(max_length=128)]]
+
+
+class Statuses:
+    """In the JSON Schema too, an HTTP status may stand without quotes."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: Any, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        found = handler(core_schema)
+        words = found["items"]["enum"]
+        numbers = [int(word) for word in words if word.isdecimal()]
+        found["items"] = {"enum": [*words, *numbers]}
+        return found
+
+
 NotYet = SkipJsonSchema[Annotated[Any, BeforeValidator(_not_yet)]]

@@ -12,19 +12,10 @@ import socket
 import time
 
 from gateway.errors import UpstreamUnavailable
+from gateway.policy.addresses import literal
+from gateway.policy.addresses import may_reach as may_reach
 
 _RESOLVED_SECONDS = 30.0
-_METADATA = frozenset(
-    ipaddress.ip_address(text)
-    for text in (
-        "169.254.169.254",  # nearly all of them
-        "fd00:ec2::254",  # Amazon
-        "100.100.100.200",  # Alibaba
-        "168.63.129.16",  # Azure
-        "192.0.0.192",  # Oracle
-    )
-)
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Egress:
@@ -41,8 +32,8 @@ class Egress:
         now = time.monotonic()
         if self._addresses and now - self._resolved < _RESOLVED_SECONDS:
             return self._addresses
-        literal = _literal(self.host)
-        found = [str(literal)] if literal is not None else await self._resolve()
+        itself = literal(self.host)
+        found = [str(itself)] if itself is not None else await self._resolve()
         permitted = [text for text in found if may_reach(self.host, ipaddress.ip_address(text))]
         if not permitted:
             error = UpstreamUnavailable(
@@ -62,35 +53,6 @@ class Egress:
         return [str(entry[4][0]).partition("%")[0] for entry in found]
 
 
-def may_reach(host: str, address: Address) -> bool:
-    """Whether a connection for the configured ``host`` may go to ``address``."""
-    address = _plain(address)
-    if address.is_loopback:
-        literal = _literal(host)
-        return host == "localhost" or (literal is not None and _plain(literal).is_loopback)
-    return not (
-        address in _METADATA
-        or address.is_link_local
-        or address.is_multicast
-        or address.is_unspecified
-        or address.is_reserved
-    )
-
-
 def is_address(host: str) -> bool:
     """Whether a configured host is an address and no name."""
-    return _literal(host) is not None
-
-
-def _plain(address: Address) -> Address:
-    """The IPv4 address that an IPv6 address stands for, where it does."""
-    if isinstance(address, ipaddress.IPv6Address):
-        return address.ipv4_mapped or address.sixtofour or address
-    return address
-
-
-def _literal(host: str) -> Address | None:
-    try:
-        return ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return None
+    return literal(host) is not None

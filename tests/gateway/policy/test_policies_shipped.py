@@ -12,7 +12,7 @@ from gateway.config import DEFAULT_POLICIES, load_settings
 from gateway.policy.load import load_policy
 from gateway.policy.reference import option_tables, options, policy_schema, settings_schema
 from gateway.policy.schema import KINDS, RouteSection, Section, TenantSection
-from gateway.yaml_documents import parse_documents, read_documents
+from gateway.yaml_documents import parse_documents, read_documents, validate
 
 ROOT = Path(__file__).resolve().parents[3]
 POLICIES = ROOT / "policies"
@@ -112,6 +112,43 @@ class _Unresolved(dict[str, str]):
     def get(self, name: str, default: Any = None) -> str:
         """The reference itself."""
         return f"${{env:{name}}}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "section"),
+    [
+        ("Routing", "fallback: [{on: [5xx, timeout, 429, 404], to: other}]"),
+        ("Routing", "fallback: [{when_failing: ['429'], to: [other]}]"),
+        ("Routing", "fallback: [{true: [5xx], to: other}]"),
+        *(("Routing", f"cache: {{exact: {word}, semantic: {word}}}")
+          for word in ("on", "off", "true", "false", "~", "{}")),
+        ("Routing", "always_large: {prompt_tokens_over: ~}"),
+        ("Routing", "match: {model: 'gpt-*', tenant: [a, 'b-*'], tags: {x: '*'}}"),
+        ("Tenants", "limits: {rpm: 400, tpm: 1.5M, concurrent: ~}"),
+        ("Tenants", "charging: {markup: 0.03, cache_hits: {charge: 100%}}"),
+        ("Tenants", "charging: {markup: 1}"),
+        ("Tenants", "allow_models: ~"),
+        ("Tenants", "budgets: [{name: b, amount: '0.000000000001', period: day}]"),
+        ("Models", "context: 400k"),
+        ("Models", "max_output: 1.5k"),
+        ("Models", "limit_field: ~"),
+    ],
+)  # fmt: skip
+def test_an_editor_accepts_every_way_to_write_a_value(kind: str, section: str) -> None:
+    """What ``policy check`` takes is not red in an editor."""
+    heads = {
+        "Routing": "routes: [{name: r, to: m, match: {}, %s}]",
+        "Tenants": "tenants: [{id: t, %s}]",
+        "Models": "models: [{name: m, provider: p, upstream_model: u, price: {source: unpriced},"
+        " %s}]",
+    }
+    if section.startswith("match"):
+        heads["Routing"] = "routes: [{name: r, to: m, %s}]"
+    head = f"apiVersion: tollhouse/v1\nkind: {kind}\nmetadata: {{name: x}}\n"
+    text = head + heads[kind] % section
+    (document,) = parse_documents(text.encode(), Path("x.yaml"), {})
+    validate(document, KINDS[kind])
+    jsonschema.Draft202012Validator(policy_schema()).validate(document.value)
 
 
 def test_an_editor_refuses_a_misspelt_key() -> None:

@@ -3,6 +3,7 @@
 # ruff: noqa: E501 - the table shows messages whole, as people see them
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -65,6 +66,15 @@ MISTAKES = [
     ("tags: {feature: support}}\n    small", "when: «'request.model +'}\n    small", "routes.0.match.when: not a valid condition: mismatched input '<EOF>' expecting {'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}"),
     ("max_wrong: 1%", "max_wrong: 1%, skip_when: «'request.input_tokens'", "routes.0.cache.semantic.skip_when: a condition is true or false, and this one is of type int"),
     ("max_wrong: 1%", "max_wrong: 1%, skip_when: «'[1].all(x, [x].all(y, [y].all(z, true)))'", "routes.0.cache.semantic.skip_when: a condition has at most 2 of all, exists, map and filter"),
+    ("tags: {feature: support}}\n    small", "when: «'request.stream and true'}\n    small", "routes.0.match.when: not a valid condition: "),
+    ("exact: on", "exact: «no", "routes.0.cache.exact: expected off, on, or a mapping of keys, not the text 'no': write off"),
+    ("exact: on", "exact: «Yes", "routes.0.cache.exact: expected off, on, or a mapping of keys, not the text 'Yes': write on"),
+    ('markup: "3%"', "markup: «3", "tenants.0.charging.markup: must be at most 1, not the number 3; write 3%"),
+    ("https://api.example.com/v1", "«http://169.254.169.254/v1", "providers.0.base_url: the gateway never connects to 169.254.169.254: addresses of cloud metadata"),
+    ("https://api.example.com/v1", "«http://[fd00:ec2::254]/v1", "providers.0.base_url: the gateway never connects to fd00:ec2::254"),
+    ("upstream_model: big-1", 'upstream_model: «"${env:KEY}"', "models.0.upstream_model: a reference is for secrets alone, in bearer, key, proxy, client_cert, client_key"),
+    ("https://api.example.com/v1", '«"https://${file:/etc/hostname}/v1"', "providers.0.base_url: a reference to a file is for secrets alone"),
+    ("[{on: [timeout, 429]", "[«{on: [timeout], when_failing: [429]", "routes.1.fallback.0: 'on' and 'when_failing' are the same key; write one"),
     # not yet
     ("  - name: rest\n", "  - name: rest\n    cascade: «{enabled: true}\n", "routes.2.cascade: not supported yet; remove it"),
     ("    large: large", "    large: «{split: {large: 90, small: 10}}", "routes.0.large: a split of the traffic is not supported yet; name one model"),
@@ -91,7 +101,102 @@ def test_a_mistake_is_named_at_its_place(tmp_path: Path, old: str, new: str, mes
     """« stands before the place, and is no part of the policy."""
     before, _, after = changed(old, new).partition("«")
     line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-    assert f"{line}:{column}: {message}" in problems(tmp_path, before + after)
+    found = problems(tmp_path, before + after)
+    assert any(problem.startswith(f"{line}:{column}: {message}") for problem in found), found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("  - name: alias\n", " - name: alias\n", "is this line indented like"),
+        ("    to: large\n    fallback", "   to: large\n    fallback", "is this line indented like"),
+        ("rpm: 600, tpm: 400k}", "rpm: 600, tpm: 400k", "a bracket or a comma is missing before"),
+        ("    tags: {unit: care}\n", "\ttags: {unit: care}\n", "indent with spaces"),
+        ("name: rest", "name: rest: late", "a text with ': ' not in quotes"),
+        ("{feature: support}}\n    small", "{}, when: 'request.stream and true'}\n    small",
+         "at column 16 write && instead of 'and'"),
+        ("{feature: support}}\n    small", "{}, when: 'request.model = \"x\"'}\n    small",
+         "at column 15 write == instead of '='"),
+        ("{feature: support}}\n    small", "{}, when: 'request.model > 1'}\n    small",
+         "both sides of an operator need one type"),
+    ],
+)  # fmt: skip
+def test_a_parser_s_words_come_with_what_to_do(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    """Who writes YAML or CEL for the first time knows neither's grammar."""
+    found = problems(tmp_path, changed(old, new))
+    assert any(said in problem for problem in found), found
+
+
+def test_a_name_defined_twice_says_where_it_is_first(tmp_path: Path) -> None:
+    """Also in another file."""
+    models, routing, tenants = POLICY.split("---\n")
+    for name, text in (("a", models + "---\n" + routing), ("b", tenants), ("c", tenants)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    with pytest.raises(PolicyError) as caught:
+        load_policy([tmp_path], environ=ENVIRON, now_us=NOW_US)
+    (problem,) = caught.value.problems
+    assert problem.startswith(
+        f"{tmp_path}/c.yaml:5:5: tenants.0: the tenant 'acme' is defined twice"
+    )
+    assert problem.endswith(f"first at {tmp_path}/b.yaml:5:5")
+
+
+def test_an_empty_file_is_named_where_something_is_missing(tmp_path: Path) -> None:
+    """Mostly a file that was not written to its end."""
+    models, _, tenants = POLICY.split("---\n")
+    (tmp_path / "a.yaml").write_text(models + "---\n" + tenants)
+    (tmp_path / "routing.yaml").write_text("# nothing yet\n")
+    with pytest.raises(PolicyError) as caught:
+        load_policy([tmp_path], environ=ENVIRON, now_us=NOW_US)
+    expected = f"there is no document of kind: Routing; empty: {tmp_path}/routing.yaml"
+    assert expected in caught.value.problems
+
+
+def test_a_fallback_to_the_model_that_failed_is_a_warning(tmp_path: Path) -> None:
+    """It is accepted, and does nothing."""
+    text = changed(
+        "fallback: [{on: [timeout, 429], to: small}]", "fallback: [{to: [small, large]}]"
+    )
+    found = [warning for warning in load(tmp_path, text).warnings if "as a fallback" in warning]
+    assert [warning.rpartition(": ")[2] for warning in found] == [
+        "'large' is asked by this route anyway, and not once more as a fallback"
+    ]
+
+
+def test_what_tools_of_yaml_1_1_write_back_is_understood(tmp_path: Path) -> None:
+    """They read on and off as booleans, in values and in keys; a key that they leave alone exists."""
+    plain = load(tmp_path)
+    for old, new in (
+        ("on: [timeout, 429]", "true: [timeout, 429]"),
+        ("on: [timeout, 429]", "True: [timeout, '429']"),
+        ("on: [timeout, 429]", "when_failing: [timeout, 429]"),
+        ("exact: on", "exact: true"),
+    ):
+        assert load(tmp_path, changed(old, new)).version == plain.version, new
+    off = changed("semantic: {ttl: 6h, max_wrong: 1%}", "semantic: false")
+    assert load(tmp_path, off).routes[0].semantic is None
+
+
+def test_a_reference_to_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    """A pipe would keep the check, and a reload, waiting for whoever writes to it."""
+    os.mkfifo(tmp_path / "pipe")
+    text = changed("${env:KEY}", f"${{file:{tmp_path}/pipe}}")
+    began = time.perf_counter()
+    (problem,) = problems(tmp_path, text)
+    assert problem.endswith("pipe cannot be read: it is no regular file")
+    assert time.perf_counter() - began < 5.0
+
+
+def test_two_loops_over_long_lists_are_refused(tmp_path: Path) -> None:
+    """160,000 turns would hold up every request; 2,500 take a millisecond."""
+    for count, accepted in ((400, False), (15, True)):
+        numbers = "[" + ",".join("1" for _ in range(count)) + "]"
+        loops = f"{numbers}.all(x, {numbers}.all(y, x == y))"
+        text = changed("tags: {feature: support}}\n    small", f"when: '{loops}'}}\n    small")
+        found = [problem for problem in problems(tmp_path, text) if "two loops" in problem]
+        assert (not found) is accepted, count
 
 
 @pytest.mark.parametrize(
