@@ -36,7 +36,11 @@ _CLIENT_TOOLS = frozenset(
     {"function", "custom", "namespace", "local_shell", "shell", "apply_patch", "computer",
      "computer_use_preview"}
 )  # fmt: skip
-_BILLED_CALLS = frozenset({"file_search_call", "code_interpreter_call", "image_generation_call"})
+# Calls that cost their tokens alone, or are counted apart; any other may have a fee.
+_FREE_CALLS = frozenset(
+    {"function_call", "custom_tool_call", "computer_call", "local_shell_call", "shell_call",
+     "apply_patch_call", "mcp_call", "tool_search_call", "web_search_call"}
+)  # fmt: skip
 _COUNTED = SCALARS - {"max_tokens", "max_completion_tokens"} | {"input", "instructions"}
 _LAST = frozenset({"response.completed", "response.incomplete"})
 
@@ -112,7 +116,7 @@ def usage_of_response(document: dict[str, Any]) -> Usage | None:
         return None
     output = _objects(document.get("output"))
     searches = sum(map(_is_search, output))
-    others = any(item.get("type") in _BILLED_CALLS for item in output)
+    others = any(map(_is_billed, output))
     tier = tier_of(document.get("service_tier"))
     if not searches and not others and not tier:
         return usage
@@ -169,6 +173,12 @@ class ResponsesRelay(TypedEventRelay):
             self.usage = usage_of_response(response)
             raise self._error_of(read_reported(response) or Reported(), event)
         return False
+
+
+def _is_billed(item: dict[str, Any]) -> bool:
+    """A call of a tool of the provider's whose fee no price here covers."""
+    kind = item.get("type")
+    return isinstance(kind, str) and kind.endswith("_call") and kind not in _FREE_CALLS
 
 
 def _is_search(item: dict[str, Any]) -> bool:

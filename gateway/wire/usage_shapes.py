@@ -66,7 +66,7 @@ _PROMPT_PARTS = {
     "texttokens": "",
     "documenttokens": "",
     "cachedtokens": "cached",
-    "cachedtextttokens": "",
+    "cachedtexttokens": "",
     "cachewritetokens": "written",
     "cachecreationtokens": "written",
     "cachecreationinputtokens": "written",

@@ -361,10 +361,10 @@ def test_a_responses_searches_are_counted_in_its_output() -> None:
         web_searches=1,
     )  # fmt: skip
     assert usage == expected
-    calls.append({"type": "code_interpreter_call"})
-    usage = DIALECTS["responses"].usage({"usage": counts, "output": calls})
-    assert usage is not None
-    assert usage.other_fees
+    for kind in ("code_interpreter_call", "x_search_call", "file_search_call"):
+        usage = DIALECTS["responses"].usage({"usage": counts, "output": [*calls, {"type": kind}]})
+        assert usage is not None
+        assert usage.other_fees, kind
 
 
 @given(counts=st.dictionaries(st.sampled_from([
