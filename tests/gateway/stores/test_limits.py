@@ -253,3 +253,47 @@ def test_what_is_remembered_does_not_grow_with_traffic() -> None:
     account = limiter._accounts["t"]
     assert len(account.requests.seconds) <= 62
     assert len(account.tokens.seconds) <= 62
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(0, 7), st.sampled_from(["enter", "admit", "refuse", "cancel", "settle"])),
+    max_size=60,
+)
+
+
+@given(STEPS)
+def test_what_a_head_takes_comes_back_once_whatever_happens_to_its_request(
+    steps: list[tuple[int, str]],
+) -> None:
+    """Refused and cancelled requests do not count; settled ones do, and hold no slot."""
+    limiter, limits = (
+        Limiter(),
+        RateLimits(requests_per_minute=50, tokens_per_minute=100, concurrent=8),
+    )
+    entered: dict[int, Reservation] = {}
+    running: set[int] = set()
+    counted = 0
+    for number, step in steps:
+        if step == "enter" and number not in running and counted < 50:
+            entered[number] = limiter.enter("t", limits, 1.0)
+            running.add(number)
+            counted += 1
+        elif number in entered:
+            match step:
+                case "admit" if number in running:
+                    limiter.admit(entered[number], "t", limits, 0, 0, 1.0)
+                case "refuse" if number in running:
+                    with pytest.raises(RateLimited):
+                        limiter.admit(entered[number], "t", limits, 1, 101, 1.0)
+                    running.discard(number)
+                    counted -= 1
+                case "cancel":
+                    entered[number].cancel()
+                    counted -= number in running
+                    running.discard(number)
+                case "settle":
+                    entered[number].settle(0)
+                    running.discard(number)
+        assert limiter.concurrent("t") == len(running)
+    left = limiter.reserve("t", RateLimits(requests_per_minute=1000), 0, 0, 1.0).allowance
+    assert left.requests_remaining == 1000 - counted - 1

@@ -371,3 +371,38 @@ async def test_damage_in_redis_costs_one_request_its_shared_judgement_and_no_mor
     assert (await shared.reserve(limits)).allowance.degraded
     assert not (await shared.reserve(limits)).allowance.degraded
     assert shared.degraded == 1
+
+
+async def test_a_head_is_refused_what_this_process_alone_has_filled_without_asking_redis(
+    shared: Shared, server: RedisServer
+) -> None:
+    """Nothing is counted in Redis until ``reserve``; a refusal is not counted at all."""
+    limits, now = RateLimits(concurrent=2), shared.clock.seconds
+    entered = [shared.limiter.enter("t", limits, now) for _ in range(2)]
+    with pytest.raises(RateLimited, match="2 requests are already in progress"):
+        shared.limiter.enter("t", limits, now)
+    assert server.ask("DBSIZE") == 0
+    admitted = await shared.limiter.reserve("t", limits, 1, 0, now, entered[0])
+    assert admitted is entered[0]
+    for one in entered:
+        one.settle(0)
+        one.settle(0)
+    assert shared.limiter.enter("t", limits, now)
+    minute = RateLimits(requests_per_minute=2)
+    for _ in range(2):
+        (await shared.limiter.reserve("u", minute, 1, 0, now)).settle(1)
+    with pytest.raises(RateLimited, match="2 requests per minute"):
+        shared.limiter.enter("u", minute, now + 1)
+    assert shared.limiter.enter("u", minute, now + 61)
+
+
+async def test_a_request_that_redis_refuses_gives_back_what_its_head_took(
+    shared: Shared,
+) -> None:
+    limits, now = RateLimits(tokens_per_minute=10, concurrent=3), shared.clock.seconds
+    (await shared.limiter.reserve("t", limits, 10, 0, now)).settle(10)
+    entered = shared.limiter.enter("t", limits, now)
+    with pytest.raises(RateLimited, match="10 tokens"):
+        await shared.limiter.reserve("t", limits, 5, 0, now, entered)
+    entered.settle(0)
+    assert shared.limiter._local.concurrent("t") == 0
