@@ -19,7 +19,8 @@ from tests.gateway.running import POLICY, RunningGateway, gateway_from_a_loop, w
 # Of the policy these tests run under: 2 s to the first byte, 1 s between chunks.
 DEADLINE_SECONDS = 2.0
 LATER_SECONDS = 1.0
-RETRIED = ("status-429", "status-502", "status-503", "status-529")  # after a wait, twice at most
+# After a wait, twice at most.
+RETRIED = ("status-429", "status-500", "status-502", "status-503", "status-529", "status-599")
 MIB = 1 << 20
 NUMBERS = {
     "status-N": (400, 401, 403, 404, 408, 418, 429, 500, 502, 503, 504, 529, 599),
