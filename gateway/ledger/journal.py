@@ -80,7 +80,7 @@ class Journal:
             self._wal.append_final(event)
         except MeteringUnavailable as error:
             self._failed = time.monotonic()
-            if not event.attempt or len(self._kept) >= KEPT_MAX:
+            if not event.attempt or not error.retryable or len(self._kept) >= KEPT_MAX:
                 raise
             if not self._kept:
                 _log.error("settled usage is kept in memory until the log takes it: %s", error)

@@ -127,7 +127,9 @@ class WriteAheadLog:
         frame = seal(_encode(record))
         size = len(frame)
         if size > FRAME_BYTES_MAX:
-            raise MeteringUnavailable(f"a usage record of {size} bytes exceeds {FRAME_BYTES_MAX}")
+            error = MeteringUnavailable(f"a usage record of {size} bytes exceeds {FRAME_BYTES_MAX}")
+            error.retryable = False  # no disk will ever take it
+            raise error
         with self._lock:
             if self._is_closed:
                 raise MeteringUnavailable("the usage log is closed: the gateway is shutting down")
