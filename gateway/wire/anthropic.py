@@ -11,6 +11,7 @@ import msgspec
 import orjson
 
 from gateway.errors import GatewayError, InvalidRequest, UpstreamStatus
+from gateway.wire.kept import refuse_kept
 from gateway.wire.openai import (
     SCALARS,
     Endpoint,
@@ -72,7 +73,6 @@ def parse_request(
     output_tokens = positive_of(body, "max_tokens", 0)
     if answered and output_tokens is None:
         raise InvalidRequest("max_tokens: Field required", param="max_tokens")
-    _refuse_containers(body)
     metadata = body.get("metadata")
     request = ParsedRequest(
         endpoint=endpoint,
@@ -99,6 +99,7 @@ def parse_request(
         if body.get(name):
             measured.tokens += _TOOLS_OVERHEAD_TOKENS
     measured.tell(request)
+    refuse_kept(body, ("messages",) if request.has_media else ())
     request.last_user_text = _user_text(messages[-1])
     return request
 
@@ -307,14 +308,3 @@ def _provider_tools(body: dict[str, Any]) -> str | None:
         if isinstance(kind, str) and not kind.startswith(_CLIENT_TOOLS):
             return kind
     return None
-
-
-def _refuse_containers(body: dict[str, Any]) -> None:
-    """A container lives in the gateway's account, where tenants are not kept apart."""
-    container = body.get("container")
-    if isinstance(container, str) or (isinstance(container, dict) and container.get("id")):
-        raise InvalidRequest(
-            "container: a container of an earlier request cannot be used again through this"
-            " gateway, because the provider does not keep its tenants apart",
-            param="container",
-        )

@@ -101,7 +101,7 @@ _SEARCHING: Final = frozenset(
 )  # fmt: skip
 # The fields that can keep an answer out of the caches.
 _TELLING: Final = _SEARCHING | {
-    "store", "background", "previous_response_id", "conversation", "prompt_id", "tools",
+    "store", "background", "tools",
     "modalities", "n",
 }  # fmt: skip
 _SEARCHING_NAME: Final = re.compile(
@@ -131,9 +131,6 @@ def cacheable(parsed: "ParsedRequest") -> str | None:
         return "store: the provider keeps the answer under its own id"
     if body.get("background"):
         return "background: the answer comes later"
-    for field in ("previous_response_id", "conversation", "prompt_id"):
-        if body.get(field) is not None:
-            return f"{field}: the conversation lives at the provider"
     for field in _SEARCHING.intersection(body):
         if body.get(field) not in (None, False, []):
             return f"{field}: the answer depends on the moment"

@@ -14,6 +14,7 @@ import orjson
 
 from gateway.errors import InvalidRequest, UpstreamStatus
 from gateway.wire.fees import FEE_FIELDS, Fee, fee_asked
+from gateway.wire.kept import TOP_FIELDS, refuse_kept
 from gateway.wire.reported import Reported, read_reported
 from gateway.wire.sizes import PromptSize, size_of
 from gateway.wire.structure import (
@@ -103,6 +104,9 @@ def parse_request(
         request.predicted_bytes = size_of(body["prediction"])
     if endpoint == "chat":
         _read_messages(request)
+        shown = request.has_media or any("audio" in message for message in body["messages"])
+        if shown or request.has_tools or not TOP_FIELDS.isdisjoint(body):
+            refuse_kept(body, ("messages", "tools") if shown else ("tools",))
     elif endpoint == "completions":
         _read_prompt(request)
     else:

@@ -10,6 +10,7 @@ import msgspec
 import orjson
 
 from gateway.errors import GatewayError, InvalidRequest
+from gateway.wire.kept import refuse_kept, refused
 from gateway.wire.openai import (
     SCALARS,
     Endpoint,
@@ -197,31 +198,18 @@ def _refuse_what_stays(body: dict[str, Any], given: str | list[Any]) -> None:
             "'background' is not supported here: what is answered later could not be booked.",
             param="background",
         )
-    found = [n for n in ("previous_response_id", "conversation") if body.get(n) is not None]
-    if isinstance(given, list) and any(map(_is_reference, _objects(given))):
-        found.append("input")
-    if any(map(_uses_container, _objects(body.get("tools")))):
-        found.append("tools")
-    if found:
-        raise InvalidRequest(
-            f"'{found[0]}' refers to what the provider keeps, and it does not keep the gateway's"
-            " tenants apart: send the whole conversation in 'input', with 'store': false.",
-            param=found[0],
-        )
+    refuse_kept(body, ("input", "tools", "prompt"))
+    for index, item in enumerate(_objects(given)):
+        if _is_its_id_alone(item):
+            raise refused(f"input[{index}]", "a conversation")
 
 
-def _is_reference(item: dict[str, Any]) -> bool:
-    """An item that is its id alone is a reference, too."""
+def _is_its_id_alone(item: dict[str, Any]) -> bool:
+    """Whether an item holds nothing of what it stands for: the provider would look it up."""
     kind = item.get("type")
-    return kind == "item_reference" or (kind is None and "role" not in item)
-
-
-def _uses_container(tool: dict[str, Any]) -> bool:
-    """Whether a tool names a container of an earlier request, instead of having one made."""
-    environment = tool.get("environment")
-    return isinstance(tool.get("container"), str) or (
-        isinstance(environment, dict) and environment.get("container_id") is not None
-    )
+    if kind == "image_generation_call":
+        return not item.get("result")
+    return kind is None and "role" not in item
 
 
 def _user_text(given: str | list[Any]) -> str | None:
@@ -248,8 +236,6 @@ def _has_json_format(body: dict[str, Any]) -> bool:
 
 def _provider_tools(body: dict[str, Any]) -> str | None:
     """The first of what is billed by more than the tokens that we see, at more than their price."""
-    if body.get("prompt") is not None:
-        return "prompt"
     tier = dearer_tier(body)
     if tier is not None:
         return tier
