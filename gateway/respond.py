@@ -172,6 +172,9 @@ def answer_lines(exchange: Exchange) -> bytes:
     elif exchange.attempts:
         last = exchange.attempts[-1]
         lines += f"x-tollhouse-model: {last.target.name}\r\n"
+        provided = last.upstream_request_id
+        if provided is not None and provided.isascii() and provided.isprintable():
+            lines += f"x-tollhouse-upstream-request-id: {provided}\r\n"
         if last.output_cap is not None:
             lines += f"x-tollhouse-output-limit: {last.output_cap}\r\n"
     if exchange.cache_id is not None:

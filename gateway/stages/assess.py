@@ -11,6 +11,7 @@ from gateway.exchange import Exchange
 from gateway.policy.snapshot import AlwaysLarge, Model
 from gateway.routing import Score
 from gateway.services import Services
+from gateway.upstreams import local_openai
 
 
 def assess(exchange: Exchange, services: Services) -> Awaitable[None] | None:
@@ -123,4 +124,6 @@ def _not_for_small(exchange: Exchange, rule: AlwaysLarge, small: Model) -> str |
     window = small.context_tokens
     if window is not None and tokens + (request.max_output_tokens or 0) > window:
         return f"about {tokens} prompt tokens do not fit the small model's {window}"
+    if small.provider.api == "local":
+        return local_openai.refusal(request.body, chat=exchange.endpoint == "chat")
     return None

@@ -29,7 +29,13 @@ from gateway.metering import completed
 from gateway.policy.snapshot import Model
 from gateway.services import Services
 from gateway.telemetry import status_label
-from gateway.upstreams.base import UNSENT, Upstream, UpstreamRequest, UpstreamResponse
+from gateway.upstreams.base import (
+    COMPUTE_HEADER,
+    UNSENT,
+    Upstream,
+    UpstreamRequest,
+    UpstreamResponse,
+)
 from gateway.upstreams.health import Outcome
 from gateway.wire.dialects import DIALECTS, Relay
 from gateway.wire.openai import RETRY_AFTER_SECONDS_MAX, WITHOUT_OUTPUT, reported_error
@@ -134,6 +140,7 @@ async def _ask(
             UpstreamRequest(
                 request_id=f"{exchange.request_id}/{attempt.number}",
                 path=attempt.target.paths[exchange.endpoint],
+                model=attempt.target.name,
                 body=encoded,
                 headers=_headers(exchange, attempt),
                 stream=exchange.request.stream,
@@ -232,13 +239,14 @@ async def _relay_document(
         raise UpstreamProtocolError(
             f"The provider '{name}' answered with something else than {exchange.endpoint} promises."
         )
-    attempt.usage = completed(
+    usage = completed(
         attempt.usage or dialect.usage(document),
         exchange.request,
         attempt.target,
         tier_named=document.get("service_tier"),
         estimate=lambda: _estimate_document(exchange, attempt, document),
     )
+    attempt.usage = _with_compute(attempt, response, usage)
     exchange.first_byte = arrived
     if exchange.request.stream:
         if dialect.replay is None:
@@ -310,7 +318,8 @@ async def _relay_stream(
     finally:
         if relays:
             exchange.next_sequence = relay.next_sequence
-            attempt.usage = _streamed_usage(exchange, services, attempt, relay)
+            usage = _streamed_usage(exchange, services, attempt, relay)
+            attempt.usage = _with_compute(attempt, response, usage)
 
 
 async def _first_frames(
@@ -562,6 +571,14 @@ def _streamed_usage(
     return msgspec.structs.replace(
         told, completion_tokens=seen.completion_tokens, source="partial_stream"
     )
+
+
+def _with_compute(attempt: Attempt, response: UpstreamResponse, usage: Usage) -> Usage:
+    """The usage, and of the local model the processor time that it tells beside its answer."""
+    if attempt.target.provider.api != "local":
+        return usage
+    told = response.header(COMPUTE_HEADER)
+    return usage if told is None else msgspec.structs.replace(usage, compute_us=int(told))
 
 
 def _estimate(

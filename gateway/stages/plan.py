@@ -78,6 +78,14 @@ def _speaking(exchange: Exchange, models: tuple[Model, ...]) -> tuple[Model, ...
         return spoken
     lacking = models[0]
     dialect = DIALECTS[endpoint]
+    if exchange.request.model == AUTO:
+        raise InvalidRequest(
+            f"None of the models that '{AUTO}' may choose from can be asked at /v1{dialect.path}:"
+            f" no provider of {', '.join(model.name for model in models)} speaks {dialect.name},"
+            " and this gateway does not translate. Ask at /v1/chat/completions, or name a model"
+            f" of a provider that speaks {dialect.name}.",
+            param="model",
+        )
     raise InvalidRequest(
         f"The model '{lacking.name}' cannot be asked at /v1{dialect.path}: its provider"
         f" '{lacking.provider.name}' speaks {', '.join(lacking.provider.dialects)} and not"

@@ -16,6 +16,9 @@ Headers = tuple[tuple[bytes, bytes], ...]
 UNSENT = "unsent"
 """Argument of the CancelledError that leaves ``send`` before the provider could see anything."""
 
+COMPUTE_HEADER = b"x-tollhouse-compute-us"
+"""Of an answer of the local model, once it has ended: processor time in µs, for metering alone."""
+
 
 class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt. Deadlines are absolute, in seconds of the monotonic clock."""
@@ -23,6 +26,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str  # of the attempt; the model process uses it to cancel
     path: str  # below the provider's base URL, e.g. "/chat/completions"
     body: bytes
+    model: str = ""  # its name in the policy, by which an answer of our own may call it
     headers: Headers = ()  # to pass on, e.g. traceparent; authorization is the upstream's own
     stream: bool = False
     fresh: bool = False  # on a new connection, not on a kept one

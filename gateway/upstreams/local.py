@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from gateway.errors import UpstreamOverloaded, UpstreamTimeout, UpstreamUnavailable
 from gateway.upstreams import local_openai
-from gateway.upstreams.base import Headers, UpstreamRequest, UpstreamResponse
+from gateway.upstreams.base import COMPUTE_HEADER, Headers, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import Bulkhead
 from gateway.upstreams.health import Outcome
 from gateway.upstreams.local_client import (
@@ -101,7 +101,7 @@ class LocalUpstream:
             body,
             chat=request.path == "/chat/completions",
             request_id=request.request_id,
-            model=self._model,
+            model=request.model or self._model,
             context_tokens=model.context_tokens,
             deadline=request.deadline,
         )
@@ -138,7 +138,9 @@ class LocalUpstream:
             raise not_sent(
                 UpstreamUnavailable(f"the model process does not serve {self._model} now.")
             )
-        call = local_openai.read_embeddings(body, model=self._model, width=model.dimensions)
+        call = local_openai.read_embeddings(
+            body, model=request.model or self._model, width=model.dimensions
+        )
         limit = min(EMBEDDINGS_MAX_TOKENS, model.max_tokens)
         deadline = min(request.first_byte_deadline, request.deadline)
         answer = await self._timed(
@@ -149,9 +151,7 @@ class LocalUpstream:
             raise local_openai.refuse(
                 place, f"is longer than {limit} tokens", "context_length_exceeded"
             )
-        document = embeddings_document(
-            call, vectors_of(answer), sum(answer.tokens), answer.compute_us
-        )
+        document = embeddings_document(call, vectors_of(answer), sum(answer.tokens))
         return _Document(document, answer.compute_us)
 
 
@@ -161,7 +161,7 @@ class _Document:
     status = 200
 
     def __init__(self, body: bytes, compute_us: int) -> None:
-        self.headers: Headers = (_JSON, (b"x-tollhouse-compute-us", b"%d" % compute_us))
+        self.headers: Headers = (_JSON, (COMPUTE_HEADER, b"%d" % compute_us))
         self._body = body
 
     def header(self, name: bytes) -> bytes | None:
@@ -177,10 +177,9 @@ class _Document:
 
 
 class _StreamedAnswer:
-    """Events as the model generates them."""
+    """Events as the model generates them. Once it has ended, a header tells the processor time."""
 
     status = 200
-    headers: Headers = (_EVENTS,)
 
     def __init__(
         self,
@@ -189,6 +188,7 @@ class _StreamedAnswer:
         stream: GenerationStream,
         first: Delta | Finished,
     ) -> None:
+        self.headers: Headers = (_EVENTS,)
         self._events = local_openai.Stream(call)
         self._request = request
         self._stream = stream
@@ -214,6 +214,7 @@ class _StreamedAnswer:
         if isinstance(message, Delta):
             return self._events.delta(message)
         self._ended = True
+        self.headers = (_EVENTS, (COMPUTE_HEADER, b"%d" % message.compute_us))
         return self._events.closing(message)
 
     def close(self) -> None:

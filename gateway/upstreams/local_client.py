@@ -395,4 +395,6 @@ def _error(frame: protocol.Failed) -> GatewayError:
 
 
 def _refusal(message: str, code: str) -> UpstreamStatus:
-    return UpstreamStatus(message, status=400, type="invalid_request_error", code=code)
+    error = UpstreamStatus(message, status=400, type="invalid_request_error", code=code)
+    error.unsent = True
+    return error

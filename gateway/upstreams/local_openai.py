@@ -100,23 +100,10 @@ def read_call(
 
     Without a limit in the body the answer may fill ``context_tokens``.
     """
-    for field, harmless in _UNSUPPORTED.items():
-        value = body.get(field)
-        if value is not None and value not in harmless:
-            raise refuse(field, "is not supported")
-    limit = "max_completion_tokens" if body.get("max_completion_tokens") else "max_tokens"
-    params = SamplingParams(
-        max_tokens=int(_number(body, limit, 1, 2**31, context_tokens, whole=True)),
-        temperature=_number(body, "temperature", 0, 2, 1),
-        top_p=_number(body, "top_p", 0, 1, 1),
-        seed=_seed(body),
-        stop=_stops(body),
-        logprobs=_chat_logprobs(body) if chat else _completion_logprobs(body),
-    )
     return Call(
         request=GenerationRequest(
             request_id=request_id,
-            params=params,
+            params=_params(body, chat, context_tokens),
             messages=_messages(body) if chat else None,
             prompt=None if chat else _prompt(body),
             deadline_seconds=deadline,
@@ -125,6 +112,39 @@ def read_call(
         model=model,
         include_usage=_include_usage(body),
         created=int(time.time()),
+    )
+
+
+def refusal(body: Body, *, chat: bool) -> str | None:
+    """Why the local model cannot serve a body; None if it can.
+
+    For a router, which asks before it chooses: the same checks as ``read_call`` makes.
+    """
+    try:
+        _params(body, chat, 1)
+        _include_usage(body)
+        if chat:
+            _messages(body)
+        else:
+            _prompt(body)
+    except UpstreamStatus as error:
+        return error.message
+    return None
+
+
+def _params(body: Body, chat: bool, context_tokens: int) -> SamplingParams:
+    for field in _UNSUPPORTED.keys() & body.keys():
+        value = body[field]
+        if value is not None and value not in _UNSUPPORTED[field]:
+            raise refuse(field, "is not supported")
+    limit = "max_completion_tokens" if body.get("max_completion_tokens") else "max_tokens"
+    return SamplingParams(
+        max_tokens=int(_number(body, limit, 1, 2**31, context_tokens, whole=True)),
+        temperature=_number(body, "temperature", 0, 2, 1),
+        top_p=_number(body, "top_p", 0, 1, 1),
+        seed=_seed(body),
+        stop=_stops(body),
+        logprobs=_chat_logprobs(body) if chat else _completion_logprobs(body),
     )
 
 
@@ -266,17 +286,17 @@ class Stream:
 
 
 def usage(finished: Finished) -> Body:
-    """The usage object, with the processor time that metering reads."""
+    """The usage object. Processor time is the operator's business, and goes into a header."""
     counts = Usage(
         prompt_tokens=finished.prompt_tokens, completion_tokens=finished.completion_tokens
     )
-    return {**counts.document(), "tollhouse": {"compute_us": finished.compute_us}}
+    return counts.document()
 
 
 def _head(call: Call, kind: str) -> Body:
     prefix = "chatcmpl-" if call.chat else "cmpl-"
     return {
-        "id": prefix + call.request.request_id,
+        "id": prefix + call.request.request_id.partition("/")[0],  # whichever attempt it was
         "object": kind,
         "created": call.created,
         "model": call.model,

@@ -21,9 +21,7 @@ def vectors_of(answer: protocol.Vectors) -> Vectors:
     return np.frombuffer(answer.values, "<f4").reshape(-1, answer.dimensions)
 
 
-def embeddings_document(
-    call: EmbeddingsCall, vectors: Vectors, prompt_tokens: int, compute_us: int
-) -> bytes:
+def embeddings_document(call: EmbeddingsCall, vectors: Vectors, prompt_tokens: int) -> bytes:
     """The answer. vectors: float32 [texts, width], shortened and renormalised where asked for."""
     if call.dimensions < vectors.shape[1]:
         vectors = vectors[:, : call.dimensions]
@@ -45,7 +43,6 @@ def embeddings_document(
         "usage": {
             "prompt_tokens": prompt_tokens,
             "total_tokens": prompt_tokens,
-            "tollhouse": {"compute_us": compute_us},
         },
     }
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -12,7 +12,8 @@ _TOLD = (
     b" x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens,"
     b" x-tollhouse-policy, x-tollhouse-cache, x-tollhouse-cache-id, x-tollhouse-route,"
     b" x-tollhouse-model, x-tollhouse-decision, x-tollhouse-difficulty, x-tollhouse-cost-usd,"
-    b" x-tollhouse-output-limit, x-tollhouse-degraded, server-timing, age"
+    b" x-tollhouse-output-limit, x-tollhouse-degraded, x-tollhouse-upstream-request-id,"
+    b" server-timing, age"
 )
 _PREFLIGHT_SECONDS = 600
 _NAMES = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, \t-]{1,4096}")

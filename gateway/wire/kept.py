@@ -21,7 +21,6 @@ _WAYS_OUT: Final = {
     "a cached prompt": "send the prompt itself; providers cache prompts on their own",
     "a skill": "send its instructions as text",
     "an assistant": "send its instructions and the whole conversation",
-    "a batch": "send its requests one by one",
 }
 _FIELDS: Final = {
     "previous_response_id": "a conversation",
@@ -36,7 +35,6 @@ _FIELDS: Final = {
     "container_id": "a container",
     "cached_content": "a cached prompt",
     "cachedContent": "a cached prompt",
-    "batch_id": "a batch",
 }
 _ADDRESSES: Final = frozenset(
     ("url", "uri", "file_url", "image_url", "video_url", "audio_url", "file_uri", "fileUri")

@@ -46,6 +46,7 @@ def test_a_completion_arrives_with_usage_and_says_how_it_was_answered(acme: open
     assert raw.headers["x-tollhouse-model"] == "large"
     assert raw.headers["x-tollhouse-route"] == "rest"
     assert len(raw.headers["x-request-id"]) == 26
+    assert raw.headers["x-tollhouse-upstream-request-id"]
     cost = answer.usage.prompt_tokens * 2_500_000 + answer.usage.completion_tokens * 15_000_000
     assert raw.headers["x-tollhouse-cost-usd"] == f"{cost / 1e12:.12f}"
 
@@ -302,6 +303,80 @@ def test_local_models_answer_chat_completions_and_embeddings(acme_full: openai.O
     assert abs(sum(x * x for x in vectors.data[0].embedding) - 1) < 1e-3
 
 
+def test_auto_at_an_endpoint_that_no_target_speaks_is_told_so(plain: RunningGateway) -> None:
+    """Who asked for ``auto`` has named no model, and is told what to do instead."""
+    answer = httpx.post(
+        plain.base_url + "/messages",
+        json={"model": "auto", "max_tokens": 16, "messages": HELLO},
+        headers={"authorization": f"Bearer {plain.key('acme')}"}, trust_env=False,
+    )  # fmt: skip
+    assert answer.status_code == 400
+    told = answer.json()["error"]["message"]
+    assert "'auto' may choose" in told
+    assert "/v1/chat/completions" in told
+
+
+EASY = "Say hello in Spanish."
+
+
+def message(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+UNSERVED: list[dict[str, Any]] = [
+    {"presence_penalty": 0.4},
+    {"frequency_penalty": 0.4},
+    {"logit_bias": {"50256": -100}},
+    {"top_p": 0, "temperature": 2.5},
+    {"stop": ["a", "b", "c", "d", "e"]},
+    {"stop": ""},
+    {"top_logprobs": 21, "logprobs": True},
+    {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}},
+    {"function_call": {"name": "f"}},
+    {"seed": "7"},
+    {"messages": [{"role": "function", "name": "f", "content": "x"}, message(EASY)]},
+    {
+        "messages": [
+            message("No?"),
+            {"role": "assistant", "content": None, "refusal": "No."},
+            message(EASY),
+        ]
+    },
+    # Fits by its bytes, but each digit is a token: only the model itself can tell.
+    {"messages": [message("Say hello. " + "7" * 3_000)]},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", UNSERVED, ids=lambda fields: next(iter(fields)))
+def test_auto_answers_what_the_small_model_cannot_serve(
+    full: RunningGateway, fields: dict[str, Any], stream: bool
+) -> None:
+    """Whether a question is easy or hard, two requests of one app are both legal or neither is."""
+    body = {"model": "auto", "max_tokens": 16, "messages": [message(EASY)], "stream": stream}
+    answer = httpx.post(
+        full.base_url + "/chat/completions", json=body | fields,
+        headers={"authorization": f"Bearer {full.key('globex')}"}, trust_env=False, timeout=30,
+    )  # fmt: skip
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-tollhouse-model"] == "large"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{"suffix": "end"}, {"echo": True}, {"prompt": ["a", "b"]}])
+def test_auto_completes_what_the_small_model_cannot_serve(
+    full: RunningGateway, fields: dict[str, Any]
+) -> None:
+    answer = httpx.post(
+        full.base_url + "/completions",
+        json={"model": "auto", "max_tokens": 16, "prompt": EASY} | fields,
+        headers={"authorization": f"Bearer {full.key('globex')}"}, trust_env=False, timeout=30,
+    )  # fmt: skip
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-tollhouse-model"] == "large"
+
+
 @pytest.mark.slow
 def test_auto_sends_an_easy_question_to_the_small_model_and_a_hard_one_to_the_large(
     acme_full: openai.OpenAI, full: RunningGateway
@@ -325,6 +400,8 @@ def test_auto_sends_an_easy_question_to_the_small_model_and_a_hard_one_to_the_la
     assert float(easy.headers["x-tollhouse-difficulty"]) < float(
         hard.headers["x-tollhouse-difficulty"]
     )
+    assert easy.http_response.json()["model"] == "small", "a name that can be asked for"
+    assert "tollhouse" not in easy.http_response.json()["usage"]
     (event,) = full.events(easy.headers["x-request-id"])
     assert event.decision == "easy"
     assert event.reason

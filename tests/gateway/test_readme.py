@@ -65,6 +65,7 @@ def test_the_table_of_headers_is_what_an_answer_can_carry() -> None:
     made.marks.append(("authenticate", 100.001))
     made.attempts.append(attempt(SMALL, Usage(prompt_tokens=1)))
     made.attempts[-1].output_cap = 512
+    made.attempts[-1].upstream_request_id = "req_1"
     limited = respond.answer_lines(made).splitlines()
     made.hit, made.cache_id, made.charge_pico = stored(Usage()), "01CACHED", 0
     made.decision = Decision(small=True, difficulty=0.2, threshold=0.5, reason="easy")

@@ -10,11 +10,12 @@ from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from gateway.errors import InvalidRequest
 from gateway.wire.dialects import DIALECTS
-from gateway.wire.openai import Endpoint, encode_request, parse_request
+from gateway.wire.openai import Endpoint, ParsedRequest, encode_request, parse_request
 from gateway.wire.relay import DONE, StreamRelay
 from gateway.wire.usage import Usage
 
@@ -66,6 +67,15 @@ def meaning(document: Any) -> str:
     return json.dumps(document)
 
 
+def parsed(raw: bytes) -> ParsedRequest:
+    """The request, unless it happens to name what the provider keeps, which is refused."""
+    try:
+        return parse_request("chat", raw)
+    except InvalidRequest as error:
+        assume("that the provider keeps" not in error.message)
+        raise
+
+
 @given(unjudged=UNJUDGED, messages=MESSAGES, stream=st.booleans(), writing=WRITING)
 def test_a_body_reaches_the_provider_with_its_model_changed_and_nothing_else(
     unjudged: dict[str, Any], messages: list[Any], stream: bool, writing: Any
@@ -73,7 +83,7 @@ def test_a_body_reaches_the_provider_with_its_model_changed_and_nothing_else(
     """For a stream, usage is asked for too. Order, unknown fields and numbers are as they came."""
     body = {"model": "alias", **unjudged, "messages": messages, "stream": stream}
     raw = json.dumps(body, **writing).encode()
-    sent = encode_request(parse_request("chat", raw), upstream_model="theirs")
+    sent = encode_request(parsed(raw), upstream_model="theirs")
     expected = {**body, "model": "theirs"}
     if stream:
         expected["stream_options"] = {"include_usage": True}
@@ -91,7 +101,7 @@ def test_a_streams_own_options_stay_and_a_limit_is_the_only_other_change(
         "stream": True,
         "messages": [{"role": "user", "content": "Hi"}],
     }
-    request = parse_request("chat", json.dumps(body).encode())
+    request = parsed(json.dumps(body).encode())
     sent = encode_request(request, upstream_model="theirs", max_output_tokens=limit)
     expected = {
         **body,
