@@ -16,6 +16,12 @@ from gateway.wire.openai import Endpoint, ParsedRequest
 from gateway.wire.relay import StreamRelay
 from gateway.wire.reported import Reported, failed_choice, read_reported
 from gateway.wire.typed_events import TypedEventRelay
+from gateway.wire.typed_forms import (
+    message_events,
+    response_events,
+    whole_message,
+    whole_response,
+)
 from gateway.wire.usage import Usage
 from gateway.wire.usage_reading import usage_of_chat
 
@@ -126,6 +132,21 @@ def _whole_chat(
     return document, relay.usage
 
 
+def _whole_typed(
+    relay: Callable[[Sequence[str]], TypedEventRelay],
+    put_together: Callable[[bytes], dict[str, Any]],
+) -> Callable[[ParsedRequest, bytes, Sequence[str]], tuple[dict[str, Any], Usage | None]]:
+    def whole(
+        request: ParsedRequest, stream: bytes, secrets: Sequence[str]
+    ) -> tuple[dict[str, Any], Usage | None]:
+        look = relay(secrets)  # raises where the stream breaks or reports an error
+        look.feed(stream)
+        look.end()
+        return put_together(stream), look.usage
+
+    return whole
+
+
 _CHAT = Dialect(
     name="chat",
     path="/chat/completions",
@@ -149,6 +170,8 @@ _MESSAGES = Dialect(
     usage=anthropic.usage_of_message,
     text=anthropic.answer_text,
     relay=lambda request, keep, shared, secrets: anthropic.MessagesRelay(secrets),
+    replay=lambda request, document: message_events(document),
+    whole=_whole_typed(anthropic.MessagesRelay, whole_message),
     provider_error=anthropic.read_error,
     passed_on=(*_CHAT.passed_on, b"anthropic-version", b"anthropic-beta"),
     required=((b"anthropic-version", b"2023-06-01"),),
@@ -170,6 +193,8 @@ DIALECTS: dict[Endpoint, Dialect] = {
         is_answer=anthropic.is_count,
         usage=anthropic.usage_of_count,
         text=lambda document: "",
+        replay=None,
+        whole=None,
     ),
     "responses": Dialect(
         name="responses",
@@ -181,6 +206,8 @@ DIALECTS: dict[Endpoint, Dialect] = {
         usage=responses.usage_of_response,
         text=responses.answer_text,
         relay=lambda request, keep, shared, secrets: responses.ResponsesRelay(secrets),
+        replay=lambda request, document: response_events(document),
+        whole=_whole_typed(responses.ResponsesRelay, whole_response),
         passed_on=(*_CHAT.passed_on, b"openai-beta"),
         error_event=responses.error_event,
     ),

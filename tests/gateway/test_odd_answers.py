@@ -238,3 +238,48 @@ async def test_a_broken_stream_in_place_of_a_document_is_an_error_and_takes_the_
     for said in (cut, limited):
         found = await odd.ask(said, {"stream": False})
         assert found.headers["x-tollhouse-model"].startswith("good")
+
+
+TYPED: list[tuple[str, str, dict[str, Any]]] = [
+    (
+        "/messages",
+        "claude",
+        {
+            "type": "message", "id": "m", "role": "assistant", "model": "m",
+            "content": [{"type": "text", "text": "from good"}], "stop_reason": "end_turn",
+            "usage": {"input_tokens": 10, "output_tokens": 5},
+        },
+    ),
+    (
+        "/responses",
+        "bad",
+        {
+            "object": "response", "id": "r", "status": "completed", "model": "m", "error": None,
+            "output": [
+                {
+                    "type": "message", "id": "m", "role": "assistant", "status": "completed",
+                    "content": [{"type": "output_text", "text": "from good", "annotations": []}],
+                }
+            ],
+            "usage": {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15},
+        },
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "model", "whole"), TYPED)
+async def test_the_other_dialects_forms_are_exchanged_and_booked_as_well(
+    odd: Odd, path: str, model: str, whole: dict[str, Any]
+) -> None:
+    body = {"model": model, "max_tokens": 9, "input": "x"}
+    streamed = await odd.ask(answer(orjson.dumps(whole)), body, path)
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    assert "from good" in streamed.text
+    back = stream(streamed.content)
+    found = await odd.ask(back, {**body, "stream": False}, path)
+    assert found.headers["content-type"] == "application/json"
+    for name in ("content", "output"):
+        assert found.json().get(name) == whole.get(name)
+    for answered in (streamed, found):
+        (booked,) = odd.booked(answered)
+        assert (booked.status, booked.prompt_tokens, booked.completion_tokens) == (200, 10, 5)
