@@ -146,6 +146,7 @@ class UpstreamPool:
             eject_seconds=health.eject_seconds,
             answer_bytes_max=limits.answer_bytes_max,
             network=provider.network,
+            private_names=self._settings.egress.private == "allow",
         )
 
 

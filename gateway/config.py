@@ -120,6 +120,16 @@ class Local(_Section):
     hedge: bool = Field(False, description="A second try of a local answer that is late.")
 
 
+class Egress(_Section):
+    """Where providers may be."""
+
+    private: Literal["allow", "deny"] = Field(
+        "allow",
+        description="Whether a provider's name may stand for a private address (10.0.0.0/8 and"
+        " the like); an address written in base_url may.",
+    )
+
+
 class SharedRedis(_Section):
     """The Redis through which workers and gateways share limits and the exact cache."""
 
@@ -209,6 +219,7 @@ class Settings(_Section):
     redis: SharedRedis = SharedRedis()
     log: Log = Log()
     local: Local = Local()
+    egress: Egress = Egress()
     limits: Limits = Limits()
 
     @property

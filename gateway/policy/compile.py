@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from gateway.money import parse_usd
 from gateway.policy import schema
-from gateway.policy.addresses import literal, may_reach
+from gateway.policy.addresses import never_reached
 from gateway.policy.conditions import compile_condition, compile_match, covers, glob
 from gateway.policy.network import compile_network
 from gateway.policy.snapshot import (
@@ -214,12 +214,8 @@ class _Compiler:
         if not sound or parts.scheme not in ("http", "https") or set(url) & set(" @#?\\"):
             self._problem(document, where, "a base_url reads https://host[:port]/v1, without user,"
                           " query or fragment")  # fmt: skip
-        elif (address := literal(parts.hostname or "")) and not may_reach(str(address), address):
-            message = (
-                f"the gateway never connects to {address}: addresses of cloud metadata, link-local,"
-                " multicast and reserved ones are refused"
-            )
-            self._problem(document, where, message)
+        elif (refused := never_reached(parts.hostname or "")) is not None:
+            self._problem(document, where, refused)
         url = url.rstrip("/")
         if section.api == "azure":
             url = url.removesuffix("/v1").removesuffix("/openai")

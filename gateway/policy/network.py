@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec.structs import replace
 
+from gateway.policy.addresses import never_reached
 from gateway.policy.schema import NetworkSection
 from gateway.policy.snapshot import Network, Proxy, Secret
 from gateway.yaml_documents import read_bounded
@@ -77,6 +78,9 @@ def read_proxy(url: str) -> Proxy:
         raise problem
     if not url.isascii() or not url.isprintable() or set(url) & set(" \\"):
         raise problem
+    refused = never_reached(parts.hostname)
+    if refused is not None:
+        raise ValueError(refused)
     authorization = None
     if parts.username is not None:
         user, password = unquote(parts.username), unquote(parts.password or "")

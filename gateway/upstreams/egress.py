@@ -12,7 +12,7 @@ import socket
 import time
 
 from gateway.errors import UpstreamUnavailable
-from gateway.policy.addresses import literal
+from gateway.policy.addresses import is_private, literal
 from gateway.policy.addresses import may_reach as may_reach
 
 _RESOLVED_SECONDS = 30.0
@@ -21,9 +21,11 @@ _RESOLVED_SECONDS = 30.0
 class Egress:
     """Resolves and checks one configured origin."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, private_names: bool = True) -> None:
+        """private_names: whether a name may stand for a private address."""
         self.host = host
         self.port = port
+        self._private_names = private_names
         self._addresses: list[str] = []
         self._resolved = 0.0
 
@@ -36,11 +38,14 @@ class Egress:
         found = [str(itself)] if itself is not None else await self._resolve()
         permitted = [text for text in found if may_reach(self.host, ipaddress.ip_address(text))]
         if not permitted:
-            error = UpstreamUnavailable(
-                f"The address of '{self.host}' is not one the gateway may connect to."
-            )
-            error.fault = "operator"  # until the policy names another host
-            raise error
+            raise _refused(f"The address of '{self.host}' is not one the gateway may connect to.")
+        if itself is None and not self._private_names:
+            permitted = [text for text in permitted if not is_private(ipaddress.ip_address(text))]
+            if not permitted:
+                raise _refused(
+                    f"The address of '{self.host}' is private, and egress.private: deny in"
+                    " tollhouse.yaml lets no name lead to one."
+                )
         self._addresses, self._resolved = permitted, now
         return permitted
 
@@ -51,6 +56,12 @@ class Egress:
         except (OSError, UnicodeError):  # the latter: no valid name at all
             raise UpstreamUnavailable(f"The name '{self.host}' cannot be resolved.") from None
         return [str(entry[4][0]).partition("%")[0] for entry in found]
+
+
+def _refused(message: str) -> UpstreamUnavailable:
+    error = UpstreamUnavailable(message)
+    error.fault = "operator"  # until the policy names another host
+    return error
 
 
 def is_address(host: str) -> bool:

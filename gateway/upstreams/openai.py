@@ -36,8 +36,12 @@ class OpenAIUpstream:
         answer_bytes_max: int,
         tenant_share: float = 1.0,
         network: Network | None = None,
+        private_names: bool = True,
     ) -> None:
-        """base_url: "https://host[:port]/v1"; authorization: the header's whole value."""
+        """base_url: "https://host[:port]/v1"; authorization: the header's whole value.
+
+        private_names: whether the host's name may stand for a private address.
+        """
         url = urlsplit(base_url)
         host = url.hostname or ""
         secure = url.scheme == "https"
@@ -52,7 +56,7 @@ class OpenAIUpstream:
         way = network or Network()
         self._pool = Http1Pool(
             Connector(
-                Egress(host, url.port or (443 if secure else 80)),
+                Egress(host, url.port or (443 if secure else 80), private_names=private_names),
                 tls=tls_context(way) if secure else None,
                 connect_seconds=connect_seconds,
                 proxy=way.proxy,

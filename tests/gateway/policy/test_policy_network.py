@@ -76,6 +76,7 @@ def test_a_proxys_password_does_not_change_the_policys_version(tmp_path: Path) -
         ("proxy: «http://proxy.corp:99999", "proxy", "a proxy reads http://"),
         ("proxy: «socks5://proxy.corp:1080", "proxy", "a proxy reads http://"),
         ("proxy: «https://proxy.corp:3128", "proxy", "over plain HTTP"),
+        ("proxy: «http://169.254.169.254:80", "proxy", "never connects to 169.254.169.254"),
         (f"proxy: «http://u:{PASSWORD}@proxy.corp:3128", "proxy", "with a password is a reference"),
         ('proxy: «"${env:BAD}"', "proxy", "a proxy reads http://"),
         ("ca_file: «ca.pem", "ca_file", "a ca_file is an absolute path"),

@@ -1,10 +1,18 @@
 """Where the gateway may connect to: only where the policy says, never inside the machine."""
 
+import asyncio
 import ipaddress
+import socket
+from typing import Any
 
 import pytest
 
+from gateway.app import UpstreamPool
+from gateway.config import Egress as EgressSettings
+from gateway.config import Settings
 from gateway.errors import UpstreamUnavailable
+from gateway.policy.snapshot import Provider
+from gateway.upstreams.base import UpstreamRequest
 from gateway.upstreams.egress import Egress, may_reach
 
 
@@ -25,6 +33,8 @@ from gateway.upstreams.egress import Egress, may_reach
         ("127.0.0.1", "127.0.0.1", True),
         ("[::1]", "::1", True),
         ("::ffff:127.0.0.1", "::ffff:127.0.0.1", True),
+        ("127.1", "127.0.0.1", True),
+        ("2130706433", "127.0.0.1", True),
         ("10.1.2.3", "127.0.0.1", False),
         ("169.254.169.254", "169.254.169.254", False),
         ("api.example.com", "169.254.169.254", False),
@@ -55,7 +65,64 @@ async def test_localhost_resolves_to_loopback_addresses() -> None:
     assert all(ipaddress.ip_address(address).is_loopback for address in addresses)
 
 
-@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "0.0.0.0"])
+PRIVATE = ["10.255.255.1", "172.31.0.1", "192.168.1.1", "100.64.0.1", "fd12:3456::1",
+           "::ffff:10.255.255.1", "2002:a00:1::"]  # fmt: skip
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let the running loop's resolver find these addresses behind every name."""
+
+    async def getaddrinfo(_: str, port: int, **__: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in addresses]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+async def test_the_setting_decides_whether_a_name_may_stand_for_a_private_address(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """An address that the policy writes is meant; so is a public one beside a private one."""
+    resolving(monkeypatch, address)
+    assert await Egress("vllm.internal", 80).addresses() == [address]
+    denying = Egress("vllm.internal", 80, private_names=False)
+    with pytest.raises(UpstreamUnavailable, match=r"egress\.private: deny") as caught:
+        await denying.addresses()
+    assert caught.value.fault == "operator"
+    assert await Egress(f"[{address}]", 80, private_names=False).addresses()
+    resolving(monkeypatch, address, "93.184.216.34")
+    assert await denying.addresses() == ["93.184.216.34"]
+
+
+async def test_no_setting_lets_a_name_stand_for_loopback_or_metadata(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only ``localhost`` and loopback addresses themselves are loopback."""
+    resolving(monkeypatch, "127.0.0.1", "169.254.169.254", "fd00:ec2::254")
+    for private_names in (True, False):
+        with pytest.raises(UpstreamUnavailable, match="may connect to"):
+            await Egress("vllm.internal", 80, private_names=private_names).addresses()
+        assert await Egress("localhost", 80, private_names=private_names).addresses()
+
+
+async def test_a_provider_whose_name_is_private_is_not_asked_where_the_settings_deny_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolving(monkeypatch, "10.255.255.1")
+    pool = UpstreamPool(Settings(egress=EgressSettings(private="deny")), None)
+    upstream = pool(Provider(name="vllm", api="openai", base_url="http://vllm.internal/v1"))
+    later = asyncio.get_running_loop().time() + 5.0
+    with pytest.raises(UpstreamUnavailable, match=r"egress\.private: deny"):
+        await upstream.send(
+            UpstreamRequest(
+                request_id="r", path="/chat/completions", body=b"{}",
+                first_byte_deadline=later, idle_seconds=1.0, deadline=later,
+            )
+        )  # fmt: skip
+    await pool.close()
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "0.0.0.0", "2852039166"])
 async def test_a_forbidden_address_is_refused_by_name(host: str) -> None:
     with pytest.raises(UpstreamUnavailable, match="may connect to"):
         await Egress(host, 80).addresses()
