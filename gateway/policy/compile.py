@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from gateway.money import parse_usd
 from gateway.policy import schema
-from gateway.policy.addresses import never_reached
+from gateway.policy.addresses import literal, never_reached
 from gateway.policy.conditions import compile_condition, compile_match, covers, glob
 from gateway.policy.network import compile_network
 from gateway.policy.snapshot import (
@@ -216,6 +216,12 @@ class _Compiler:
                           " query or fragment")  # fmt: skip
         elif (refused := never_reached(parts.hostname or "")) is not None:
             self._problem(document, where, refused)
+        elif parts.scheme == "http" and section.auth is not None and _public(parts.hostname or ""):
+            self._warn(document, where, "over http:// everybody on the way can read the key and the"
+                       " prompts; write https://, unless that network is yours")  # fmt: skip
+        elif section.api != "azure" and parts.path in ("", "/"):
+            self._warn(document, where, "it has no path: is /v1 missing? The gateway adds only what"
+                       " follows it, such as /chat/completions")  # fmt: skip
         url = url.rstrip("/")
         if section.api == "azure":
             url = url.removesuffix("/v1").removesuffix("/openai")
@@ -625,6 +631,12 @@ def _limit_field(section: schema.ModelSection, provider: Provider, api_version: 
     if newer or _REASONS.search(section.vendor_model or section.upstream_model):
         return "max_completion_tokens"
     return "max_tokens"
+
+
+def _public(host: str) -> bool:
+    """Whether a host may lie beyond our own network, as far as its name tells."""
+    address = literal(host)
+    return address.is_global if address is not None else "." in host
 
 
 def _vendor(provider: Provider) -> str | None:

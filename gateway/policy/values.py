@@ -62,7 +62,13 @@ def _share(value: Any) -> Any:
 def _money(value: Any) -> Any:
     if not isinstance(value, str):
         raise ValueError('money is a text in quotes, such as "12.50", so that it stays exact')
-    if parse_usd(value) < 0:
+    try:
+        pico = parse_usd(value)
+    except ValueError:
+        raise ValueError(
+            'money is a plain decimal number in quotes, such as "12.50", of 12 decimals at most'
+        ) from None
+    if pico < 0:
         raise ValueError("money is not negative")
     return value
 

@@ -129,6 +129,25 @@ def test_what_a_hard_budget_shuts_out_is_said(tmp_path: Path) -> None:
     assert not [warning for warning in load(tmp_path, soft).warnings if "preview" in warning]
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://api.example.com/v1", ""),
+        ("http://localhost:8000/v1", ""),
+        ("http://10.0.0.7:8000/v1", ""),
+        ("http://api.example.com/v1", "over http:// everybody on the way can read the key"),
+        ("http://93.184.216.34/v1", "over http:// everybody on the way can read the key"),
+        ("https://api.example.com", "is /v1 missing?"),
+        ("https://api.example.com/", "is /v1 missing?"),
+    ],
+)
+def test_an_address_that_may_not_be_meant_is_said(tmp_path: Path, url: str, said: str) -> None:
+    """Accepted all the same: a network may be ours, and a server may have no /v1."""
+    warnings = load(tmp_path, changed("https://api.example.com/v1", url)).warnings
+    found = [line for line in warnings if "providers.0.base_url" in line]
+    assert [said in line for line in found] == ([True] if said else [])
+
+
 def test_defaults_hold_for_routes_that_say_nothing(tmp_path: Path) -> None:
     """Key by key: a route's own word replaces the default whole."""
     text = changed(

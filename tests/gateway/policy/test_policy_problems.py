@@ -33,7 +33,7 @@ MISTAKES = [
     ("max_wrong: 1%", "max_wrong: «30%", "routes.0.cache.semantic.max_wrong: must be at most 0.2, not the text '30%'"),
     ("quality: 95%", "quality: «195%", "routes.0.target.quality: must be at most 1, not the text '195%'"),
     ('amount: "12.50"', "amount: «12.50", 'tenants.0.budgets.0.amount: money is a text in quotes, such as "12.50", so that it stays exact, not the number 12.5'),
-    ('amount: "12.50"', 'amount: «"1e9"', "tenants.0.budgets.0.amount: '1e9' is not a plain decimal number such as 4.25, not the text '1e9'"),
+    ('amount: "12.50"', 'amount: «"1e9"', "tenants.0.budgets.0.amount: money is a plain decimal number in quotes, such as \"12.50\", of 12 decimals at most, not the text '1e9'"),
     ('amount: "12.50"', 'amount: «"-1"', "tenants.0.budgets.0.amount: money is not negative, not the text '-1'"),
     ("capabilities: [chat, tools]", "capabilities: [chat, «tols]", "models.0.capabilities.1: expected 'chat', 'tools', 'vision', 'json_schema', 'embeddings' or 'completions', not the text 'tols'; did you mean 'tools'?"),
     ("Europe/Berlin", "«Europe/Berln", "tenants.0.budgets.0.timezone: no time zone 'Europe/Berln'"),
