@@ -33,7 +33,9 @@ def admin_options(command: Any) -> Any:
 def _key_from_file() -> str:
     path = os.environ.get("TOLLHOUSE_ADMIN_KEY_FILE")
     if not path:
-        raise click.UsageError("an admin key is needed: --admin-key or $TOLLHOUSE_ADMIN_KEY")
+        raise click.UsageError(
+            "an admin key is needed: --admin-key, $TOLLHOUSE_ADMIN_KEY or $TOLLHOUSE_ADMIN_KEY_FILE"
+        )
     try:
         return Path(path).read_text().strip()
     except OSError as error:

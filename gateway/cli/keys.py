@@ -62,7 +62,8 @@ def create(
     """Make a key. Its text is shown this once and kept nowhere.
 
     With --offline it needs no admin key, but to be the user that owns the state folder: so a lost
-    admin key is replaced. A running gateway knows the new key within a second.
+    admin key is replaced. A running gateway knows the new key within a second. Whether the policy
+    has the tenant is not looked at.
     """
     expires_us = None if days is None else time.time_ns() // 1000 + days * _DAY_US
     if offline:
@@ -133,10 +134,16 @@ def hash_key(token: str | None, state_dir: Path | None, config: Path | None) -> 
 
 @contextmanager
 def _open_keys(folder: Path) -> Iterator[KeyStore]:
-    """The keys of a state folder, which is made where it does not exist."""
+    """The keys of a state folder, which is made where it does not exist.
+
+    A mistyped folder looks like a gateway that has not started yet, so a new pepper is told.
+    """
     as_its_owner(folder)
     try:
         private_folder(folder)
+        if not (folder / "pepper").exists():
+            click.echo(f"note: {folder} had no keys and gets a pepper of its own: only gateways"
+                       " that start with it know this key", err=True)  # fmt: skip
         keys = KeyStore(folder / "keys.sqlite", load_pepper(folder / "pepper"))
     except (OSError, RuntimeError, sqlite3.Error) as error:
         raise click.ClickException(f"{folder}: {error}") from None

@@ -37,13 +37,18 @@ def admin(gateway: RunningGateway, token: str) -> int:
 
 
 def test_a_key_made_offline_is_known_to_the_store(tmp_path: Path) -> None:
-    """In a folder that no gateway has used yet, too."""
+    """In a folder that no gateway has used yet, too; it may be mistyped, so that is said."""
     made = run(
         "create", "--offline", "--state-dir", tmp_path / "s", "--tenant", "acme", "--name", "n"
     )
     assert made.exit_code == 0, made.output
+    assert "had no keys and gets a pepper of its own" in made.stderr
+    again = run(
+        "create", "--offline", "--state-dir", tmp_path / "s", "--tenant", "a", "--name", "n"
+    )
+    assert again.stderr == ""
     keys = KeyStore(tmp_path / "s" / "keys.sqlite", load_pepper(tmp_path / "s" / "pepper"))
-    record = keys.authenticate(made.output.strip(), "api", 1)
+    record = keys.authenticate(made.stdout.strip(), "api", 1)
     keys.close()
     assert record is not None
     assert (record.tenant_id, record.name) == ("acme", "n")
