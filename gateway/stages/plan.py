@@ -18,7 +18,9 @@ def plan(exchange: Exchange, services: Services) -> None:
     stand_in: Model | None = None
     if pinned is not None:
         first, others, kind = pinned, route.fallback, "pinned"
-        reason = f"route {route.name}: {exchange.request.model} is {pinned.name}"
+        asked = exchange.request.model
+        means = "was asked for by name" if asked == pinned.name else f"is {pinned.name}"
+        reason = f"route {route.name}: {asked} {means}"
     else:
         assert route.small is not None, "compile.py checks routes"
         assert route.large is not None, "compile.py checks routes"

@@ -363,9 +363,11 @@ def test_every_figure_lies_inside_the_window(world: World, browser: Browser, wid
     """From a phone to a wall: no page, table or chart is wider than its place, long names too."""
     world.book(attempt(9, tenant_id="x" * 60, model_served="m" * 60, charge_pico=1_234_567 * USD))
     world.book(attempt(10, attempt=1, error_type="upstream_unavailable", status=502))
+    world.book(attempt(12, tenant_id="thrift", charge_pico=15_300_000, cost_pico=15_300_000))
     context = browser.new_context(viewport={"width": width, "height": 900})
     page = sign_in(context, world)
-    for path in ("/costs", f"/costs/{'x' * 60}", "/costs/acme", "/requests/01REQ000010"):
+    for path in ("/costs", f"/costs/{'x' * 60}", "/costs/acme", "/costs/thrift",
+                 "/requests/01REQ000010"):  # fmt: skip
         page.goto(world.address + path)
         wide: list[str] = page.evaluate(
             """() => [document.documentElement, ...document.querySelectorAll('.scroll, .tile')]
