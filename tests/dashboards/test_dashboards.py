@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.ledger.reports import Summary
 from gateway.telemetry import PROCESS_METRICS, Metrics
+from gateway.web.exports import document
 
 ROOT = Path(__file__).parents[2]
 DASHBOARDS = ROOT / "dashboards"
@@ -118,3 +120,11 @@ def test_prometheus_accepts_every_rule_and_every_query(tmp_path: Path) -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_column_of_the_exports_is_described() -> None:
+    """Finance finds what it downloads in the table, and nothing else."""
+    table = (ROOT / "dashboards" / "README.md").read_text().partition("| column |")[2]
+    rows = table.partition("<!-- numbers")[0].splitlines()[2:]
+    described = [name for row in rows if row for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(described) == sorted(set(document(Summary(key=""))) - {"key", "provider"})
