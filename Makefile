@@ -8,10 +8,10 @@ DATA ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system demo test test-long test-elsewhere check format bench bench-gateway bench-local \
-	bench-kernels kernels kernels-cuda lock clean
+	bench-kernels bench-routing bench-semantic kernels kernels-cuda lock clean
 
 help: ## say what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make the environment in .venv
 $(READY): requirements-dev.lock pyproject.toml

@@ -71,8 +71,8 @@ def evaluate(
 def fixed_target(policy: Policy, route: Route, model: str) -> Model | None:
     """The one target of a request for ``model``; None: small or large, by difficulty.
 
-    A model of the catalogue is never rerouted, except where the route names it, not by a wildcard,
-    and says ``to``.
+    A model of the catalogue answers itself, except where the route names it, not by a wildcard, and
+    says ``to``.
     """
     if model == AUTO:
         return route.to

@@ -162,7 +162,7 @@ def test_an_alias_of_others_goes_where_the_rest_goes(gateway: Gateway) -> None:
     assert exchange.pinned is gateway.policies.current.models["large"]
 
 
-def test_an_explicit_model_is_never_rerouted(gateway: Gateway) -> None:
+def test_a_model_named_explicitly_is_the_one_that_is_asked(gateway: Gateway) -> None:
     exchange = resolved(gateway, "small")
     assert exchange.route.name == "rest"
     assert exchange.pinned is gateway.policies.current.models["small"]
