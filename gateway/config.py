@@ -6,12 +6,20 @@ variable with our prefix is an error, as an unknown key is.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from gateway.errors import PolicyError
@@ -52,10 +60,50 @@ DEFAULT_POLICIES = next(
     if folder.is_dir() or folder.parent == _PACKAGE
 )
 
+_BYTE_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3,
+               "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}  # fmt: skip
+_SECOND_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+def _in_unit(value: Any, units: Mapping[str, float], pattern: str, noun: str) -> Any:
+    """A number; of a text with a unit, a refusal that says which number it is."""
+    found = re.fullmatch(pattern, value, re.IGNORECASE) if isinstance(value, str) else None
+    if found is None:
+        return value
+    number = float(found[1]) * units[found[2].lower()]
+    raise ValueError(f"expected a number of {noun}: write {number:.15g}")
+
+
+def _bytes(value: Any) -> Any:
+    return _in_unit(
+        value, _BYTE_UNITS, r"([0-9]{1,12}(?:\.[0-9]{1,3})?) ?((?:[kmg]i?)?)b?", "bytes"
+    )
+
+
+def _seconds(value: Any) -> Any:
+    return _in_unit(value, _SECOND_UNITS, r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(ms|s|m|h|d)", "seconds")
+
+
+def _as_switch(value: Any) -> Any:
+    """``on`` and ``off``, which YAML 1.1 tools write back as true and false."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value
+
+
+class _SwitchWords:
+    """In the JSON Schema too, a switch may be true or false."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: Any, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"enum": [*handler(core_schema)["enum"], True, False]}
+
+
 Port = Annotated[int, Field(ge=0, le=65_535)]
-Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Seconds = Annotated[float, Field(gt=0, le=86_400), BeforeValidator(_seconds)]
 Count = Annotated[int, Field(ge=1)]
-Bytes = Annotated[int, Field(ge=1024)]
+Bytes = Annotated[int, Field(ge=1024), BeforeValidator(_bytes)]
 _Path = Annotated[Path, WithJsonSchema({"type": "string"})]
 
 
@@ -110,7 +158,9 @@ class Log(_Section):
 class Local(_Section):
     """The node's model process."""
 
-    enabled: Literal["auto", "on", "off"] = Field("auto", description="Run a model process.")
+    enabled: Annotated[
+        Literal["auto", "on", "off"], BeforeValidator(_as_switch), _SwitchWords()
+    ] = Field("auto", description="Run a model process.")
     generation: str = Field("smollm2-135m-instruct", description="Model that answers.")
     embedding: str = Field("all-minilm-l6-v2", description="Model that embeds.")
     threads: Count = Field(2, description="Threads of generation.")
@@ -141,7 +191,7 @@ class SharedRedis(_Section):
     prefix: Annotated[str, Field(pattern="^[a-z0-9-]{1,32}$")] = Field(
         "tollhouse", description="Of every key; deployments that share a Redis choose their own."
     )
-    timeout_seconds: Annotated[float, Field(ge=0.005, le=1.0)] = Field(
+    timeout_seconds: Annotated[float, Field(ge=0.005, le=1.0), BeforeValidator(_seconds)] = Field(
         0.05, description="For each reply; a later one counts as none."
     )
 
@@ -181,9 +231,9 @@ class Limits(_Section):
     )
     policy_file_bytes_max: Bytes = Field(64 << 20, description="A policy file.")
     reload_settle_seconds: Seconds = Field(0.5, description="Files at rest before a reload.")
-    departed_tenant_seconds: Annotated[int, Field(ge=0, le=366 * 86_400)] = Field(
-        86_400, description="Gone from the policy for so long, a tenant loses its keys."
-    )
+    departed_tenant_seconds: Annotated[
+        int, Field(ge=0, le=366 * 86_400), BeforeValidator(_seconds)
+    ] = Field(86_400, description="Gone from the policy for so long, a tenant loses its keys.")
 
 
 class Settings(_Section):
@@ -207,11 +257,11 @@ class Settings(_Section):
     durability: Literal["process", "power"] = Field(
         "process", description="What a booked event survives: kill -9, or a power cut (fsync)."
     )
-    unready_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
+    unready_seconds: Annotated[float, Field(ge=0, le=600), BeforeValidator(_seconds)] = Field(
         5.0, description="After SIGTERM, not ready but serving: a balancer needs to notice."
     )
     drain_seconds: Seconds = Field(600.0, description="For running requests, after that.")
-    orphan_drain_seconds: Annotated[float, Field(ge=0, le=60)] = Field(
+    orphan_drain_seconds: Annotated[float, Field(ge=0, le=60), BeforeValidator(_seconds)] = Field(
         5.0, description="For running requests where the supervisor was killed: the next waits."
     )
     access_log: bool = Field(False, description="One line of JSON per request.")

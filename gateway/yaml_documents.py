@@ -50,6 +50,7 @@ M = TypeVar("M", bound=BaseModel)
 # YAML 1.2.2, section 10.3.2. Few digits: int() and float() of thousands are slow or infinite.
 _INTEGER = re.compile(r"[-+]?[0-9]{1,19}|0o[0-7]{1,20}|0x[0-9a-fA-F]{1,16}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]{1,40}|[0-9]{1,40}(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,4})?")
+_EXACT_BELOW = 2**53  # whole numbers that a float holds exactly
 _CONSTANTS: dict[str, bool | None] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
@@ -375,13 +376,17 @@ class _Reader:
 
 
 def plain_scalar(text: str) -> str | int | float | bool | None:
-    """What an unquoted scalar stands for: null, a boolean, a number, or itself."""
+    """What an unquoted scalar stands for: null, a boolean, a number, or itself.
+
+    A whole number is one however it is written: 1e+06 is what Helm makes of a million, and JSON
+    Schema knows no difference.
+    """
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _INTEGER.fullmatch(text):
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
     if _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
-        return number
+        return int(number) if number.is_integer() and abs(number) < _EXACT_BELOW else number
     return text
 
 
@@ -512,10 +517,22 @@ def _explain(document: Document, model: type[BaseModel], error: dict[str, Any]) 
         return document.problem(where, message)
     hint = ""
     if kind == "literal_error" and isinstance(given, str):
-        hint = suggest(given, re.findall(r"'([^']+)'", context["expected"]))
-    if context.get("le") == 1 and isinstance(given, int | float) and given <= 100:
-        hint = f"; write {given:g}%"
+        words = re.findall(r"'([^']+)'", context["expected"])
+        hint = suggest(given, words)
+        if "on" in words and given.lower() in _SWITCHES:
+            hint = f"; write {'on' if _SWITCHES[given.lower()] == 'true' else 'off'}"
+    if kind == "bool_type" and isinstance(given, str) and given.lower() in _SWITCHES:
+        hint = f"; write {_SWITCHES[given.lower()]}"
+    if kind == "string_type" and isinstance(given, int | float):
+        hint = "; put it in quotes"
     return document.problem(where, f"{message}, not {_in_words(given)}{hint}")
+
+
+# What other languages, YAML 1.1 among them, call a boolean, and one in quotes.
+_SWITCHES = {
+    "on": "true", "yes": "true", "y": "true", "true": "true",
+    "off": "false", "no": "false", "n": "false", "false": "false",
+}  # fmt: skip
 
 
 def _in_words(given: Any) -> str:

@@ -11,7 +11,7 @@ from gateway.policy.schema import KINDS, ModelsDocument, RoutingDocument, Tenant
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # The patterns of values.py, as the tables name them.
-_KINDS = {"[kMG]$": "count", "(ms|s|m|h|d)$": "duration", "%$": "share", "{1,12})?$": "money",
+_KINDS = {"[kMG]?$": "count", "(ms|s|m|h|d)$": "duration", "%?$": "share", "{1,12})?$": "money",
           "{0,127}$": "name", "[}]": "reference"}  # fmt: skip
 _TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "boolean"}
 _SECONDS = (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1))

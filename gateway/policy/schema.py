@@ -28,6 +28,7 @@ from gateway.policy.values import (
     SecretReference,
     Share,
     Size,
+    SmallShare,
     Statuses,
     Tags,
     statuses_as_text,
@@ -367,7 +368,7 @@ class SemanticSection(Section):
     """The semantic cache of a route."""
 
     ttl: Duration = Field(21_600.0, description="Age at which an answer dies.")
-    max_wrong: Annotated[Share, Field(gt=0, le=0.2)] = Field(
+    max_wrong: SmallShare = Field(
         0.01, description="Aimed-at share of wrong answers, at most 20%; not measured yet."
     )
     of: Literal["hits"] = Field("hits", description="What the share is of.")

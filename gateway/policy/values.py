@@ -29,7 +29,7 @@ _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]{0,31}://[a-z0-9._-]{1,253}(:[0-9]{1,5
 
 def _count(value: Any) -> Any:
     if isinstance(value, str):
-        match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(k|M|G)", value)
+        match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(k|M|G|)", value)
         if match is None:
             raise ValueError("a count reads 400, 400k or 2M")
         scaled = Decimal(match[1]) * _SIZE[match[2]]
@@ -50,13 +50,17 @@ def duration_seconds(value: Any) -> float:
 
 def _share(value: Any) -> Any:
     if isinstance(value, str):
-        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)%", value)
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(%|)", value)
         if match is None:
             raise ValueError("a share reads 5% or 0.05")
-        value = float(Decimal(match[1]) / 100)
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    return value
+        if match[2]:
+            return float(Decimal(match[1]) / 100)
+        value = float(match[1])
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return value
+    if 1 < value <= 100:
+        raise ValueError(f"must be at most 1: write {value:g}%")
+    return float(value)
 
 
 def _money(value: Any) -> Any:
@@ -164,24 +168,36 @@ class _OffOrOn:
         return {"anyOf": [*kinds, {"enum": words}]}
 
 
+_SHARE_PATTERN = "^[0-9]{1,9}([.][0-9]{1,9})?%?$"
+_SHARE_JSON = _json(["number", "string"], minimum=0, maximum=1, pattern=_SHARE_PATTERN)
 OFF_OR_ON = (BeforeValidator(_switchable), _OffOrOn())
 Size = Annotated[
     int,
     BeforeValidator(_count),
     Field(ge=1, le=10**12),
-    _json(["integer", "string"], minimum=1, pattern="^[0-9]+([.][0-9]+)?[kMG]$"),
+    _json(
+        ["integer", "string"],
+        minimum=1,
+        maximum=10**12,
+        pattern="^[0-9]{1,15}([.][0-9]{1,9})?[kMG]?$",
+    ),
 ]
 Duration = Annotated[
     float,
     BeforeValidator(duration_seconds),
     Field(gt=0, le=366 * 86_400),
-    _json("string", pattern="^[0-9]+([.][0-9]+)?(ms|s|m|h|d)$"),
+    _json("string", pattern="^[0-9]{1,9}([.][0-9]{1,9})?(ms|s|m|h|d)$"),
 ]
 Share = Annotated[
     float,
     BeforeValidator(_share),
     Field(ge=0, le=1),
-    _json(["number", "string"], minimum=0, maximum=1, pattern="^[0-9]+([.][0-9]+)?%$"),
+    _SHARE_JSON,
+]
+SmallShare = Annotated[
+    Share,
+    Field(gt=0, le=0.2),
+    _json(["number", "string"], exclusiveMinimum=0, maximum=0.2, pattern=_SHARE_PATTERN),
 ]
 Money = Annotated[
     str, BeforeValidator(_money), _json("string", pattern="^[0-9]+([.][0-9]{1,12})?$")

@@ -133,7 +133,8 @@ def test_a_variable_that_is_no_setting_is_refused(tmp_path: Path) -> None:
         ("listen: 5", "1:9: listen: expected a mapping of keys, not the number 5"),
         ("listen: {port: 65536}",
          "1:16: listen.port: must be at most 65535, not the number 65536"),
-        ("access_log: no", "1:13: access_log: expected true or false, not the text 'no'"),
+        ("access_log: no", "1:13: access_log: expected true or false, not the text 'no';"
+         " write false"),
         ("durability: powr", "1:13: durability: expected 'process' or 'power', not the text 'powr';"
          " did you mean 'power'?"),
         ("limits: {body_seconds: 0}",
@@ -144,9 +145,22 @@ def test_a_variable_that_is_no_setting_is_refused(tmp_path: Path) -> None:
          "1:14: redis.url: a Redis URL begins with redis://, rediss:// (TLS) or unix://"),
         ("redis: {url: 'redis://:secret@cache'}", "1:14: redis.url: a password is a reference,"
          " redis://:${env:NAME}@host, never in the file itself"),
-        ("redis: {url: 6379}", "1:14: redis.url: expected a text, not the number 6379"),
+        ("redis: {url: 6379}", "1:14: redis.url: expected a text, not the number 6379; put it in"
+         " quotes"),
         ("redis: {prefix: 'a b'}",
          "1:17: redis.prefix: must match ^[a-z0-9-]{1,32}$, not the text 'a b'"),
+        ("limits: {body_bytes_max: 32MiB}", "1:26: limits.body_bytes_max: expected a number of"
+         " bytes: write 33554432, not the text '32MiB'"),
+        ("limits: {body_bytes_max: 1.5 k}", "1:26: limits.body_bytes_max: expected a number of"
+         " bytes: write 1500, not the text '1.5 k'"),
+        ("drain_seconds: 10m", "1:16: drain_seconds: expected a number of seconds: write 600, not"
+         " the text '10m'"),
+        ("redis: {timeout_seconds: 50ms}", "1:26: redis.timeout_seconds: expected a number of"
+         " seconds: write 0.05, not the text '50ms'"),
+        ("local: {hedge: 'on'}",
+         "1:16: local.hedge: expected true or false, not the text 'on'; write true"),
+        ("local: {enabled: yes}",
+         "1:18: local.enabled: expected 'auto', 'on' or 'off', not the text 'yes'; write on"),
         ("replicas: 0", "1:11: replicas: must be at least 1, not the number 0"),
         ("policies: rules", "1:11: policies: expected a list, not the text 'rules'"),
         ("state_dir: 3", "1:12: state_dir: expected a path, not the number 3"),
@@ -182,6 +196,18 @@ def test_every_limit_has_a_maximum_that_is_one() -> None:
     for name, field in Limits.model_fields.items():
         assert field.description, name
         assert name.endswith(("_max", "_seconds", "_bytes")), name
+
+
+def test_what_tools_of_yaml_1_1_write_back_is_understood(tmp_path: Path) -> None:
+    """They read on and off as booleans, and Helm writes a million as 1e+06."""
+    for written, meant in (("on", "on"), ("true", "on"), ("off", "off"), ("False", "off")):
+        settings = load_settings(write(tmp_path, f"local: {{enabled: {written}}}"), environ={})
+        assert settings.local.enabled == meant, written
+        variable = {"TOLLHOUSE_LOCAL_ENABLED": written}
+        assert load_settings(write(tmp_path, ""), environ=variable).local.enabled == meant
+    path = write(tmp_path, "limits: {body_bytes_max: 1e+06, header_count_max: 50.0}")
+    limits = load_settings(path, environ={}).limits
+    assert (limits.body_bytes_max, limits.header_count_max) == (1_000_000, 50)
 
 
 def test_any_file_loads_or_is_a_policy_error(tmp_path: Path) -> None:

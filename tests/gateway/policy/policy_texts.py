@@ -72,6 +72,14 @@ tenants:
 """
 
 
+class Unresolved(dict[str, str]):
+    """An environment that leaves a reference recognisable as one, as an editor sees it."""
+
+    def get(self, name: str, default: object = None) -> str:
+        """The reference itself."""
+        return f"${{env:{name}}}"
+
+
 def changed(old: str, new: str, text: str = POLICY) -> str:
     """``text`` with one place changed, which must be there exactly once."""
     assert text.count(old) == 1, f"{old!r} is there {text.count(old)} times"

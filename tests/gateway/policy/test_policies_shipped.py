@@ -13,6 +13,7 @@ from gateway.policy.load import load_policy
 from gateway.policy.reference import option_tables, options, policy_schema, settings_schema
 from gateway.policy.schema import KINDS, RouteSection, Section, TenantSection
 from gateway.yaml_documents import parse_documents, read_documents, validate
+from tests.gateway.policy.policy_texts import Unresolved
 
 ROOT = Path(__file__).resolve().parents[3]
 POLICIES = ROOT / "policies"
@@ -102,16 +103,8 @@ def test_an_editor_accepts_what_the_gateway_accepts(path: Path) -> None:
     )
     validator = jsonschema.Draft202012Validator(policy_schema())
     # As an editor sees it: with references unresolved.
-    for document in read_documents(path, _Unresolved()):
+    for document in read_documents(path, Unresolved()):
         validator.validate(document.value)
-
-
-class _Unresolved(dict[str, str]):
-    """Leaves a reference recognisable as one."""
-
-    def get(self, name: str, default: Any = None) -> str:
-        """The reference itself."""
-        return f"${{env:{name}}}"
 
 
 @pytest.mark.parametrize(

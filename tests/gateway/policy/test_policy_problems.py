@@ -69,7 +69,7 @@ MISTAKES = [
     ("tags: {feature: support}}\n    small", "when: «'request.stream and true'}\n    small", "routes.0.match.when: not a valid condition: "),
     ("exact: on", "exact: «no", "routes.0.cache.exact: expected off, on, or a mapping of keys, not the text 'no': write off"),
     ("exact: on", "exact: «Yes", "routes.0.cache.exact: expected off, on, or a mapping of keys, not the text 'Yes': write on"),
-    ('markup: "3%"', "markup: «3", "tenants.0.charging.markup: must be at most 1, not the number 3; write 3%"),
+    ('markup: "3%"', "markup: «3", "tenants.0.charging.markup: must be at most 1: write 3%, not the number 3"),
     ("https://api.example.com/v1", "«http://169.254.169.254/v1", "providers.0.base_url: the gateway never connects to 169.254.169.254: addresses of cloud metadata"),
     ("https://api.example.com/v1", "«http://[fd00:ec2::254]/v1", "providers.0.base_url: the gateway never connects to fd00:ec2::254"),
     ("https://api.example.com/v1", "«http://2852039166/v1", "providers.0.base_url: the gateway never connects to 169.254.169.254"),
