@@ -191,10 +191,10 @@ async def odd(peer: Peer) -> None:
 
 
 @pytest.mark.slow
-async def test_an_odd_answer_is_neither_stored_nor_billed_as_if_it_were_a_good_one(
+async def test_an_odd_answer_is_neither_altered_by_the_cache_nor_billed_as_a_good_one(
     tmp_path: Path,
 ) -> None:
-    """A document too deep to be written again makes no hit; a refusal in a stream costs nothing."""
+    """A document of 300 levels comes back whole as a hit; a refusal in a stream costs nothing."""
     policy = POLICY.replace("    simulated: true\n", "    dialects: [chat, messages]\n", 1)
     async with (
         RawUpstream(odd) as upstream,
@@ -205,10 +205,12 @@ async def test_an_odd_answer_is_neither_stored_nor_billed_as_if_it_were_a_good_o
     ):
         client.headers["authorization"] = f"Bearer {await asyncio.to_thread(gateway.key, 'globex')}"
         body = {"model": "large", "messages": [{"role": "user", "content": "Hello."}]}
-        for _ in range(2):
+        for status in ("miss", "hit-exact"):
             answer = await client.post("/chat/completions", json=body)
             assert answer.status_code == 200
-            assert answer.headers["x-tollhouse-cache"] == "miss"
+            assert answer.headers["x-tollhouse-cache"] == status
+            assert answer.json()["choices"] == json.loads(DEEP)["choices"]
+            assert answer.json()["deep"] == json.loads(DEEP)["deep"]
         answer = await client.post("/messages", json={**body, "max_tokens": 5, "stream": True})
         assert answer.status_code == 529
         request_id = answer.headers["request-id"]
