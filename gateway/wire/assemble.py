@@ -20,7 +20,12 @@ _OBJECT: dict[Endpoint, tuple[str, str]] = {
     "embeddings": ("list", "list"),
 }
 _OF_ONE_CHUNK = frozenset({"choices", "object", "usage", "obfuscation"})
-_FOUND = ("citations", "search_results", "images", "related_questions")  # by a search
+# What was found by a search, drawn, or read elsewhere.
+_FOUND = ("citations", "search_results", "images", "related_questions")
+_FOUND_BY_MESSAGE = (
+    *_FOUND, "annotations", "audio", "context", "executed_tools", "grounding_metadata",
+)  # fmt: skip
+_CALLING = frozenset({"tool_calls", "function_call"})
 _CHUNK_CHARACTERS = 24  # of replayed text per event: a stored answer has no token boundaries
 
 
@@ -224,13 +229,15 @@ def _complete_choice(choice: Any) -> bool:
     message = choice.get("message")
     if "text" in choice:
         return message is None and isinstance(choice["text"], str) and bool(choice["text"])
-    return isinstance(message, dict) and _complete_message(message)
+    return isinstance(message, dict) and _complete_message(message, reason)
 
 
-def _complete_message(message: dict[str, Any]) -> bool:
-    if message.get("annotations") or message.get("audio"):
+def _complete_message(message: dict[str, Any], reason: str) -> bool:
+    if any(message.get(name) for name in _FOUND_BY_MESSAGE):
         return False
     calls, called = message.get("tool_calls"), message.get("function_call")
+    if reason in _CALLING and not (calls or called):
+        return False
     if calls and not (isinstance(calls, list) and all(map(_complete_call, calls))):
         return False
     if called and not _can_be_called(called):
@@ -243,13 +250,17 @@ def _complete_call(call: Any) -> bool:
         return False
     if "custom" in call:
         custom = call["custom"]
-        return isinstance(custom, dict) and isinstance(custom.get("input"), str)
+        named = isinstance(custom, dict) and bool(custom.get("name"))
+        return named and isinstance(custom.get("input"), str)
     return _can_be_called(call.get("function"))
 
 
 def _can_be_called(function: Any) -> bool:
     """Whether a function has a name, and arguments that can be read."""
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+    if not isinstance(function, dict):
+        return False
+    name = function.get("name")
+    if not isinstance(name, str) or not name:
         return False
     given = function.get("arguments")
     if not isinstance(given, str):

@@ -54,6 +54,7 @@ class DeltaMessage:
     def document(self) -> dict[str, Any]:
         """The message of a whole answer."""
         message = {"role": "assistant", "content": None, **self._fields}
+        message["role"] = message["role"] or "assistant"
         for name, pieces in self._texts.items():
             message[name] = "".join(pieces)
         if self._calls is not None:

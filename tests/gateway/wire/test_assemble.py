@@ -309,6 +309,12 @@ def test_a_new_id_is_a_new_call_and_what_is_doubtful_is_not_kept(
     assert found["choices"][0]["message"]["tool_calls"] == calls
 
 
+def test_a_role_that_is_never_named_is_the_assistants() -> None:
+    found = assemble("chat", [piece(role="", content="x"), piece(role=None, content="y")])
+    assert found is not None
+    assert found["choices"][0]["message"] == {"role": "assistant", "content": "xy"}
+
+
 def test_a_field_nobody_knows_is_kept_where_it_comes_once_and_replayed_whole() -> None:
     """Once is the whole of it, however a client would put pieces together."""
     note = "a note that is longer than one piece of a replayed text"
@@ -370,6 +376,11 @@ def test_whatever_counts_as_complete_can_be_replayed(answer: dict[str, Any]) -> 
         ({"message": {"content": "x"}, "finish_reason": {}}, False),
         ({"message": {"content": "x"}, "index": None}, False),
         ({"message": {"tool_calls": [7]}}, False),
+        ({"message": {"content": "x"}, "finish_reason": "tool_calls"}, False),
+        ({"message": {"tool_calls": [call_of("", "{}")]}, "finish_reason": "tool_calls"}, False),
+        ({"message": {"tool_calls": [{"custom": {"name": "", "input": "x"}}]}}, False),
+        ({"message": {"content": "x", "images": [{"image_url": {"url": "https://a/b"}}]}}, False),
+        ({"message": {"content": "x", "context": {"citations": [{}]}}}, False),
         ({"message": "x"}, False),
         ({}, False),
     ],
