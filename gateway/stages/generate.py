@@ -52,6 +52,7 @@ _BYTES_PER_TOKEN_MAX = 6  # of running text, on average: more bytes were more to
 _CHECKPOINT_EVENTS = 64
 _CHECKPOINT_SECONDS = 1.0
 _AFTER_DONE_SECONDS = 0.05  # patience for the end of an answer whose [DONE] has come
+_OPENING_SECONDS = 1.0  # Anthropic tells of overload within it, after its first event
 _BACKOFF_SECONDS = 0.05
 _GAVE_UP = (408, 504)  # a proxy has lost patience; the model behind it may be writing still
 
@@ -327,13 +328,14 @@ async def _first_frames(
 ) -> tuple[bytes, bytes]:
     """What is to be passed on first, and what has come of a document instead of a stream.
 
-    A head is no answer yet, nor is a comment: as long as nothing else has come, another target can
-    still be asked. So it reads up to a frame with data. Raises UpstreamTimeout after ``seconds``,
-    and what ``relay`` raises.
+    A head is no answer yet, nor is a comment, nor an event that says who will answer: as long as
+    nothing was generated, another target can still be asked. So it reads up to a frame with a part
+    of the answer, and holds an opening for ``_OPENING_SECONDS``. Raises UpstreamTimeout after
+    ``seconds``, and what ``relay`` raises.
     """
-    frames, begun = b"", False
+    frames, begun, opened = b"", False, False
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as patience:
             while not relay.finished:
                 data = await response.receive()
                 if not data:
@@ -341,9 +343,15 @@ async def _first_frames(
                 if not begun and (begun := not data.isspace()) and begins_a_document(data):
                     return b"", data
                 frames += relay.feed(data)
-                if b"data:" in frames:
+                if relay.content_events:
                     return frames, b""
+                if not opened and b"data:" in frames:
+                    opened, loop = True, asyncio.get_running_loop()
+                    due = loop.time() + _OPENING_SECONDS
+                    patience.reschedule(min(due, patience.when() or due))
     except TimeoutError:
+        if opened:
+            return frames, b""  # it thinks, and the client sees that somebody is there
         raise UpstreamTimeout("The provider did not begin to answer in time.") from None
     relay.end()  # raises where there is no answer: nothing has gone to the client yet
     return frames, b""

@@ -15,7 +15,7 @@ import orjson
 from gateway.errors import InvalidRequest, UpstreamStatus
 from gateway.wire.fees import FEE_FIELDS, Fee, fee_asked
 from gateway.wire.kept import TOP_FIELDS, refuse_kept
-from gateway.wire.reported import Reported, read_reported
+from gateway.wire.reported import Reported, read_odd
 from gateway.wire.sizes import PromptSize, size_of
 from gateway.wire.structure import (
     DEPTH_MAX,
@@ -37,6 +37,7 @@ _ADVICE_SECONDS_MAX = 1e9  # thirty years: longer advice is none
 _REFUSES_US = (401, 402, 403)  # the gateway's account, not the tenant
 # Of how we ask, not of what the client asks; most oblige to headers that only the provider knows.
 _OUR_WAY = frozenset({405, 406, 407, 411, 415, 417, 421, 426, 431, 505})
+_TYPES = {429: "rate_limit_error"}  # where the provider names none
 _MESSAGE_LENGTH_MAX = 2_000
 _SHOWN_LENGTH_MAX = 100
 _REDACTED_LENGTH_MAX = 65_536  # read of a message before it is cut: no half of a secret stays
@@ -194,11 +195,7 @@ def upstream_error(
         return UpstreamStatus(
             f"The provider answered with the unexpected status {status}.", status=502
         )
-    try:
-        reported = read_reported(orjson.loads(raw), certain=True)
-    except orjson.JSONDecodeError:
-        reported = None
-    answer = _as_ours(status, reported or Reported(), secrets)
+    answer = _as_ours(status, read_odd(raw, certain=True) or Reported(), secrets)
     if status in _OUR_WAY:
         answer.status, answer.type, answer.retryable = 502, "api_error", False
     if status in (429, 503, 529):
@@ -233,7 +230,7 @@ def _as_ours(status: int, reported: Reported, secrets: Sequence[str]) -> Upstrea
     answer = UpstreamStatus(
         message or f"The provider answered with status {status}.",
         status=503 if status == 529 else status,
-        type=kind or ("invalid_request_error" if status < 500 else "api_error"),
+        type=kind or _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error"),
         code=code,
         param=param,
     )

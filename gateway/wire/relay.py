@@ -12,13 +12,12 @@ import orjson
 from gateway.errors import (
     UpstreamError,
     UpstreamProtocolError,
-    UpstreamStatus,
     UpstreamUnavailable,
 )
 from gateway.wire.assemble import assemble
 from gateway.wire.excise import without_member
 from gateway.wire.openai import Endpoint, reported_error
-from gateway.wire.reported import Reported, failed_choice, read_reported
+from gateway.wire.reported import Reported, failed_choice, read_odd, read_reported
 from gateway.wire.sizes import size_of
 from gateway.wire.sse import EventSplitter, event_data, names_error
 from gateway.wire.usage import Usage
@@ -145,7 +144,9 @@ class StreamRelay:
     @property
     def _cut(self) -> bool:
         rest = self._splitter.pending.strip()
-        if self._done or (rest and event_data(rest) == b"[DONE]"):  # without its blank line
+        if self._done or (
+            rest and (event_data(rest) or b"").strip() == b"[DONE]"
+        ):  # without its blank line
             return False
         return bool(rest) or not self._all_ended
 
@@ -167,9 +168,12 @@ class StreamRelay:
         try:
             chunk = read(data)
         except orjson.JSONDecodeError:
-            raise UpstreamProtocolError("The provider sent an event that is no JSON.") from None
+            if data.strip() == b"[DONE]":
+                self._done = True
+                return b""
+            chunk = None
         if type(chunk) is not dict:
-            raise UpstreamProtocolError("The provider sent an event that is no JSON object.")
+            raise self._error_of(read_odd(data, certain=names_error(event)), {})
         choices = chunk.get("choices")
         if not choices or chunk.get("error") or b"event:" in event:
             reported = read_reported(chunk, certain=names_error(event))
@@ -198,10 +202,12 @@ class StreamRelay:
             self._searched = self._searched or searched_by(chunk)
         return event
 
-    def _error_of(self, reported: Reported, chunk: dict[str, Any]) -> UpstreamStatus:
+    def _error_of(self, reported: Reported | None, chunk: dict[str, Any]) -> UpstreamError:
         """What a status would have said, had the answer not begun with 200."""
+        if reported is None:
+            return UpstreamProtocolError("The provider sent an event that is no JSON object.")
         self._tell(usage_place(chunk))
-        begun = bool(self._begun) or self._usage is not None
+        begun = self.content_events > 0 or self._usage is not None
         return reported_error(reported, self._secrets, begun=begun)
 
     def _tell(self, told: Any) -> bool:
@@ -236,7 +242,8 @@ class StreamRelay:
         failed = None
         try:
             for choice in choices:
-                index = choice.get("index")
+                index = choice.get("index", 0)  # some leave it out, or write null, where one is
+                index = 0 if index is None else index
                 self._begun.add(index)
                 if choice.get("finish_reason"):  # some write "" until the end has come
                     self._ended.add(index)

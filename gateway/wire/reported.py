@@ -7,13 +7,15 @@ stream, and spell it in a dozen ways. Reads all of them; makes no error of ours 
 from typing import Any
 
 import msgspec
+import orjson
 
 _MESSAGE_FIELDS = (
     "message", "msg", "detail", "Message", "error_msg", "error_message", "errorMessage",
-    "status_msg", "error_description",
+    "status_msg", "error_description", "faultstring",
 )  # fmt: skip
 _STATUS_FIELDS = ("status", "status_code", "statusCode", "http_code", "httpStatus", "code")
 _DETAILS_MAX = 8
+_DEPTH_MAX = 4  # of errors within errors: each proxy on the way adds one
 _ANSWERS = ("choices", "data", "output", "content", "input_tokens")  # what an error never has
 
 # What a name says, by the status that says the same. Names are spelled without anything but
@@ -74,7 +76,7 @@ def read_reported(document: Any, *, certain: bool = False) -> Reported | None:
         document = document[0]  # Google's
     if not isinstance(document, dict):
         return _plain_text(document) if certain else None
-    error: Any = document.get("error") or _first(document.get("errors"))
+    error = _innermost(document.get("error") or document.get("errors") or document.get("fault"))
     if error:
         if isinstance(error, dict):
             return _read(error, document)
@@ -93,6 +95,18 @@ def read_reported(document: Any, *, certain: bool = False) -> Reported | None:
         answers = isinstance(kind, str) and kind.startswith(("chat.", "text_", "response"))
         return None if answers else _read(document, {})
     return None
+
+
+def read_odd(data: bytes, *, certain: bool) -> Reported | None:
+    """The error that an event or a body reports that is no JSON object: Google's list, or words.
+
+    certain: it is known to report one; else words may be anything.
+    """
+    text = data.decode(errors="replace").strip()
+    try:
+        return read_reported(orjson.loads(text), certain=certain)
+    except orjson.JSONDecodeError:
+        return _plain_text(text) if certain else None
 
 
 def failed_choice(choice: dict[str, Any]) -> Reported | None:
@@ -121,6 +135,7 @@ def _read(error: dict[str, Any], around: dict[str, Any]) -> Reported:
     kind, code = error.get("type"), error.get("code")
     if kind is None or kind == "error":
         kind = error.get("status")  # Google's "RESOURCE_EXHAUSTED"
+        kind = None if kind == "error" else kind
     if isinstance(code, int) and not isinstance(code, bool) and _http(code) is None:
         code = str(code)  # a vendor's own number
     names = [name for name in (code, kind) if isinstance(name, str)]
@@ -139,28 +154,39 @@ def _read(error: dict[str, Any], around: dict[str, Any]) -> Reported:
 def _message(error: dict[str, Any]) -> str | None:
     for name in _MESSAGE_FIELDS:
         value = error.get(name)
+        if isinstance(value, dict):
+            value = _message(value)
+        elif isinstance(value, list):  # FastAPI's
+            value = "; ".join(filter(None, map(_detail, value[:_DETAILS_MAX])))
         if isinstance(value, str) and value:
             return value
-        if name == "detail" and isinstance(value, list):  # FastAPI's
-            found = [_detail(item) for item in value[:_DETAILS_MAX] if isinstance(item, dict)]
-            return "; ".join(filter(None, found)) or None
-        if name == "detail" and isinstance(value, dict):
-            return _message(value)
     return None
 
 
-def _detail(item: dict[str, Any]) -> str:
-    place, text = item.get("loc"), item.get("msg")
+def _detail(item: Any) -> str:
+    if not isinstance(item, dict):
+        return item if isinstance(item, str) else ""
+    place, text = item.get("loc"), item.get("msg") or item.get("message")
     where = ".".join(map(str, place)) if isinstance(place, list) else ""
     return f"{where}: {text}" if where else str(text or "")
 
 
+def _innermost(error: Any) -> Any:
+    """The error with the words, of one that others have wrapped or listed."""
+    for _ in range(_DEPTH_MAX):
+        if isinstance(error, list):
+            error = error[0] if error else None
+        elif isinstance(error, dict) and error.get("error") and _message(error) is None:
+            error = error["error"]
+        else:
+            break
+    return error
+
+
 def _plain_text(value: Any) -> Reported:
-    return Reported(message=value if isinstance(value, str) and value else None)
-
-
-def _first(value: Any) -> Any:
-    return value[0] if isinstance(value, list) and value else None
+    """Words as they are, but no page: its markup says nothing to a client."""
+    words = isinstance(value, str) and value and not value.startswith("<")
+    return Reported(message=value if words else None)
 
 
 def _http(value: Any) -> int | None:

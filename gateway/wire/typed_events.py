@@ -12,13 +12,12 @@ import orjson
 from gateway.errors import (
     UpstreamError,
     UpstreamProtocolError,
-    UpstreamStatus,
     UpstreamUnavailable,
 )
 from gateway.wire.openai import redact, reported_error
-from gateway.wire.reported import Reported, read_reported
+from gateway.wire.reported import Reported, read_odd, read_reported
 from gateway.wire.sizes import size_of
-from gateway.wire.sse import EventSplitter, event_data
+from gateway.wire.sse import EventSplitter, event_data, names_error
 from gateway.wire.usage import Usage
 from gateway.wire.verbatim import read
 
@@ -106,9 +105,9 @@ class TypedEventRelay:
         try:
             document = read(data)
         except orjson.JSONDecodeError:
-            raise UpstreamProtocolError("The provider sent an event that is no JSON.") from None
+            document = None
         if type(document) is not dict:
-            raise UpstreamProtocolError("The provider sent an event that is no JSON object.")
+            raise self._error_of(read_odd(data, certain=names_error(event)), None)
         kind = document.get("type")
         if kind == "error" or type(kind) is not str or event.startswith(b"event: error"):
             reported = read_reported(document, certain=kind is not None)
@@ -119,13 +118,15 @@ class TypedEventRelay:
         except (AttributeError, TypeError):
             raise UpstreamProtocolError("The provider sent an event of another shape.") from None
 
-    def _error_of(self, reported: Reported, event: bytes | None) -> UpstreamStatus:
+    def _error_of(self, reported: Reported | None, event: bytes | None) -> UpstreamError:
         """What a status would have said, had the answer not begun with 200.
 
         event: where it is the dialect's own kind of error event, a client that has seen a part of
         the stream already gets it as it came.
         """
-        begun = self.prompt or self.usage or self.content_events
+        if reported is None:
+            return UpstreamProtocolError("The provider sent an event that is no JSON object.")
+        begun = self.usage or self.content_events
         error = reported_error(reported, self._secrets, begun=bool(begun))
         if error.status == 503 and reported.status == 529:
             error.status = self.overloaded_status

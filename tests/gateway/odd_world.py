@@ -12,7 +12,7 @@ from gateway.ledger import reports
 from tests.fakes import Peer, RawUpstream
 from tests.gateway.running import RunningGateway, running_gateway
 
-WORLDS_MAX = 64
+WORLDS_MAX = 128
 """Each test has providers of its own, because fallbacks use up a provider's retry budget."""
 
 _PROVIDER = """

@@ -57,6 +57,14 @@ FAILURES: dict[str, bytes] = {
     "failed in its first event": stream({"choices": [{"index": 0, "error": {"code": 502}}]}),
     "an end and nothing else": stream(DONE),
     "nothing at all": stream(),
+    "comments alone": stream(b": keep-alive\n\n", b": keep-alive\n\n"),
+    "an error event in words": stream(b"event: error\ndata: overloaded\n\n"),
+    "Google's list as an event": stream([{"error": {"code": 503, "message": "x"}}]),
+    "error after an empty first event": stream(
+        {"choices": [], "prompt_filter_results": []}, {"error": {"message": "x", "code": 503}}
+    ),
+    "error after the role": stream(chunk("", role="assistant"), {"error": {"message": "x"}}),
+    "cut after the role": stream(chunk("", role="assistant")),
     "junk": stream(b"upstream connect error\n\n"),
     "a page": answer(b"<!doctype html><html>\n\ndata: x\n\n</html>", "text/html"),
     "status 500": answer(b'{"error":{"message":"broken"}}', status=500),
@@ -77,6 +85,67 @@ async def test_a_stream_that_begins_with_an_error_takes_the_fallback(
     assert first.status is not None
     assert first.status >= 400
     assert (second.status, second.decision) == (200, "fallback")
+
+
+def typed(kind: str, **fields: Any) -> bytes:
+    """An event that names its type."""
+    data = orjson.dumps({"type": kind, **fields})
+    return b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n"
+
+
+async def test_an_opening_is_no_answer_so_that_an_error_after_it_takes_the_fallback(
+    odd: Odd,
+) -> None:
+    """Anthropic tells of overload after ``message_start``, OpenAI after ``response.created``."""
+    message = {"usage": {"input_tokens": 5, "output_tokens": 1}}
+    overloaded = {"type": "overloaded_error", "message": "Overloaded"}
+    begun = (typed("message_start", message=message), typed("ping"))
+    said = stream(*begun, typed("error", error=overloaded))
+    found = await odd.ask(said, {"model": "any-claude", "max_tokens": 9}, "/messages")
+    assert found.headers["x-tollhouse-model"].startswith("claude-good")
+    told = await odd.ask([said] * 3, {"model": "claude", "max_tokens": 9}, "/messages")
+    assert (told.status_code, told.headers["x-should-retry"]) == (529, "true")
+    assert told.json()["error"] == overloaded
+
+    failed = {"error": {"code": "server_error", "message": "died"}, "usage": None}
+    created = typed("response.created", response={"status": "in_progress"})
+    said = stream(created, typed("response.failed", response=failed))
+    found = await odd.ask(said, {"input": "Hello"}, "/responses")
+    assert found.headers["x-tollhouse-model"].startswith("good")
+
+
+WORDED: list[tuple[bytes, str]] = [
+    (b"no healthy upstream", "no healthy upstream"),
+    (b'{"error":{"error":{"message":"within","code":"x"}}}', "within"),
+    (b'{"error":["a list of words"]}', "a list of words"),
+    (b'{"errors":{"message":"plural"}}', "plural"),
+    (b'{"error":{"message":{"detail":"deeper"}}}', "deeper"),
+    (b'{"fault":{"faultstring":"quota violated"}}', "quota violated"),
+    (b"<html>a page</html>", "The provider answered with status 400."),
+]
+
+
+@pytest.mark.parametrize(("body", "words"), WORDED)
+async def test_an_error_keeps_its_words_however_it_is_wrapped(
+    odd: Odd, body: bytes, words: str
+) -> None:
+    found = await odd.ask(answer(body, status=400), {"model": "bad"})
+    assert error_of(found)["message"] == words
+
+
+async def test_an_event_in_words_is_told_in_these_words(odd: Odd) -> None:
+    said = stream(chunk("hel"), b"event: error\ndata: the worker has died\n\n")
+    assert error_of(await odd.ask(said))["message"] == "the worker has died"
+
+
+async def test_an_end_is_an_end_with_blanks_around_it_and_without_an_index(odd: Odd) -> None:
+    for said in (
+        stream(chunk("hi"), chunk(reason="stop"), b"data:  [DONE] \n\n"),
+        stream({"choices": [{"delta": {"content": "hi"}}]}, chunk(reason="stop")),
+    ):
+        found = await odd.ask(said, {"model": "bad"})
+        assert text_of(found) == "hi"
+        assert found.text.endswith("data: [DONE]\n\n")
 
 
 WHOLE_FAILURES: dict[str, bytes] = {
