@@ -29,15 +29,25 @@ DOCUMENTS_MAX = 200  # in one file
 UNSHOWN = "unshown"  # pydantic error type: the message does not repeat the value
 PROBLEMS_MAX = 100  # reported; more say no more
 # What libyaml says, and what has mostly happened.
-_HINTS = {
-    "expected '-' indicator": "; is this line indented like the entry before it?",
-    "expected key": "; is this line indented like the keys before it?",
-    "expected <block end>": "; is this line indented like the ones before it?",
-    "mapping values are not allowed": "; is a line before it not indented, or a text with ': ' not"
+_IN_PLAIN_WORDS = {
+    "expected '-' indicator": "is this line indented like the entry before it?",
+    "expected key": "is this line indented like the keys before it?",
+    "expected <block end>": "is this line indented like the ones before it?",
+    "expected <document start>": "is this line indented like the ones before it?",
+    "block sequence entries are not allowed": "a list begins on a line of its own, below its key",
+    "mapping values are not allowed": "is a line before it not indented, or a text with ': ' not"
     " in quotes?",
-    "tab character": "; indent with spaces",
-    "cannot start any token": "; indent with spaces, and quote a text that begins with @, % or `",
-    "expected ',' or": "; a bracket or a comma is missing before this place",
+    "tab character": "indent with spaces, not with tabs",
+    "cannot start any token": "indent with spaces, and quote a text that begins with @, % or `",
+    "expected ',' or": "a bracket or a comma is missing before this place",
+    "unexpected end of stream": "a quotation mark is not closed",
+    "unexpected document indicator": "a quotation mark is not closed",
+    "expected ':'": "this line is no 'key: value', or a quotation mark is not closed before it",
+    "unknown escape character": "in double quotes a backslash is written twice; single quotes take"
+    " it as it is",
+    "alphabetic or numeric character": "quote a text that begins with * or &",
+    "expected node content": "a value is missing before this place",
+    "control characters are not allowed": "a character here is no text; is the file a text file?",
 }
 _SLICE_MAX = 200  # entries of a list that are validated at once
 _HIDDEN_LENGTH_MIN = 8  # of a value that no message shows; shorter ones are part of words
@@ -191,25 +201,38 @@ def parse_documents(
         documents = reader.read(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line, column = _place(content, error.start)
-        problem = Problem("is not UTF-8", file=name, line=line, column=column)
+        problem = Problem(
+            "is not UTF-8: save it in that encoding", file=name, line=line, column=column
+        )
         raise PolicyError((problem,)) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        message = f"not valid YAML: {error.problem or error.context}"
-        message += next((hint for part, hint in _HINTS.items() if part in message), "")
+        said = error.problem or error.context or ""
+        began = error.context_mark
+        if "not closed" in _plainly(said) and began is not None:
+            mark = began  # the file's end tells nobody which quotation mark it is
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        problem = Problem(message, file=name, line=line, column=column)
+        problem = Problem(_not_yaml(said), file=name, line=line, column=column)
         raise refusal((*reader.problems, problem)) from None
     except yaml.reader.ReaderError as error:
         line, column = _place(content.removeprefix(codecs.BOM_UTF8), error.position)
-        message = f"not valid YAML: {error.reason}"
-        problem = Problem(message, file=name, line=line, column=column)
+        problem = Problem(_not_yaml(error.reason), file=name, line=line, column=column)
         raise refusal((*reader.problems, problem)) from None
     except _GivenUp:
         raise refusal(reader.problems) from None
     if reader.problems:
         raise refusal(reader.problems)
     return documents
+
+
+def _not_yaml(said: str) -> str:
+    """The parser's words, after what a person can do."""
+    plainly = _plainly(said)
+    return f"this is not YAML: {plainly} (the parser: {said})" if plainly else f"not YAML: {said}"
+
+
+def _plainly(said: str) -> str:
+    return next((words for part, words in _IN_PLAIN_WORDS.items() if part in said), "")
 
 
 def _place(content: bytes, offset: int) -> tuple[int, int]:

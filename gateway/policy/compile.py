@@ -6,12 +6,12 @@ files of authorities that a provider names.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import orjson
 from pydantic import BaseModel
@@ -58,7 +58,7 @@ from gateway.wire.fees import fee_of_model, media_of_model
 from gateway.yaml_documents import Document, Where, refusal, suggest
 
 _PPM = 1_000_000
-_NAMED_MAX = 5  # tenants in one message
+_NAMED_MAX = 5  # tenants or routes in one message
 _VENDOR_SPEAKS: dict[Api, tuple[DialectName, ...]] = {
     "openai": ("chat", "responses"),
     "azure": ("chat", "responses"),
@@ -327,6 +327,7 @@ class _Compiler:
         routes: list[Route] = []
         baseline: Model | None = None
         earlier: dict[str, schema.MatchSection] = {}
+        hidden: dict[str, list[tuple[Where, str]]] = {}  # by the route that hides them
         for document, routing in sources.routing[:1]:
             defaults = routing.defaults
             baseline = self._model(document, ("defaults", "baseline"), defaults.baseline)
@@ -335,14 +336,52 @@ class _Compiler:
                 self._refuse_twice(document, where, "route", section.name, earlier)
                 for name, match in earlier.items():
                     if covers(match, section.match):
-                        message = f"'{name}' before it takes every such request"
-                        self._problem(document, where, f"route never reached: {message}")
+                        hidden.setdefault(name, []).append((where, section.name))
                         break
                 earlier[section.name] = section.match
                 route = self._route(document, where, section, defaults)
                 if route is not None:
                     routes.append(route)
+            self._say_hidden(document, hidden)
+            self._warn_of_circles(document, routing)
         return routes, baseline
+
+    def _say_hidden(
+        self, document: Document, hidden: Mapping[str, list[tuple[Where, str]]]
+    ) -> None:
+        """One problem per route that comes too early, however many are behind it."""
+        for name, routes in hidden.items():
+            where, _ = routes[0]
+            message = f"route never reached: '{name}' before it takes every such request"
+            if len(routes) > 1:
+                others = _named([other for _, other in routes[1:]])
+                message += f", and those of {others}: move '{name}' behind them"
+            self._problem(document, where, message)
+
+    def _warn_of_circles(self, document: Document, routing: schema.RoutingDocument) -> None:
+        """Fallbacks of several routes that lead back to where they began."""
+        leads: dict[str, set[str]] = {}
+        places: dict[str, Where] = {}
+        for index, route in enumerate(routing.routes):
+            rules = route.fallback
+            place: Where = ("routes", index, "fallback", 0, "to")
+            if rules is None:
+                rules, place = routing.defaults.fallback, ("defaults", "fallback", 0, "to")
+            for rule in rules or ():
+                own = {name for name in (route.to, route.small, route.large) if name is not None}
+                for name in own:
+                    leads.setdefault(name, set()).update(set(rule.to) - own)
+                    places[name] = place
+        told: set[str] = set()
+        for name in leads:
+            circle = {other for other in _reached(leads, name) if name in _reached(leads, other)}
+            if name in circle and name not in told:
+                told |= circle
+                message = (
+                    f"the fallbacks of {_named(sorted(circle))} lead in a circle: a request follows"
+                    " its own route's fallback alone, and fails where that fails"
+                )
+                self._warn(document, places[name], message)
 
     def _route(
         self,
@@ -535,14 +574,11 @@ class _Compiler:
                     )
                 ]
                 if shut_out:
-                    named = ", ".join(shut_out[:_NAMED_MAX])
-                    more = len(shut_out) - _NAMED_MAX
-                    named += f" and {more} more" if more > 0 else ""
                     self._warn(
                         document,
                         ("models", index, "price", "source"),
                         f"a hard budget refuses what has no price: no use of '{section.name}' by"
-                        f" {named}; write a contract price, or enforce: soft",
+                        f" {_named(shut_out, quote='')}; write a contract price, or enforce: soft",
                     )
 
     def _budgets(
@@ -555,7 +591,8 @@ class _Compiler:
             try:
                 ZoneInfo(section.timezone)
             except (ZoneInfoNotFoundError, ValueError, OSError):
-                self._problem(document, (*place, "timezone"), f"no time zone '{section.timezone}'")
+                message = f"no time zone '{section.timezone}'{_zone_meant(section.timezone)}"
+                self._problem(document, (*place, "timezone"), message)
             budgets[section.name] = Budget(
                 name=section.name,
                 amount_pico=parse_usd(section.amount),
@@ -581,6 +618,8 @@ class _Compiler:
         found = known.get(name)
         if found is None:
             hint = suggest(name, list(known))
+            if kind == "model" and name == AUTO:
+                hint = ": it is the router's own name; write the model that is to answer"
             self._problem(document, where, f"there is no {kind} '{name}'{hint}")
         return found
 
@@ -618,6 +657,32 @@ class _Compiler:
 
     def _problem(self, document: Document, where: Where, message: str) -> None:
         self._problems.append(document.problem(where, message))
+
+
+def _named(names: Sequence[str], quote: str = "'") -> str:
+    """``'a', 'b' and 9 more``."""
+    more = len(names) - _NAMED_MAX
+    shown = ", ".join(f"{quote}{name}{quote}" for name in names[:_NAMED_MAX])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _reached(leads: Mapping[str, Iterable[str]], start: str) -> set[str]:
+    """Whatever can be reached from ``start`` in one step or more."""
+    found: set[str] = set()
+    waiting = [start]
+    while waiting:
+        for name in leads.get(waiting.pop(), ()):
+            if name not in found:
+                found.add(name)
+                waiting.append(name)
+    return found
+
+
+def _zone_meant(name: str) -> str:
+    """``Berlin`` is Europe's; other words, whatever is spelt like them."""
+    zones = sorted(available_timezones())
+    city = next((zone for zone in zones if zone.rpartition("/")[2].lower() == name.lower()), None)
+    return f"; did you mean '{city}'?" if city else suggest(name, zones)
 
 
 def _limit_field(section: schema.ModelSection, provider: Provider, api_version: str | None) -> str:

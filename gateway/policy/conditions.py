@@ -43,6 +43,12 @@ _BOUND = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*(\w+)\s*,
 # Words of other languages, and CEL's own.
 _FOREIGN = {r"\band\b": "&&", r"\bor\b": "||", r"\bnot\b": "!", r"(?<![=!<>])=(?!=)": "==",
             r"<>": "!=", r"(?<!&)&(?!&)": "&&", r"(?<![|])[|](?![|])": "||"}  # fmt: skip
+# What CEL's parser says, and what it means.
+_GRAMMAR = {r"missing ('.+?') at '<EOF>'": "{} is missing at its end",
+            r"missing ('.+?') at": "{} is missing",
+            r"'<EOF>'()": "something is missing at its end",
+            r"(?:mismatched|extraneous) input ('.+?') expecting": "{} is not expected there",
+            r"no viable alternative at input ('.+?')( |$)": "{} is not expected there"}  # fmt: skip
 _TURNS_MAX = 2_500  # of two loops, if one is in the other: 1 ms
 # All that the library raises for an expression; a panic of its parser needs longer texts.
 _FAILURES = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
@@ -161,9 +167,7 @@ def _try_out(program: Any, text: str) -> None:
         except _FAILURES as error:
             reason = _reason(error)
             if "overload" in reason.lower():
-                reason += (
-                    "; both sides of an operator need one type: texts in quotes, numbers without"
-                )
+                reason = "both sides of an operator need one type: texts in quotes, numbers without"
             raise ValueError(f"the condition fails on a sample: {reason}") from None
         if not isinstance(result, bool):
             kind = type(result).__name__
@@ -220,7 +224,11 @@ def _hint(text: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The library's own words: its first sentence, without the source it repeats."""
+    """The library's own words: its first sentence, without the source and grammar it repeats."""
     words = " ".join(str(error).split())
     words = words.rpartition("Syntax error: ")[2] or words
+    for pattern, plainly in _GRAMMAR.items():
+        found = re.search(pattern, words)
+        if found is not None:
+            return plainly.format(found[1])
     return re.split(r"(?<=\w)[.] | \| ", words)[0][:200]

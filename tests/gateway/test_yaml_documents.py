@@ -88,11 +88,15 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
         ("<<: {a: 1}\n<<: {b: 1}", "policy.yaml:2:1: the key '<<' is given twice"),
         ("? [a]\n: 1", "policy.yaml:1:3: a key is a plain word"),
         ("? {a: 1}\n: 1", "policy.yaml:1:3: a key is a plain word"),
-        ("a: [1", "policy.yaml:2:1: not valid YAML: did not find expected ',' or ']'"),
-        ("a:\n\t- 1", "policy.yaml:2:1: not valid YAML: found character that cannot start"),
-        ("a: b: c", "policy.yaml:1:5: not valid YAML: mapping values are not allowed"),
-        ("a: é\nb: \x07", "policy.yaml:2:4: not valid YAML: control characters are not allowed"),
-        ("a: é\x07", "policy.yaml:1:5: not valid YAML: control characters are not allowed"),
+        ("a: [1", "policy.yaml:2:1: this is not YAML: a bracket or a comma is missing"),
+        ("a:\n\t- 1", "policy.yaml:2:1: this is not YAML: indent with spaces"),
+        ("a: 1\nb: 'c\nd: 2\n", "policy.yaml:2:4: this is not YAML: a quotation mark is not"),
+        ("a: \"\\d\"", "policy.yaml:1:5: this is not YAML: in double quotes a backslash"),
+        ("a: - b", "policy.yaml:1:4: this is not YAML: a list begins on a line of its own"),
+        ("a: *", "policy.yaml:1:5: this is not YAML: quote a text that begins with * or &"),
+        ("a: b: c", "policy.yaml:1:5: this is not YAML: is a line before it not indented"),
+        ("a: é\nb: \x07", "policy.yaml:2:4: this is not YAML: a character here is no text"),
+        ("a: é\x07", "policy.yaml:1:5: this is not YAML: a character here is no text"),
         ("a: ${env:GONE}", "policy.yaml:1:4: the environment variable GONE is not set; set it, or"
          " give a default: ${env:GONE:-default}"),
         ("a: '${envs:X}'", "policy.yaml:1:4: a reference reads ${env:NAME}, ${env:NAME:-default}"),
@@ -119,7 +123,7 @@ def test_a_file_over_one_mebibyte_is_refused(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:
-    assert refused(b"a: 1\nb: \xff") == ("policy.yaml:2:4: is not UTF-8",)
+    assert refused(b"a: 1\nb: \xff") == ("policy.yaml:2:4: is not UTF-8: save it in that encoding",)
 
 
 def test_nesting_ends_at_its_limit() -> None:
