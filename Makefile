@@ -59,7 +59,7 @@ kernels: $(READY) ## build the fused operators where there is a C++ compiler
 kernels-cuda: ## compile the CUDA twins where there is nvcc
 	@sh kernels/build.sh --cuda
 
-bench: bench-kernels bench-local bench-gateway ## every benchmark
+bench: bench-kernels bench-local bench-gateway ## the benchmarks of kernels, local models and gateway
 
 bench-kernels: kernels ## fused operators against plain ONNX Runtime
 	@$(BIN)/python -m tests.bench.bench_kernels $(ARGS)
