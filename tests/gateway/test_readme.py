@@ -132,3 +132,14 @@ def test_the_layers_are_those_the_linter_enforces() -> None:
         assert set(drawn[position : position + len(layer)]) == layer
         position += len(layer)
     assert position == len(drawn)
+
+
+def test_the_changelog_has_each_heading_and_each_change_once() -> None:
+    """In the order of Keep a Changelog: merges like to keep what both sides have."""
+    text = (GATEWAY.parent / "CHANGELOG.md").read_text()
+    for version in text.split("\n## ")[1:]:
+        order = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+        headings = re.findall(r"(?m)^### (.+)$", version)
+        assert headings == [name for name in order if name in headings]
+        begun = [line[:40] for line in version.splitlines() if line.startswith("- ")]
+        assert sorted(begun) == sorted(set(begun))
