@@ -12,6 +12,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
+from gateway.policy.condition_costs import LOOP, TEXTS, refuse_dear
 from gateway.policy.schema import MatchSection
 from gateway.policy.snapshot import RequestFacts
 from gateway.yaml_documents import suggest
@@ -35,11 +36,8 @@ TENANT: Mapping[str, tuple[Any, Any]] = {"id": ("acme", "globex")}
 _ROOTS: Mapping[str, Mapping[str, tuple[Any, Any]]] = {"request": REQUEST, "tenant": TENANT}
 
 _LENGTH_MAX = 2_000
-_LOOPS_MAX = 2  # .all(x, …) and the like: three in each other may run for minutes
-_TEXTS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"")
 _FIELD = re.compile(r"(?<![\w.])(request|tenant)\b(?:\s*\.\s*(\w+))?")
 _TAG = re.compile(r"(?<![\w.])request\.tags(?:\.(\w+)|\[\s*['\"]([^'\"]*)['\"]\s*\])")
-_BOUND = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(\s*(\w+)\s*,")
 # Words of other languages, and CEL's own.
 _FOREIGN = {r"\band\b": "&&", r"\bor\b": "||", r"\bnot\b": "!", r"(?<![=!<>])=(?!=)": "==",
             r"<>": "!=", r"(?<!&)&(?!&)": "&&", r"(?<![|])[|](?![|])": "||"}  # fmt: skip
@@ -49,7 +47,6 @@ _GRAMMAR = {r"missing ('.+?') at '<EOF>'": "{} is missing at its end",
             r"'<EOF>'()": "something is missing at its end",
             r"(?:mismatched|extraneous) input ('.+?') expecting": "{} is not expected there",
             r"no viable alternative at input ('.+?')( |$)": "{} is not expected there"}  # fmt: skip
-_TURNS_MAX = 2_500  # of two loops, if one is in the other: 1 ms
 # All that the library raises for an expression; a panic of its parser needs longer texts.
 _FAILURES = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
@@ -106,6 +103,7 @@ def compile_condition(text: str) -> Condition:
     except ValueError as error:
         raise ValueError(f"not a valid condition: {_reason(error)}{_hint(text)}") from None
     fields = _fields(text, program.variables())
+    refuse_dear(text)
     _try_out(program, text)
     request = [(name, attrgetter(name)) for name in REQUEST if name in fields["request"]]
     with_tenant = bool(fields["tenant"])
@@ -124,17 +122,8 @@ def compile_condition(text: str) -> Condition:
 
 def _fields(text: str, variables: Sequence[str]) -> Mapping[str, set[str]]:
     """The fields that a condition uses, of each root. Raises ValueError for an unknown name."""
-    bare = _TEXTS.sub('""', text)
-    loops = _BOUND.findall(bare)
-    if len(loops) > _LOOPS_MAX:
-        raise ValueError(f"a condition has at most {_LOOPS_MAX} of all, exists, map and filter")
-    turns = (bare.count(",") + 1) ** 2
-    if len(loops) == _LOOPS_MAX and turns > _TURNS_MAX:
-        raise ValueError(
-            f"two loops over so many elements may turn {turns} times and {_TURNS_MAX} are allowed:"
-            " write shorter lists, or one loop"
-        )
-    bound = set(loops)
+    bare = TEXTS.sub('""', text)
+    bound = {variable for _, variable in LOOP.findall(bare)}
     for variable in variables:
         if variable not in _ROOTS and variable not in bound:
             raise ValueError(
@@ -215,7 +204,7 @@ def _tag_condition(name: str, value: str) -> Condition:
 
 def _hint(text: str) -> str:
     """What to write instead, where somebody has written another language's words."""
-    bare = _TEXTS.sub(lambda match: " " * len(match[0]), text)
+    bare = TEXTS.sub(lambda match: " " * len(match[0]), text)
     for pattern, meant in _FOREIGN.items():
         found = re.search(pattern, bare)
         if found is not None:

@@ -65,7 +65,7 @@ MISTAKES = [
     ("tags: {feature: support}}\n    small", "when: «'request.model > 1'}\n    small", "routes.0.match.when: the condition fails on a sample: both sides of an operator need one type"),
     ("tags: {feature: support}}\n    small", "when: «'request.model +'}\n    small", "routes.0.match.when: not a valid condition: something is missing at its end"),
     ("max_wrong: 1%", "max_wrong: 1%, skip_when: «'request.input_tokens'", "routes.0.cache.semantic.skip_when: a condition is true or false, and this one is of type int"),
-    ("max_wrong: 1%", "max_wrong: 1%, skip_when: «'[1].all(x, [x].all(y, [y].all(z, true)))'", "routes.0.cache.semantic.skip_when: a condition has at most 2 of all, exists, map and filter"),
+    ("max_wrong: 1%", "max_wrong: 1%, skip_when: «'[1].all(x, [x].all(y, [y].all(z, true)))'", "routes.0.cache.semantic.skip_when: a condition has at most 2 loops in each other"),
     ("tags: {feature: support}}\n    small", "when: «'request.stream and true'}\n    small", "routes.0.match.when: not a valid condition: "),
     ("exact: on", "exact: «no", "routes.0.cache.exact: expected off, on, or a mapping of keys, not the text 'no': write off"),
     ("exact: on", "exact: «Yes", "routes.0.cache.exact: expected off, on, or a mapping of keys, not the text 'Yes': write on"),
@@ -234,16 +234,6 @@ def test_a_reference_to_no_regular_file_is_refused_at_once(tmp_path: Path) -> No
     (problem,) = problems(tmp_path, text)
     assert problem.endswith("pipe cannot be read: it is no regular file")
     assert time.perf_counter() - began < 5.0
-
-
-def test_two_loops_over_long_lists_are_refused(tmp_path: Path) -> None:
-    """160,000 turns would hold up every request; 2,500 take a millisecond."""
-    for count, accepted in ((400, False), (15, True)):
-        numbers = "[" + ",".join("1" for _ in range(count)) + "]"
-        loops = f"{numbers}.all(x, {numbers}.all(y, x == y))"
-        text = changed("tags: {feature: support}}\n    small", f"when: '{loops}'}}\n    small")
-        found = [problem for problem in problems(tmp_path, text) if "two loops" in problem]
-        assert (not found) is accepted, count
 
 
 @pytest.mark.parametrize(
