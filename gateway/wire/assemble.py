@@ -25,6 +25,7 @@ _FOUND = ("citations", "search_results", "images", "related_questions")
 _FOUND_BY_MESSAGE = (
     *_FOUND, "annotations", "audio", "context", "executed_tools", "grounding_metadata",
 )  # fmt: skip
+_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "content_filter", "safety"})
 _CALLING = frozenset({"tool_calls", "function_call"})
 _CHUNK_CHARACTERS = 24  # of replayed text per event: a stored answer has no token boundaries
 
@@ -226,6 +227,8 @@ def _complete_choice(choice: Any) -> bool:
     reason = choice.get("finish_reason")
     if not isinstance(reason, str) or reason not in _COMPLETE or choice.get("error"):
         return False
+    if str(choice.get("native_finish_reason")).lower() in _CUT:
+        return False  # OpenRouter's: the provider's own word, where the other is "stop"
     message = choice.get("message")
     if "text" in choice:
         return message is None and isinstance(choice["text"], str) and bool(choice["text"])

@@ -41,6 +41,7 @@ class StreamRelay:
     __slots__ = (
         "_begun",
         "_choices",
+        "_counting",
         "_done",
         "_ended",
         "_endpoint",
@@ -81,6 +82,7 @@ class StreamRelay:
         self._done = False
         self._secrets = secrets
         self._error: UpstreamError | None = None
+        self._counting = b""  # the last event of content, kept back where usage stands beside it
         self._usage_last = False  # the event of usage alone is kept back for the end
         self._told: dict[str, Any] | None = None  # all usage objects so far, as one
         self._usage: Usage | None = None  # what it means
@@ -116,6 +118,8 @@ class StreamRelay:
                 if kept := self._look(event):
                     passed_on.append(kept)
         except UpstreamError as error:
+            if self._counting:
+                passed_on.append(self._release())
             if not passed_on:
                 raise
             self._error = error
@@ -133,7 +137,7 @@ class StreamRelay:
             raise UpstreamUnavailable("The provider's stream was cut before its end.")
         if not self._begun and self.usage is None:
             raise UpstreamProtocolError("The provider's stream ended without an answer.")
-        return self.usage_event + DONE if self._usage_last else DONE
+        return self._release() + (self.usage_event + DONE if self._usage_last else DONE)
 
     def answer(self) -> dict[str, Any] | None:
         """The whole answer as a document, if it was kept and every choice has ended."""
@@ -191,7 +195,11 @@ class StreamRelay:
         if chunk.get("usage") is not None:
             if self._tell(chunk["usage"]):
                 if choices:
-                    return event if self._include_usage else self._hide(event, data, chunk)
+                    if not self._include_usage:
+                        return self._hide(event, data, chunk)
+                    if not self._all_ended:
+                        return event
+                    return self._release(event)
                 # An event of usage alone exists only because we asked for it. Who did, too, gets
                 # it with the charge in it: with the end, once the answer is booked.
                 self.usage_event = event
@@ -200,7 +208,12 @@ class StreamRelay:
         elif self._ended or not choices:
             self._tell(usage_place(chunk))
             self._searched = self._searched or searched_by(chunk)
-        return event
+        return self._release() + event if self._counting else event
+
+    def _release(self, successor: bytes = b"") -> bytes:
+        """The event kept back so far; ``successor`` is kept in its place."""
+        kept, self._counting = self._counting, successor
+        return kept
 
     def _error_of(self, reported: Reported | None, chunk: dict[str, Any]) -> UpstreamError:
         """What a status would have said, had the answer not begun with 200."""

@@ -352,3 +352,12 @@ async def test_the_other_dialects_forms_are_exchanged_and_booked_as_well(
     for answered in (streamed, found):
         (booked,) = odd.booked(answered)
         assert (booked.status, booked.prompt_tokens, booked.completion_tokens) == (200, 10, 5)
+
+
+async def test_usage_beside_the_last_content_carries_the_charge_too(odd: Odd) -> None:
+    last = {**chunk("hi", "stop"), "usage": USAGE}
+    body = {"model": "bad", "stream_options": {"include_usage": True}}
+    found = await odd.ask(stream(last, DONE), body)
+    assert text_of(found) == "hi"
+    assert '"charge_usd":"0.000060000000"' in found.text
+    assert found.text.endswith("data: [DONE]\n\n")

@@ -377,6 +377,8 @@ def test_whatever_counts_as_complete_can_be_replayed(answer: dict[str, Any]) -> 
         ({"message": {"content": "x"}, "index": None}, False),
         ({"message": {"tool_calls": [7]}}, False),
         ({"message": {"content": "x"}, "finish_reason": "tool_calls"}, False),
+        ({"message": {"content": "x"}, "native_finish_reason": "MAX_TOKENS"}, False),
+        ({"message": {"content": "x"}, "native_finish_reason": "end_turn"}, True),
         ({"message": {"tool_calls": [call_of("", "{}")]}, "finish_reason": "tool_calls"}, False),
         ({"message": {"tool_calls": [{"custom": {"name": "", "input": "x"}}]}}, False),
         ({"message": {"content": "x", "images": [{"image_url": {"url": "https://a/b"}}]}}, False),

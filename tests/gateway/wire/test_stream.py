@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import UpstreamError, UpstreamProtocolError, UpstreamUnavailable
+from gateway.errors import (
+    UpstreamError,
+    UpstreamProtocolError,
+    UpstreamStatus,
+    UpstreamUnavailable,
+)
 from gateway.wire.assemble import answer_text, assemble, complete, replay
 from gateway.wire.relay import DONE, StreamRelay
 from gateway.wire.sse import EVENT_BYTES_MAX, EventSplitter, event_data
@@ -110,7 +115,8 @@ def test_usage_beside_choices_is_read_and_taken_out_for_who_did_not_ask() -> Non
     for include_usage in (True, False):
         relay = relay_of(include_usage)
         cut = chunk(delta(reason="stop"), system_fingerprint="fp")
-        assert relay.feed(last) == (last if include_usage else cut)
+        assert relay.feed(last) == (b"" if include_usage else cut)
+        assert relay.end() == (last if include_usage else b"") + DONE
         assert relay.usage is not None
         hidden = b"" if include_usage else chunk(usage=USAGE, system_fingerprint="fp")
         assert relay.usage_event == hidden, "for those who share the stream and asked"
@@ -427,3 +433,31 @@ def test_no_json_whatever_raises_anything_but_an_upstream_error(values: list[Any
         relay.answer()
     except UpstreamError:
         pass
+
+
+def test_the_last_content_waits_where_the_usage_to_be_charged_stands_beside_it() -> None:
+    """Whatever follows it follows it still."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    chunk = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]}
+    last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage}
+    first, ending = (b"data: " + orjson.dumps(event) + b"\n\n" for event in (chunk, last))
+    for between in (b"", b'data: {"choices":[],"x":1}\n\n'):
+        relay = relay_of(include_usage=True)
+        assert relay.feed(first) == first
+        assert relay.feed(ending) == b""
+        assert relay.feed(between) == (ending + between if between else b"")
+        assert relay.feed(DONE) == b""
+        assert relay.end() == (DONE if between else ending + DONE)
+
+
+def test_the_last_content_is_not_lost_where_an_error_follows_it() -> None:
+    relay = relay_of(include_usage=True)
+    last = {
+        "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+    }
+    event = b"data: " + orjson.dumps(last) + b"\n\n"
+    assert relay.feed(event) == b""
+    assert relay.feed(b'data: {"error":{"message":"late"}}\n\n') == event
+    with pytest.raises(UpstreamStatus):
+        relay.end()
