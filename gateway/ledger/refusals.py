@@ -1,8 +1,8 @@
 """Refused requests in the books: counted by tenant, key and reason, without a record for each.
 
-The first refusal of a kind is logged at once; while more of it come, they are counted and logged
-together every few seconds. So a flood costs the disk no more than a trickle, and ``kill -9`` loses
-the count of a few seconds of a flood. Knows no HTTP and no database.
+The first few refusals of a kind are logged at once; while more of it come, they are counted and
+logged together every few seconds. So a flood costs the disk no more than a trickle, and
+``kill -9`` loses the count of a few seconds of a flood. Knows no HTTP and no database.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from collections.abc import Callable
 from gateway.errors import MeteringUnavailable
 from gateway.ledger.event import Refused
 
-INTERVAL_SECONDS = 5.0  # between two records of one kind
+INTERVAL_SECONDS = 5.0
+AT_ONCE_MAX = 20  # records of one kind in an interval; the others become one more
 KINDS_MAX = 4_096  # counted at a time; beyond, and with a full disk, refusals are not counted
 
 Kind = tuple[str, str, str, str, int]  # tenant, project, key, reason, status
@@ -27,7 +28,8 @@ class RefusalCounter:
         """append: logs a record, or raises MeteringUnavailable; then it is tried again."""
         self._append = append
         self._monotonic = monotonic
-        self._logged: dict[Kind, float] = {}  # when each kind's last record was written
+        # Of each kind: when its interval began, and how many records it has had since.
+        self._logged: dict[Kind, tuple[float, int]] = {}
         self._waiting: dict[Kind, Refused] = {}
         self._timer: asyncio.TimerHandle | None = None
 
@@ -39,10 +41,13 @@ class RefusalCounter:
             waiting.requests += refused.requests
             return
         now = self._monotonic()
-        if now - self._logged.get(kind, float("-inf")) >= INTERVAL_SECONDS:
+        began, records = self._logged.get(kind, (now, 0))
+        if now - began >= INTERVAL_SECONDS:
+            began, records = now, 0
+        if records < AT_ONCE_MAX:
             if len(self._logged) >= KINDS_MAX:
                 self._logged.clear()
-            self._logged[kind] = now
+            self._logged[kind] = began, records + 1
             if self._log(refused):
                 return
         if len(self._waiting) < KINDS_MAX:
@@ -60,7 +65,7 @@ class RefusalCounter:
                 break
             del self._waiting[kind]
             if kind in self._logged:
-                self._logged[kind] = now
+                self._logged[kind] = now, AT_ONCE_MAX  # a flood: none of it at once again
 
     def _log(self, refused: Refused) -> bool:
         try:

@@ -132,15 +132,14 @@ class Router:
                 reason="no evidence in the text: large",
             )
         threshold = self._threshold(target)
-        ratio = score.p_small / score.p_large
         if threshold <= NEVER_SMALL:
             reason = "the target lets nothing go small"
         elif threshold >= ALWAYS_SMALL:
             reason = "the target sends all to small"
         elif gap <= threshold:
-            reason = f"gap {gap:.2f} <= {threshold:.2f}: small expected at {ratio:.2f} of large"
+            reason = f"prior, not measured: gap {gap:.2f} <= {threshold:.2f}, easy"
         else:
-            reason = f"gap {gap:.2f} > {threshold:.2f}: small expected at {ratio:.2f} of large"
+            reason = f"prior, not measured: gap {gap:.2f} > {threshold:.2f}, hard"
         easy = gap <= threshold
         if easy and target.unmeasured:
             # What the prior expects of a small model was never compared with this one's answers.

@@ -10,7 +10,7 @@ from gateway.errors import MeteringUnavailable
 from gateway.ledger import reports
 from gateway.ledger.event import Refused
 from gateway.ledger.frames import segment_name
-from gateway.ledger.refusals import INTERVAL_SECONDS, KINDS_MAX, RefusalCounter
+from gateway.ledger.refusals import AT_ONCE_MAX, INTERVAL_SECONDS, KINDS_MAX, RefusalCounter
 from gateway.ledger.store import LedgerStore
 from gateway.ledger.wal import WriteAheadLog
 from tests.gateway.ledger.books import NOW_US, PRICE, final
@@ -46,19 +46,23 @@ class Disk:
         return sum(record.requests for record in self.records)
 
 
-async def test_the_first_is_logged_at_once_and_a_flood_in_one_record() -> None:
+async def test_the_first_few_are_logged_at_once_and_a_flood_in_one_record() -> None:
     disk = Disk()
-    disk.counter.count(refused())
-    assert disk.requests == 1
+    for number in range(AT_ONCE_MAX):
+        disk.counter.count(refused())
+        assert disk.requests == number + 1
     for _ in range(10_000):
         disk.counter.count(refused())
     disk.counter.count(refused(reason="missing_tags"))
-    assert (len(disk.records), disk.requests) == (2, 2)
+    assert len(disk.records) == disk.requests == AT_ONCE_MAX + 1
     disk.counter.flush()
-    assert (len(disk.records), disk.requests) == (3, 10_002)
+    assert (len(disk.records), disk.requests) == (AT_ONCE_MAX + 2, AT_ONCE_MAX + 10_001)
+    disk.counter.count(refused())
+    assert disk.requests == AT_ONCE_MAX + 10_001
+    disk.counter.flush()
     disk.now += INTERVAL_SECONDS
     disk.counter.count(refused())
-    assert disk.requests == 10_003
+    assert disk.requests == AT_ONCE_MAX + 10_003
 
 
 async def test_a_full_disk_delays_the_count_and_does_not_change_it() -> None:
@@ -142,8 +146,8 @@ async def test_what_waits_is_logged_without_a_further_refusal() -> None:
     """A timer does it."""
     disk = Disk()
     loop = asyncio.get_running_loop()
-    for _ in range(3):
+    for _ in range(AT_ONCE_MAX + 3):
         disk.counter.count(refused())
     (timer,) = [handle for handle in loop._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
     timer._run()
-    assert disk.requests == 3
+    assert disk.requests == AT_ONCE_MAX + 3
