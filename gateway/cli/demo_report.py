@@ -38,8 +38,12 @@ def print_report(
 
 
 def _booked(steps: list[Step], store: LedgerStore) -> dict[str, reports.EventRow]:
-    """The last ledger event of each request, once the shipper has carried them over."""
+    """The last ledger event of each request, once the shipper has carried them over.
+
+    Refusals too: they are logged together, every few seconds.
+    """
     wanted = {step.request_id for step in steps if step.model}
+    refused = sum(step.status >= 400 for step in steps)
     deadline = time.monotonic() + _SHIPPED_SECONDS
     while True:
         found = {
@@ -47,9 +51,15 @@ def _booked(steps: list[Step], store: LedgerStore) -> dict[str, reports.EventRow
             for request_id in wanted
             if (rows := reports.request(store, request_id))
         }
-        if len(found) == len(wanted) or time.monotonic() > deadline:
+        counted = sum(row.refused for row in reports.tenant_summary(store, _this_month()))
+        complete = len(found) == len(wanted) and counted >= refused
+        if complete or time.monotonic() > deadline:
             return found
         time.sleep(0.1)
+
+
+def _this_month() -> str:
+    return time.strftime("%Y-%m", time.gmtime())
 
 
 def _requests(steps: list[Step], rows: dict[str, reports.EventRow], simulated: bool) -> Table:
@@ -87,8 +97,7 @@ def _tenants(store: LedgerStore) -> Table:
     )
     for name in (*names.split(","), "exact", "semantic", "small"):
         table.add_column(name, justify="left" if name == "tenant" else "right")
-    period = time.strftime("%Y-%m", time.gmtime())
-    summaries = {row.key: row for row in reports.tenant_summary(store, period)}
+    summaries = {row.key: row for row in reports.tenant_summary(store, _this_month())}
     for tenant in TENANTS:
         row = summaries.get(tenant)
         if row is None:

@@ -1,9 +1,16 @@
-"""What ``tollhouse demo`` takes from its caller's environment."""
+"""What ``tollhouse demo`` takes from its caller's environment, and what it tells."""
 
 from pathlib import Path
 
+import httpx
+import pytest
+from rich.console import Console
+
 from gateway.cli.demo import without_settings
+from gateway.cli.demo_report import print_report
+from gateway.cli.demo_workload import Step
 from gateway.config import load_settings
+from tests.gateway.running import ProviderThread, running_gateway
 
 
 def test_the_demo_leaves_the_callers_own_gateway_alone(tmp_path: Path) -> None:
@@ -21,3 +28,24 @@ def test_the_demo_keeps_what_is_no_setting() -> None:
     """Where models are, and which key pays the large one."""
     kept = {"TOLLHOUSE_MODELS": "/srv/models", "OPENAI_API_KEY": "k", "PATH": "/bin"}
     assert without_settings(kept) == kept
+
+
+@pytest.mark.slow
+def test_the_demo_counts_every_refusal_that_it_lists(
+    tmp_path: Path, provider: ProviderThread
+) -> None:
+    """All but the first of a kind reach the books seconds later."""
+    with running_gateway(tmp_path, provider.base_url) as gateway:
+        headers = {"authorization": f"Bearer {gateway.key('acme')}"}
+        body = {"model": "nothing", "messages": [{"role": "user", "content": "Hello"}]}
+        steps = [
+            Step(number=number, tenant="acme", shows="", asked="", status=httpx.post(
+                gateway.base_url + "/chat/completions", json=body, headers=headers, trust_env=False
+            ).status_code)
+            for number in range(3)
+        ]  # fmt: skip
+        console = Console(record=True, width=200)
+        with httpx.Client() as admin:
+            print_report(console, steps, admin, gateway.state_dir, simulated=True)
+    (row,) = [line for line in console.export_text().splitlines() if line.startswith("│ acme ")]
+    assert row.split("│")[3].strip() == "3"
