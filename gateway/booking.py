@@ -18,6 +18,8 @@ from gateway.ledger.event import (
     Intent,
     State,
     UsageEvent,
+    plausible,
+    unpriced,
 )
 from gateway.money import scale_half_even
 from gateway.policy.snapshot import Model
@@ -54,7 +56,7 @@ def intent(exchange: Exchange, attempt: Attempt, prompt_tokens: int) -> Intent:
 def attempt_event(
     exchange: Exchange, attempt: Attempt, *, recorded_us: int, superseded: bool
 ) -> UsageEvent:
-    """The final record of one attempt, priced."""
+    """The final record of one attempt, priced, and without amounts that cannot be true."""
     usage = attempt.usage or _NOTHING
     price = _price_of(attempt.target, exchange.started_us, usage)
     baseline_price = _price_of(_baseline(exchange), exchange.started_us, usage)
@@ -70,37 +72,54 @@ def attempt_event(
             charged = attempt.unknown == "charged" or exchange.tenant.charging.failures
             cost, possible = (most, 0) if charged else (0, most)
             baseline = cost  # of unknown tokens nothing is saved and nothing lost
-    return UsageEvent(
-        **_identity(exchange, attempt.number, attempt.target, price, baseline_price),
-        state=state,
-        cache_status=_BOOKED_CACHE_STATUS[exchange.cache_status],
-        status=error.status if error is not None else 200,
-        error_type=error.code if error is not None else None,
-        superseded=superseded,
-        recorded_us=recorded_us,
-        upstream_request_id=attempt.upstream_request_id,
-        list_pico=cost,
-        cost_pico=cost,
-        charge_pico=charge_pico(exchange, cost),
-        # What failed on the way saved nothing; only the answer is compared with the baseline.
-        baseline_pico=0 if superseded and baseline is not None else baseline,
-        overhead_pico=0 if superseded else _overhead_pico(exchange),
-        duration_us=_span_us(attempt.started_monotonic, attempt.ended_monotonic),
-        ttft_us=None if superseded else _ttft_us(exchange),
-        usage=usage,
-        possible_cost_pico=possible,
-        possible_charge_pico=(charge_pico(exchange, possible) or 0) if possible else 0,
-        request_us=None if superseded else _span_us(exchange.started, attempt.ended_monotonic),
+    event = plausible(
+        UsageEvent(
+            **_identity(exchange, attempt.number, attempt.target, price, baseline_price),
+            state=state,
+            cache_status=_BOOKED_CACHE_STATUS[exchange.cache_status],
+            status=error.status if error is not None else 200,
+            error_type=error.code if error is not None else None,
+            superseded=superseded,
+            recorded_us=recorded_us,
+            upstream_request_id=attempt.upstream_request_id,
+            list_pico=cost,
+            cost_pico=cost,
+            charge_pico=charge_pico(exchange, cost),
+            # What failed on the way saved nothing; only the answer is compared with the baseline.
+            baseline_pico=0 if superseded and baseline is not None else baseline,
+            overhead_pico=0 if superseded else _overhead_pico(exchange),
+            duration_us=_span_us(attempt.started_monotonic, attempt.ended_monotonic),
+            ttft_us=None if superseded else _ttft_us(exchange),
+            usage=usage,
+            possible_cost_pico=possible,
+            possible_charge_pico=(charge_pico(exchange, possible) or 0) if possible else 0,
+            request_us=None if superseded else _span_us(exchange.started, attempt.ended_monotonic),
+        )
+    )
+    return _with_hold_pending(exchange, attempt, event) if unpriced(event) else event
+
+
+def _with_hold_pending(exchange: Exchange, attempt: Attempt, event: UsageEvent) -> UsageEvent:
+    """The event of an answer whose cost nobody knows, or believes: its hold stays pending.
+
+    Were it free, a hard budget would let any number of such answers through; were its hold not in
+    the books, a budget that is counted anew would forget it.
+    """
+    most = _most_pico(exchange, attempt, None)
+    return msgspec.structs.replace(
+        event,
+        possible_cost_pico=most,
+        possible_charge_pico=charge_pico(exchange, most) or 0,
     )
 
 
-def _most_pico(exchange: Exchange, attempt: Attempt, price: Price) -> int:
+def _most_pico(exchange: Exchange, attempt: Attempt, price: Price | None) -> int:
     """What an attempt of unknown usage costs at most: what was held, or its own compute.
 
     Cut to what an event is believed to cost, mark-up included.
     """
     most = attempt.held_pico
-    if price.rates.compute_pico_per_second and not price.rates.output:
+    if price is not None and price.rates.compute_pico_per_second and not price.rates.output:
         took_us = _span_us(attempt.started_monotonic, attempt.ended_monotonic)
         most = min(most, price.cost_pico(Usage(compute_us=took_us)))
     return min(most, EVENT_PICO_MAX * _PPM // (_PPM + exchange.tenant.charging.markup_ppm))

@@ -4,9 +4,9 @@ The final record is in the log before the answer's last bytes leave. Never raise
 that is already answered: what cannot be booked is told to the client as an error.
 """
 
-from gateway.booking import attempt_event, cache_event, charge_pico
+from gateway.booking import attempt_event, cache_event
 from gateway.exchange import Exchange
-from gateway.ledger.event import IMPLAUSIBLE, Refused, UsageEvent, plausible
+from gateway.ledger.event import Refused, UsageEvent, plausible
 from gateway.services import Services
 
 
@@ -20,13 +20,14 @@ def settle(exchange: Exchange, services: Services) -> None:
         refuse(exchange, services)
     try:
         if exchange.hit is not None:
-            event = cache_event(exchange, recorded_us=services.now_us(), now=services.monotonic())
+            event = plausible(
+                cache_event(exchange, recorded_us=services.now_us(), now=services.monotonic())
+            )
         elif exchange.attempts:
             event = attempt_event(
                 exchange, exchange.attempts[-1], recorded_us=services.now_us(), superseded=False
             )
         if event is not None:
-            event = plausible(event)  # before anything counts what the ledger would not book
             services.ledger.settle(event)
             exchange.usage = event.usage
             exchange.cost_pico = event.cost_pico
@@ -67,15 +68,8 @@ def _release(exchange: Exchange, services: Services, event: UsageEvent | None) -
         exchange.rate.settle(tokens)
     if exchange.hold is not None:
         charge = pending = 0
-        if event is not None and event.error_type == IMPLAUSIBLE:
-            # A count that nobody can believe spends what was held for it, no more and no less.
-            charge = exchange.hold.amount_pico
-        elif event is not None:
+        if event is not None:
             charge, pending = event.charge_pico or 0, event.possible_charge_pico
-            if event.charge_pico is None and exchange.attempts:
-                # Nobody knows what an answer without a price costs. It spends what was held for
-                # it: were it free, a hard budget would let any number of such answers through.
-                charge = charge_pico(exchange, exchange.attempts[-1].held_pico) or 0
             if len(exchange.attempts) > 1:
                 failed_charge, failed_pending = _failed_pico(exchange, event.recorded_us)
                 charge, pending = charge + failed_charge, pending + failed_pending
@@ -86,16 +80,12 @@ def _release(exchange: Exchange, services: Services, event: UsageEvent | None) -
 
 
 def _failed_pico(exchange: Exchange, recorded_us: int) -> tuple[int, int]:
-    """(charged, pending) of the attempts before the last; where unknown, what was held."""
+    """(charged, pending) of the attempts before the last."""
     total = pending = 0
     for attempt in exchange.attempts[:-1]:
         if attempt.usage is None and attempt.unknown is None:
             continue
-        event = plausible(
-            attempt_event(exchange, attempt, recorded_us=recorded_us, superseded=True)
-        )
-        unknown = event.charge_pico is None  # absurd or unpriced
-        charge = charge_pico(exchange, attempt.held_pico) if unknown else event.charge_pico
-        total += charge or 0
+        event = attempt_event(exchange, attempt, recorded_us=recorded_us, superseded=True)
+        total += event.charge_pico or 0
         pending += event.possible_charge_pico
     return total, pending
