@@ -24,6 +24,7 @@ from gateway.ledger.event import (
 from gateway.money import scale_half_even
 from gateway.policy.snapshot import Model
 from gateway.prices import Price
+from gateway.wire.growth import growth_of
 from gateway.wire.usage import Usage
 
 _PPM = 1_000_000
@@ -193,8 +194,12 @@ def worst_case_pico(exchange: Exchange, target: Model, output_tokens: int) -> in
     if target.prices is None or exchange.endpoint == "count_tokens":
         return 0
     request = exchange.request
-    # No tokenizer yields more tokens than there are bytes.
+    # No tokenizer yields more tokens than there are bytes, once it has spelled out the text.
     prompt_tokens = request.prompt_bytes
+    if exchange.tenant.budgets:
+        if request.growth is None:
+            request.growth = growth_of(request.body)
+        prompt_tokens += request.growth
     if (request.enclosed or request.unsized) and target.context_tokens is not None:
         # A file becomes what it becomes, but no more than the model reads.
         prompt_tokens = max(prompt_tokens, target.context_tokens)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.policy.snapshot import Model
-from gateway.wire.openai import WITHOUT_OUTPUT, ParsedRequest
+from gateway.wire.openai import WITHOUT_OUTPUT, ParsedRequest, dearer_tier
 from gateway.wire.usage import Usage
 from gateway.wire.usage_shapes import tier_of
 
@@ -32,7 +32,7 @@ def completed(
     """
     if told is None:
         told = _with(estimate(), service_tier=tier_of(tier_named))
-    if request.provider_tools == "service_tier" and tier_named is None:
+    if tier_named is None and dearer_tier(request.body) is not None:
         # It was asked for, and nothing says that the provider did otherwise.
         told = _with(told, service_tier=tier_of(request.body.get("service_tier")))
     fee = request.fee or target.fee

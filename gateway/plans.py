@@ -75,8 +75,10 @@ def _worst_output(exchange: Exchange, candidates: tuple[Model, ...]) -> int:
     if exchange.endpoint in WITHOUT_OUTPUT:
         return 0
     asked = exchange.request.max_output_tokens
-    if asked:  # 0 is sent on, and not every provider means none by it
+    if asked:
         return asked
     limit = max(model.output_tokens_max for model in candidates)
+    if asked == 0:
+        return limit  # it is sent on as it came, and not every provider means none by it
     tenant_max = exchange.tenant.limits.max_output_tokens
     return min(limit, tenant_max) if tenant_max is not None else limit

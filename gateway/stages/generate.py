@@ -38,7 +38,12 @@ from gateway.upstreams.base import (
 )
 from gateway.upstreams.health import Outcome
 from gateway.wire.dialects import DIALECTS, Relay
-from gateway.wire.openai import RETRY_AFTER_SECONDS_MAX, WITHOUT_OUTPUT, reported_error
+from gateway.wire.openai import (
+    RETRY_AFTER_SECONDS_MAX,
+    WITHOUT_OUTPUT,
+    reported_error,
+    under_known_limit,
+)
 from gateway.wire.reported import names_a_lost_model, read_reported
 from gateway.wire.sse import begins_a_document, begins_a_stream
 from gateway.wire.tokens import count_prompt, count_tokens
@@ -198,8 +203,11 @@ async def _ask(
 
 
 def _encode(exchange: Exchange, attempt: Attempt) -> bytes:
+    request = exchange.request
+    if exchange.endpoint == "chat" and _limit_unknown(exchange, attempt.target):
+        request = under_known_limit(request)
     return DIALECTS[exchange.endpoint].encode(
-        exchange.request,
+        request,
         upstream_model=attempt.target.upstream_model,
         max_output_tokens=attempt.output_cap,
         limit_field=attempt.target.limit_field,
@@ -528,6 +536,17 @@ def _output_cap(exchange: Exchange, target: Model) -> int | None:
     if tenant_max is not None:
         return min(tenant_max, target.output_tokens_max)
     return target.output_tokens_max if exchange.tenant.budgets else None
+
+
+def _limit_unknown(exchange: Exchange, target: Model) -> bool:
+    """Whether a target may ignore the only limit that a chat has, where money is bounded."""
+    body, tenant = exchange.request.body, exchange.tenant
+    return (
+        target.limit_field == "max_tokens"
+        and bool(body.get("max_completion_tokens"))
+        and body.get("max_tokens") is None
+        and (bool(tenant.budgets) or tenant.limits.max_output_tokens is not None)
+    )
 
 
 def _headers(exchange: Exchange, attempt: Attempt) -> tuple[tuple[bytes, bytes], ...]:

@@ -14,6 +14,7 @@ from gateway.policy.snapshot import RequestFacts
 from gateway.services import Services
 from gateway.wire.canonical import cacheable, canonical_body
 from gateway.wire.dialects import DIALECTS
+from gateway.wire.growth import growth_of
 from gateway.wire.openai import ParsedRequest, shown
 from gateway.wire.structure import LARGE_BYTES
 
@@ -54,6 +55,8 @@ async def _parse_aside(exchange: Exchange) -> None:
 
 def _parse_large(exchange: Exchange) -> ParsedRequest:
     request = _parse(exchange)
+    if exchange.tenant.budgets:
+        request.growth = growth_of(request.body)
     if cacheable(request) is None:
         # What is hashed later is short.
         request.canonical = sha256(canonical_body(request)).digest()

@@ -11,6 +11,7 @@ import msgspec
 import orjson
 
 from gateway.errors import GatewayError, InvalidRequest, UpstreamStatus
+from gateway.wire.fees import choice_of_model
 from gateway.wire.kept import refuse_kept
 from gateway.wire.openai import (
     SCALARS,
@@ -98,6 +99,11 @@ def parse_request(
     for name in ("tools", "tool_choice", "mcp_servers", "output_config", "output_format"):
         if body.get(name):
             measured.tokens += _TOOLS_OVERHEAD_TOKENS
+    # Each tool of the provider's own is a page that it adds; one of the client's stands here.
+    measured.tokens += _TOOLS_OVERHEAD_TOKENS * sum(
+        isinstance(tool, dict) and tool.get("type") not in (None, "custom")
+        for tool in _list_of(body.get("tools"))
+    )
     measured.tell(request)
     refuse_kept(body, ("messages",) if request.has_media else ())
     request.last_user_text = _user_text(messages[-1])
@@ -302,9 +308,18 @@ def _provider_tools(body: dict[str, Any]) -> str | None:
         return "speed"
     if body.get("inference_geo") not in (None, "global"):
         return "inference_geo"  # at a tenth more
-    tools = body.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
+    management = body.get("context_management")
+    if isinstance(management, dict) and "compact" in str(management.get("edits")):
+        return "context_management"  # the whole prompt is read once more
+    chosen = choice_of_model(body)
+    if chosen is not None:
+        return chosen
+    for tool in _list_of(body.get("tools")):
         kind = tool.get("type") if isinstance(tool, dict) else None
         if isinstance(kind, str) and not kind.startswith(_CLIENT_TOOLS):
             return kind
     return None
+
+
+def _list_of(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

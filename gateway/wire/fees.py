@@ -10,10 +10,16 @@ from gateway.wire.verbatim import encode
 
 Fee = Literal["search", "other"]
 
-# Fields of a chat body that make a provider do more than write: OpenAI, xAI, OpenRouter, Alibaba.
+# Fields of a chat body that make a provider do more than write: OpenAI, xAI, OpenRouter, Alibaba,
+# Baidu, Cohere.
 FEE_FIELDS = frozenset(
-    {"web_search_options", "search_parameters", "plugins", "enable_search", "tools"}
-)
+    {"web_search_options", "search_parameters", "plugins", "enable_search", "tools", "web_search",
+     "connectors", "mcp_servers"}
+)  # fmt: skip
+# Fields by which a broker lets the client choose who answers, at another price than the model's:
+# OpenRouter, LiteLLM.
+_CHOOSING = ("models", "fallbacks", "fallback_models", "model_list", "provider", "preset")
+_CHOOSES = frozenset(_CHOOSING)
 _CLIENT_TOOLS = frozenset({"function", "custom", None})
 _SEARCHING = ("-search-", ":online", "sonar")
 _MEDIA = ("audio", "image")
@@ -27,16 +33,22 @@ def fee_asked(body: dict[str, Any]) -> tuple[str, Fee] | None:
     parameters = body.get("search_parameters")
     if isinstance(parameters, dict) and parameters.get("mode") != "off":
         return "search_parameters", "search"
-    if body.get("enable_search") is True:
-        return "enable_search", "search"
-    if body.get("plugins"):
-        return "plugins", "search"
+    for name in ("enable_search", "plugins", "web_search", "connectors", "mcp_servers"):
+        if body.get(name):
+            return name, "search"
     tools = body.get("tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type") if isinstance(tool, dict) else None
         if isinstance(kind, str) and kind not in _CLIENT_TOOLS:
             return kind, "search" if b"search" in encode(tool) else "other"
     return None
+
+
+def choice_of_model(body: dict[str, Any]) -> str | None:
+    """The field that asks a broker for another model, or another seller, than the policy's."""
+    if _CHOOSES.isdisjoint(body):
+        return None
+    return next((name for name in _CHOOSING if body.get(name)), None)
 
 
 def fee_of_model(name: str) -> Fee | None:

@@ -13,7 +13,7 @@ import msgspec
 import orjson
 
 from gateway.errors import InvalidRequest, UpstreamStatus
-from gateway.wire.fees import FEE_FIELDS, Fee, fee_asked
+from gateway.wire.fees import FEE_FIELDS, Fee, choice_of_model, fee_asked
 from gateway.wire.kept import TOP_FIELDS, refuse_kept
 from gateway.wire.reported import Reported, read_odd
 from gateway.wire.sizes import PromptSize, size_of
@@ -46,7 +46,8 @@ _REDACTED_LENGTH_MAX = 65_536  # read of a message before it is cut: no half of 
 class ParsedRequest(msgspec.Struct, kw_only=True):
     """A request body and what the gateway must know of it.
 
-    Not changed after parsing, but for ``canonical``, which is filled in when it is first needed.
+    Not changed after parsing, but for ``canonical`` and ``growth``, which are filled in when they
+    are first needed.
     """
 
     endpoint: Endpoint
@@ -68,6 +69,7 @@ class ParsedRequest(msgspec.Struct, kw_only=True):
     user: str | None = None
     temperature: float | None = None
     canonical: bytes | None = None  # as ``canonical_body`` spells it
+    growth: int | None = None  # bytes that a normalizing tokenizer may add, once it was asked for
     provider_tools: str | None = None  # names what the provider bills as no price foretells
     fee: Fee | None = None  # what a chat is billed for beside its tokens, uncounted in its answer
 
@@ -101,6 +103,9 @@ def parse_request(
         asked = fee_asked(body)
         if asked is not None:
             request.provider_tools, request.fee = asked
+    chosen = choice_of_model(body)
+    if chosen is not None:
+        request.provider_tools = chosen
     if body.get("prediction"):
         request.predicted_bytes = size_of(body["prediction"])
     if endpoint == "chat":
@@ -140,6 +145,16 @@ def decode_body(raw: bytes | bytearray, model: str | None = None) -> dict[str, A
     elif not isinstance(body.get("model"), str) or not body["model"]:
         raise InvalidRequest("you must provide a model parameter", param="model")
     return body
+
+
+def under_known_limit(request: ParsedRequest) -> ParsedRequest:
+    """The request with its limit under the name that every provider of chats knows.
+
+    Whoever does not know ``max_completion_tokens`` ignores it, and writes as much as it likes.
+    """
+    body = {n: value for n, value in request.body.items() if n not in _LIMIT_FIELDS}
+    body["max_tokens"] = request.max_output_tokens
+    return msgspec.structs.replace(request, body=body)
 
 
 def dearer_tier(body: dict[str, Any]) -> str | None:
@@ -281,6 +296,8 @@ def _read_messages(request: ParsedRequest) -> None:
         content = message.get("content")
         if type(content) is str:
             size += len(content) if content.isascii() else size_of(content)
+            if content.startswith(_FILE_REFERENCE):
+                measured.refuse(f"messages[{index}].content")
             if len(message) > 2:
                 measured.message(_without_content(message), f"messages[{index}]")
         elif content is None or type(content) is list:
@@ -318,7 +335,8 @@ def _read_prompt(request: ParsedRequest) -> None:
         request.last_user_text = whole_text(prompt)
     elif isinstance(prompt, list):
         request.prompt_bytes = _size_of_batch(prompt, "prompt")
-        request.choices *= len(prompt) if prompt and not isinstance(prompt[0], int) else 1
+        # A list of tokens is one prompt; all else in a list is a prompt of its own.
+        request.choices *= max(1, sum(not isinstance(item, int) for item in prompt))
         if len(prompt) == 1 and isinstance(prompt[0], str):
             request.last_user_text = whole_text(prompt[0])
     else:
@@ -353,17 +371,21 @@ SCALARS = frozenset(
 _PLAIN = SCALARS | {"messages"}
 _PLAIN_COMPLETION = SCALARS | {"prompt"}
 _PLAIN_EMBEDDING = SCALARS | {"input"}
+_FILE_REFERENCE = "fileid://"  # Alibaba's: the whole text of a message stands for a file
 _MESSAGE_OVERHEAD_BYTES = 8  # a chat template's marks around one message, in tokens at most
 
 
 def _size_of_batch(items: list[Any], param: str) -> int:
-    """Bytes of a batch of texts, of token lists (a token counts as one), or of one token list."""
+    """Bytes of a batch of texts, of token lists (a token counts as one), or of one token list.
+
+    A list may hold something else where a provider takes it, such as pairs of texts.
+    """
     size = 0
     for item in items:
         if isinstance(item, str):
             size += size_of(item)
         elif isinstance(item, list):
-            size += len(item)
+            size += sum(1 if type(part) is int else size_of(part) for part in item)
         elif isinstance(item, int) and not isinstance(item, bool):
             size += 1
         else:
@@ -418,7 +440,7 @@ def _output_tokens(body: dict[str, Any]) -> int | None:
     older = positive_of(body, "max_tokens", 0)
     if newer is None or older is None:
         return older if newer is None else newer
-    return max(newer, older)
+    return max(newer, older) if newer and older else 0  # 0 may mean no limit
 
 
 def positive_of(body: dict[str, Any], name: str, least: int = 1) -> int | None:

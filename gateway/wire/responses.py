@@ -10,6 +10,7 @@ import msgspec
 import orjson
 
 from gateway.errors import GatewayError, InvalidRequest
+from gateway.wire.fees import choice_of_model
 from gateway.wire.kept import refuse_kept, refused
 from gateway.wire.openai import (
     SCALARS,
@@ -236,15 +237,24 @@ def _has_json_format(body: dict[str, Any]) -> bool:
 
 def _provider_tools(body: dict[str, Any]) -> str | None:
     """The first of what is billed by more than the tokens that we see, at more than their price."""
-    tier = dearer_tier(body)
-    if tier is not None:
-        return tier
-    for tool in _objects(body.get("tools")):
+    management = body.get("context_management")
+    if any("compact" in str(entry.get("type")) for entry in _objects(management)):
+        return "context_management"  # the whole prompt is read once more
+    # A tier comes last: it may have a price, and then nothing else is looked at.
+    return choice_of_model(body) or _hosted(body.get("tools")) or dearer_tier(body)
+
+
+def _hosted(tools: Any, depth: int = 2) -> str | None:
+    """The kind of the first tool that runs at the provider; a namespace has tools within."""
+    for tool in _objects(tools):
         kind = tool.get("type")
         environment = tool.get("environment")
         hosted = isinstance(environment, dict) and environment.get("type") != "local"
         if isinstance(kind, str) and (kind not in _CLIENT_TOOLS or hosted):
             return kind
+        within = _hosted(tool.get("tools"), depth - 1) if depth and "tools" in tool else None
+        if within is not None:
+            return within
     return None
 
 

@@ -17,6 +17,8 @@ IMAGE_TOKENS_MAX = 2_833 + 8 * 5_667
 _IMAGE_TOKENS_LOW = 2_833
 MEDIA_TOKENS = IMAGE_TOKENS_MAX  # of a file or recording whose size nobody knows: a floor
 _FIELD_OVERHEAD_BYTES = 4
+_SCHEME_LENGTH_MAX = 16
+_PICTURES_ARE_AT = ("https:", "http:", "data:")
 
 # Parts and items whose every field is text to a model, or one of the fields below.
 _KNOWN = frozenset((
@@ -45,7 +47,10 @@ _MEDIA_FIELDS = frozenset((
     "inlineData", "fileData",
 ))  # fmt: skip
 # Of a whole body: what makes a prompt longer than its bytes. A template is a program.
-_UNSIZED_FIELDS = ("chat_template", "data_sources", "file_ids", "files", "attachments")
+_UNSIZED_FIELDS = frozenset((
+    "chat_template", "data_sources", "files", "attachments", "context_id", "knowledge_base_id",
+    "knowledge_base_ids",
+))  # fmt: skip
 
 
 class Measured(Protocol):
@@ -91,6 +96,9 @@ class PromptSize:
         """Count a message's or an item's fields; lists of parts are looked into."""
         if not _is_known(message.get("type")):
             self.refuse(f"{where}.type")
+        elif message.get("type") == "reasoning" and _is_kept_elsewhere(message):
+            self.tokens += MEDIA_TOKENS  # as much as an earlier answer was allowed to think
+            self.enclosed = self.enclosed or where
         self._object(message, where)
 
     def content(self, content: Any, where: str) -> None:
@@ -131,7 +139,7 @@ class PromptSize:
             if name in _NESTED:
                 self.content(value, f"{where}.{name}")
             elif name == "image_url":
-                self._image(value, part.get("detail"))
+                self._image(value, part.get("detail"), f"{where}.{name}")
             elif name == "source" and isinstance(value, dict):
                 self._source(value, part.get("type"), f"{where}.{name}")
             elif name in _MEDIA_FIELDS:
@@ -150,16 +158,23 @@ class PromptSize:
         if self.enclosed is None:
             self.enclosed = where
 
-    def _image(self, image: Any, detail: Any) -> None:
-        """A picture: here, or at its address."""
+    def _image(self, image: Any, detail: Any, where: str) -> None:
+        """A picture: here, or at its address. Some take a film or a file in its place."""
         self.has_media = True
         url = image
         if isinstance(image, dict):
             url, detail = image.get("url"), image.get("detail", detail)
             self.value({name: value for name, value in image.items() if name != "url"})
         self.tokens += _IMAGE_TOKENS_LOW if detail == "low" else IMAGE_TOKENS_MAX
-        if not (isinstance(url, str) and url.startswith("data:image/") and _is_base64(url)):
-            self.value(url)
+        if isinstance(url, str) and url.startswith("data:image/") and _is_base64(url):
+            return
+        self.value(url)
+        address = url[:_SCHEME_LENGTH_MAX].lower() if isinstance(url, str) else ""
+        if address.startswith("data:") and not address.startswith("data:image/"):
+            self.tokens += MEDIA_TOKENS
+            self.enclosed = self.enclosed or where
+        elif not address.startswith(_PICTURES_ARE_AT):
+            self.refuse(where)
 
     def _source(self, source: dict[str, Any], kind: Any, where: str) -> None:
         """What a block of Anthropic's shows: a picture, or a document of pages, text or blocks."""
@@ -186,6 +201,11 @@ def size_of(value: Any) -> int:
 
 def _is_known(kind: Any) -> bool:
     return kind is None or (isinstance(kind, str) and kind in _KNOWN)
+
+
+def _is_kept_elsewhere(item: dict[str, Any]) -> bool:
+    """Whether an item is only named, so that the provider reads what it has kept of it."""
+    return bool(item.get("id")) and not item.get("encrypted_content") and not item.get("content")
 
 
 def _is_enclosed(value: Any, where: str) -> bool:

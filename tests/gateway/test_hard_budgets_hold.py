@@ -69,7 +69,7 @@ def bill_for(body: dict[str, Any]) -> tuple[int, int]:
     """
     size, pictures = texts_of(body)
     prompt = size + pictures * PICTURE_TOKENS + _references(body) * FILE_TOKENS
-    limits = ("max_output_tokens",) if "input" in body else ("max_tokens", "max_completion_tokens")
+    limits = ("max_output_tokens",) if "input" in body else ("max_tokens",)
     output = max((body[name] for name in limits if isinstance(body.get(name), int)), default=9_999)
     return prompt, output * max(body.get("n") or 1, body.get("best_of") or 1)
 
@@ -193,12 +193,28 @@ def test_no_content_of_very_many_exceeds_a_hard_budget(
     spender.spend(*drawn)
 
 
+def test_a_limit_reaches_a_provider_that_knows_the_older_name_alone(spender: Spender) -> None:
+    """Else it would write as much as it likes, and only what was asked for is held."""
+    said = [{"role": "user", "content": "x"}]
+    body = {"model": "m", "messages": said, "max_completion_tokens": 1}
+    answer = spender.spend("chat", body)
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["completion_tokens"] == 1
+
+
+def test_text_that_a_tokenizer_spells_out_is_held_as_such(spender: Spender) -> None:
+    """19,800 bytes may be 217,800 tokens, which this budget does not hold."""
+    said = [{"role": "user", "content": "\ufdfa" * 6_600}]
+    answer = spender.spend("chat", {"model": "m", "messages": said, "max_tokens": 1})
+    assert answer.status_code == 429
+
+
 @pytest.mark.parametrize(
     ("endpoint", "body", "param"),
     [
         ("chat",
          {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}}]}]},
-         "messages[0].content[0].file"),
+         "messages[0].content[0].file.file_id"),
         ("chat",
          {"messages": [{"role": "user", "content": [
              {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}]}]},

@@ -254,6 +254,8 @@ def test_a_fallback_without_a_price_is_left_out_where_a_hard_budget_covers(
         ("drawing-at-a-price", {}, None),
         ("small", {"modalities": ["text", "audio"]}, "'output_audio', for which the model 'small'"),
         ("small", {"service_tier": "priority"}, "'service_tier'"),
+        ("small", {"models": ["large"]}, "'models'"),
+        ("small", {"provider": {"order": ["dear"]}}, "'provider'"),
         ("drawing-at-a-price", {"service_tier": "priority"}, None),
     ],
 )

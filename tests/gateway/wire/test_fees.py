@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.wire.fees import fee_of_model, media_asked, media_of_model
+from gateway.wire.fees import choice_of_model, fee_asked, fee_of_model, media_asked, media_of_model
 
 
 @pytest.mark.parametrize(
@@ -44,6 +44,30 @@ def test_media_that_a_chat_may_need_a_price_for_are_seen(
     body: dict[str, Any], buckets: set[str]
 ) -> None:
     assert media_asked(body) == buckets
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, None),
+        ({"models": ["openai/o1-pro"]}, "models"),
+        ({"fallbacks": [{"model": "x"}]}, "fallbacks"),
+        ({"provider": {"order": ["dear"]}}, "provider"),
+        ({"preset": "@preset/dear"}, "preset"),
+        ({"models": []}, None),
+    ],
+)
+def test_fields_that_choose_another_model_at_a_broker_are_seen(
+    body: dict[str, Any], field: str | None
+) -> None:
+    assert choice_of_model(body) == field
+
+
+@pytest.mark.parametrize(
+    "body", [{"enable_search": 1}, {"web_search": {"enable": True}}, {"connectors": [{"id": "x"}]}]
+)
+def test_searches_are_seen_however_they_are_asked_for(body: dict[str, Any]) -> None:
+    assert fee_asked(body) == (next(iter(body)), "search")
 
 
 def test_models_that_make_media_are_known_by_name() -> None:

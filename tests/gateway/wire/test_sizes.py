@@ -44,6 +44,8 @@ def test_every_byte_that_may_be_read_counts(drawn: tuple[Endpoint, dict[str, Any
         ("messages",
          {"type": "tool_result", "content": [{"type": "document", "source": {"type": "file"}}]},
          "messages[0].content[0].content[0].source"),
+        ("chat", {"type": "image_url", "image_url": {"url": ["https://a", "https://b"]}},
+         "messages[0].content[0].image_url"),
     ],
 )  # fmt: skip
 def test_a_reference_of_unknown_size_is_named(
@@ -61,6 +63,7 @@ def test_a_reference_of_unknown_size_is_named(
         ("messages", {"type": "document", "source": {
             "type": "base64", "media_type": "application/pdf", "data": "AAAA"}}),
         ("chat", {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}}),
+        ("chat", {"type": "image_url", "image_url": {"url": "data:application/pdf;base64,AAAA"}}),
         ("chat", {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}),
         ("responses", {"type": "input_file", "file_data": "data:application/pdf;base64,AAAA"}),
     ],
@@ -77,6 +80,8 @@ def test_a_file_in_the_body_is_bounded_by_the_models_context_alone(
     [
         ("chat", {"messages": [{"role": "user", "content": "x", "images": ["AAAA"]}]}),
         ("chat", {"chat_template": "{% for i in range(9999) %}words{% endfor %}"}),
+        ("chat", {"messages": [{"role": "system", "content": "fileid://f-1"}]}),
+        ("chat", {"context_id": "ctx-1"}),
     ],
 )
 def test_what_stands_beside_the_parts_is_named_too(
@@ -96,6 +101,38 @@ def test_a_part_that_is_two_things_counts_as_both() -> None:
 @pytest.mark.parametrize("endpoint", ["chat", "completions", "messages", "responses"])
 def test_answers_that_are_not_shown_count_on_every_endpoint(endpoint: Endpoint) -> None:
     assert parse(endpoint, {**body_of(endpoint, "x"), "n": 2, "best_of": 5}).choices == 5
+
+
+def test_thoughts_that_the_provider_keeps_are_bounded_by_the_models_context_alone() -> None:
+    """An item that is its id is read as what an earlier answer thought."""
+    item = {"type": "reasoning", "id": "rs_1", "summary": []}
+    request = parse("responses", {**body_of("responses", "x"), "input": [item]})
+    assert (request.enclosed, request.unsized, request.has_media) == ("input[0]", None, False)
+    whole = parse("responses", {**body_of("responses", "x"),
+                                "input": [{**item, "encrypted_content": "gAAAA"}]})  # fmt: skip
+    assert whole.enclosed is None
+
+
+@pytest.mark.parametrize("field", ["prompt", "input"])
+def test_texts_in_a_list_within_a_list_count_as_texts(field: str) -> None:
+    """Some take pairs of texts where others take lists of tokens."""
+    endpoint: Endpoint = "completions" if field == "prompt" else "embeddings"
+    request = parse(endpoint, {"model": "m", field: [[1, 2, 3], ["x" * 1000, "y" * 1000]]})
+    assert request.prompt_bytes >= 2003
+
+
+def test_each_prompt_of_a_mixed_list_is_answered() -> None:
+    body = {"model": "m", "prompt": [1, "x", "y", [2, 3]], "n": 2}
+    assert parse("completions", body).choices == 6
+    assert parse("completions", {"model": "m", "prompt": [1, 2, 3]}).choices == 1
+
+
+def test_each_tool_of_anthropics_own_counts_as_the_page_that_it_adds() -> None:
+    tools = [{"type": f"{kind}_20250124", "name": kind} for kind in ("bash", "computer")]
+    plain = parse("messages", body_of("messages", "x"))
+    assert parse("messages", {**body_of("messages", "x"), "tools": tools}).prompt_bytes > (
+        plain.prompt_bytes + 3 * 1024
+    )
 
 
 def test_completions_are_sent_the_one_limit_that_their_providers_know() -> None:
