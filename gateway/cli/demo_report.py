@@ -40,7 +40,7 @@ def print_report(
 def _booked(steps: list[Step], store: LedgerStore) -> dict[str, reports.EventRow]:
     """The last ledger event of each request, once the shipper has carried them over.
 
-    Refusals too: they are logged together, every few seconds.
+    Refusals too: many of one kind are logged together, every few seconds.
     """
     wanted = {step.request_id for step in steps if step.model}
     refused = sum(step.status >= 400 for step in steps)
