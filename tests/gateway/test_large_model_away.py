@@ -90,7 +90,14 @@ def test_while_nothing_is_measured_the_large_model_answers_what_is_easy(
     assert event.reason == "no quality is measured yet: large until then"
 
 
-def test_an_error_of_the_request_is_no_reason_to_stand_in(gateway: RunningGateway) -> None:
-    """The provider is there and has refused: so would the client hear it from the provider."""
-    answer = ask(gateway, f"{EASY} [[fault status=429]]", "there")
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_an_error_of_the_request_is_no_reason_to_stand_in(
+    gateway: RunningGateway, status: int
+) -> None:
+    """The provider is there and has refused: the client hears it, and nobody else is asked."""
+    answer = ask(gateway, f"{EASY} [[fault:status-{status}]]", "there")
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"].endswith(f"answers {status}.")
     assert "x-tollhouse-degraded" not in answer.headers
+    attempts = gateway.events(answer.headers["x-request-id"])
+    assert [(event.provider, event.decision) for event in attempts] == [("provider", "hard")]
