@@ -69,6 +69,11 @@ _VENDOR_SPEAKS: dict[Api, tuple[DialectName, ...]] = {
 _LOCAL_SILENCE = Timeouts(first_byte_seconds=30.0, idle_seconds=30.0)
 # Names under which OpenAI's reasoning models are sold, fine-tuned ones and resellers' too.
 _REASONS = re.compile(r"(?:^|[/:])(?:o[1-9]|gpt-[5-9])(?![0-9])")
+# Those, and others whose thoughts are billed and not streamed.
+_THINKS_UNSEEN = re.compile(
+    r"(?:^|[/:])(?:o[1-9](?![0-9])|gpt-[5-9](?![0-9])|gemini-(?:2\.5|[3-9])|grok-[4-9])"
+    r"(?!.*(?:-chat|non-reasoning|-image))"
+)
 _OPENAI_HOST = "api.openai.com"
 _PRIOR_NOT_MEASURED = (
     "not measured: the small model's answers are chosen by the shipped prior, whose quality on your"
@@ -250,6 +255,7 @@ class _Compiler:
                 output_tokens_max=section.max_output,
                 limit_field=section.limit_field
                 or _limit_field(section, provider, self._api_versions[provider.name]),
+                thinks=bool(_THINKS_UNSEEN.search(section.vendor_model or section.upstream_model)),
                 fee=fee_of_model(section.vendor_model or section.upstream_model),
                 media=media_of_model(section.vendor_model or section.upstream_model),
                 paths=provider_paths(

@@ -114,6 +114,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int | None = None  # None: not known, not checked
     output_tokens_max: int = 4096  # assumed worst case where the request sets no limit
     limit_field: str = "max_tokens"  # of a chat, for a limit of ours
+    thinks: bool = False  # before it answers, and its thoughts are billed and not shown
     fee: Fee | None = None  # what it does of its own accord, billed beside its tokens
     media: frozenset[str] = frozenset()  # price buckets of the media that it makes
     # Below the base URL, of each endpoint that the provider speaks.

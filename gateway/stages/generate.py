@@ -59,6 +59,8 @@ _CHECKPOINT_SECONDS = 1.0
 _AFTER_DONE_SECONDS = 0.05  # patience for the end of an answer whose [DONE] has come
 _OPENING_SECONDS = 1.0  # Anthropic tells of overload within it, after its first event
 _BACKOFF_SECONDS = 0.05
+_THOUGHTS_PER_SECOND = 100  # tokens; the fast ones of the hosted models that think
+_THOUGHTLESS = ("none", "minimal")
 _GAVE_UP = (408, 504)  # a proxy has lost patience; the model behind it may be writing still
 
 
@@ -192,6 +194,8 @@ async def _ask(
                 attempt.usage = _estimate(exchange, services, attempt, None)
             else:
                 attempt.unknown = "charged"  # it wrote, and nobody saw how much
+        if attempt.usage is not None and attempt.usage.source == "partial_stream":
+            attempt.usage = _with_thoughts(exchange, services, attempt, attempt.usage)
         raise
     finally:
         if response is not None:
@@ -626,6 +630,22 @@ def _estimate(
         compute_us=max(0, round(elapsed * 1e6)) if local else 0,
         source="partial_stream",
     )
+
+
+def _with_thoughts(exchange: Exchange, services: Services, attempt: Attempt, seen: Usage) -> Usage:
+    """What a client has consumed that left a model which thinks before it answers, unseen.
+
+    How long it thought is known, how fast it did is not: capped by what is held for it.
+    """
+    plan, effort = exchange.plan, exchange.request.body.get("reasoning_effort")
+    if not attempt.target.thinks or effort in _THOUGHTLESS or plan is None:
+        return seen
+    came = exchange.first_byte if seen.completion_tokens else None
+    until = came if came is not None else services.monotonic()
+    thought = round(max(0.0, until - attempt.started_monotonic) * _THOUGHTS_PER_SECOND)
+    most = plan.output_tokens_max * exchange.request.choices
+    tokens = max(seen.completion_tokens, min(seen.completion_tokens + thought, most))
+    return msgspec.structs.replace(seen, completion_tokens=tokens)
 
 
 def _tokens_so_far(relay: Relay) -> int:

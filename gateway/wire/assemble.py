@@ -10,6 +10,7 @@ import orjson
 
 from gateway.wire.deltas import TEXTS, DeltaMessage, Doubtful, text_of
 from gateway.wire.openai import Endpoint
+from gateway.wire.usage_reading import merged
 from gateway.wire.verbatim import encode
 
 _DONE = b"data: [DONE]\n\n"
@@ -42,8 +43,11 @@ def assemble(endpoint: Endpoint, chunks: Iterable[dict[str, Any]]) -> dict[str, 
             for name, value in chunk.items():
                 if name not in _OF_ONE_CHUNK and not document.get(name):
                     document[name] = value
-            if chunk.get("usage"):
-                document["usage"] = chunk["usage"]
+            if usage := chunk.get("usage"):
+                known = document.get("usage")
+                if isinstance(known, dict) and isinstance(usage, dict):
+                    usage = merged(known, usage)  # as it is booked
+                document["usage"] = usage
             parts = chunk.get("choices") or []
             if not isinstance(parts, list):
                 return None

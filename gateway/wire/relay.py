@@ -296,7 +296,10 @@ _GENERATED = (
 
 def _generated_bytes(delta: dict[str, Any]) -> int:
     """Bytes of what a delta carries besides plain text; 0 where it carries nothing."""
-    return sum(_text_bytes(delta[name]) for name in _GENERATED if delta.get(name))
+    size = sum(_text_bytes(delta[name]) for name in _GENERATED if delta.get(name))
+    if delta.get("reasoning") and delta.get("reasoning_content"):
+        size -= _text_bytes(delta["reasoning"])  # the same thought under both of its names
+    return size
 
 
 def _text_bytes(value: Any) -> int:

@@ -31,11 +31,17 @@ models:
     provider: provider
     upstream_model: large
     price: {{source: contract, contract_id: T, per_mtok: {{input: "2", output: "10"}}}}
+  - name: thinker
+    provider: provider
+    upstream_model: gpt-5
+    price: {{source: contract, contract_id: T, per_mtok: {{input: "2", output: "10"}}}}
 ---
 apiVersion: tollhouse/v1
 kind: Routing
 metadata: {{name: failing}}
-routes: [{{name: all, match: {{}}, to: large}}]
+routes:
+  - {{name: thinking, match: {{model: thinker}}, to: thinker}}
+  - {{name: all, match: {{}}, to: large}}
 ---
 apiVersion: tollhouse/v1
 kind: Tenants
@@ -262,6 +268,31 @@ async def test_ten_clients_that_leave_whole_answers_pay_at_least_what_was_writte
         assert event.cost_pico >= HELD_OUTPUT_PICO, "it may have written all that was asked for"
         assert event.cost_pico <= HELD_OUTPUT_PICO + 2_000_000 * len(json.dumps(BODY["messages"]))
         assert event.possible_cost_pico == 0
+
+
+@pytest.mark.parametrize(("model", "thinks"), [("thinker", True), ("large", False)])
+async def test_who_leaves_a_model_that_thinks_unseen_pays_for_its_thoughts(
+    world: World, model: str, thinks: bool
+) -> None:
+    """By the time that they took, and no more than was asked for."""
+    asked: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def thinking(peer: Peer) -> None:
+        request = await peer.request()
+        await peer.send(EVENTS + b": thinking\n\n")
+        asked.set_result(request.partition(b"x-request-id: ")[2].partition(b"/")[0].decode())
+        await peer.gone()
+
+    async with world.provider(thinking):
+        leaving = asyncio.create_task(world.ask(model=model, stream=True))
+        name = await asked
+        await asyncio.wait({leaving}, timeout=0.4)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        (event,) = await asyncio.to_thread(world.gateway.events, name)
+    assert event.status == 499
+    assert (30 <= event.completion_tokens <= 100) if thinks else event.completion_tokens == 0
+    assert event.prompt_tokens > 0
 
 
 async def test_a_call_on_a_kept_connection_that_ended_has_a_line_of_its_own(world: World) -> None:

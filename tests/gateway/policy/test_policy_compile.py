@@ -164,6 +164,33 @@ def test_defaults_hold_for_routes_that_say_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "thinks"),
+    [
+        ("gpt-5.4-mini", True),
+        ("openai/o3", True),
+        ("gemini-2.5-pro", True),
+        ("grok-4", True),
+        ("prod, vendor_model: o3", True),
+        ("gpt-4o", False),
+        ("gpt-5-chat-latest", False),
+        ("grok-4-fast-non-reasoning", False),
+        ("gemini-2.5-flash-image", False),
+        ("claude-sonnet-4-5", False),
+    ],
+)
+def test_models_that_think_unseen_are_known_by_name(
+    tmp_path: Path, model: str, thinks: bool
+) -> None:
+    """Whoever leaves them before the first word pays for the time that they thought."""
+    text = changed(
+        "---\napiVersion: tollhouse/v1\nkind: Routing",
+        f"  - {{name: new, provider: big, upstream_model: {model}, price: {{source: unpriced}}}}\n"
+        "---\napiVersion: tollhouse/v1\nkind: Routing",
+    )
+    assert load(tmp_path, text).models["new"].thinks is thinks
+
+
+@pytest.mark.parametrize(
     ("provider", "model", "field"),
     [
         ("api: azure, base_url: https://x.openai.azure.com", "prod-assistant", "completion"),

@@ -309,6 +309,19 @@ def test_a_new_id_is_a_new_call_and_what_is_doubtful_is_not_kept(
     assert found["choices"][0]["message"]["tool_calls"] == calls
 
 
+def test_usage_that_comes_in_parts_is_kept_as_it_is_booked() -> None:
+    """A provider may end with an object that tells less than the one before it."""
+    first = {
+        "prompt_tokens": 9,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
+    chunks = [{"choices": [], "usage": first}, {"choices": [], "usage": {"completion_tokens": 7}}]
+    document = assemble("chat", chunks)
+    assert document is not None
+    assert document["usage"] == {**first, "completion_tokens": 7}
+
+
 def test_a_role_that_is_never_named_is_the_assistants() -> None:
     found = assemble("chat", [piece(role="", content="x"), piece(role=None, content="y")])
     assert found is not None

@@ -129,6 +129,17 @@ def usage_after(*events: bytes) -> Usage | None:
     return relay.usage
 
 
+def test_thoughts_count_as_generated_and_once_where_they_have_two_names() -> None:
+    def counted(**fields: Any) -> tuple[int, int]:
+        relay = relay_of()
+        relay.feed(chunk(delta(**fields)))
+        return relay.content_events, relay.text_bytes
+
+    once = counted(content="", reasoning_content="let me think")
+    assert once == (1, 12)
+    assert counted(reasoning="let me think", reasoning_content="let me think") == once
+
+
 def test_later_usage_completes_earlier_usage_and_takes_nothing_back() -> None:
     full = USAGE | {"prompt_tokens_details": {"cached_tokens": 4}}
     zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
