@@ -47,8 +47,9 @@ from gateway.wire.openai import (
 from gateway.wire.reported import names_a_lost_model, read_reported
 from gateway.wire.sse import begins_a_document, begins_a_stream
 from gateway.wire.tokens import count_prompt, count_tokens
+from gateway.wire.told_cost import tells_cost, without_cost
 from gateway.wire.usage import Usage
-from gateway.wire.verbatim import encode, read
+from gateway.wire.verbatim import decode, encode, read
 
 _REQUEST_ID_HEADERS = (b"x-request-id", b"request-id")
 _UNSPENT = Usage(source="none")
@@ -260,6 +261,9 @@ async def _relay_document(
         estimate=lambda: _estimate_document(exchange, attempt, document),
     )
     attempt.usage = _with_compute(attempt, response, usage)
+    if tells_cost(document.get("usage")):
+        body = without_cost(body)
+        document = decode(body)
     exchange.first_byte = arrived
     if exchange.request.stream:
         if dialect.replay is None:

@@ -206,15 +206,14 @@ def upstream_error(
     """
     if status in _REFUSES_US:
         return _credentials_refused()
-    if status < 400:
+    if not 400 <= status <= 599:
         return UpstreamStatus(
             f"The provider answered with the unexpected status {status}.", status=502
         )
     answer = _as_ours(status, read_odd(raw, certain=True) or Reported(), secrets)
     if status in _OUR_WAY:
         answer.status, answer.type, answer.retryable = 502, "api_error", False
-    if status in (429, 503, 529):
-        answer.retry_after_seconds = _retry_after_seconds(headers, now_seconds)
+    answer.retry_after_seconds = _retry_after_seconds(headers, now_seconds)
     return answer
 
 
@@ -267,6 +266,9 @@ _SECRETS = re.compile(
     r"(?i:bearer|basic)\s+[\w\-.~+/=]{8,}"
     r"|\b(?:sk|pk|rk|th|tha|key|gsk|xai|hf|AIza)[-_A-Z][A-Za-z0-9_\-]{8,}"
     r"|\beyJ[\w\-]{8,}\.[\w\-.]+"
+    r"|\b(?:org|proj)[-_][A-Za-z0-9]{16,}"  # the gateway's account, which is no tenant's business
+    r"|(?<=://)[^/\s:@]{1,256}:[^/\s@]{1,256}(?=@)"
+    r"|(?i:(?<=[?&])(?:api[-_]?key|key|token|access_token|sig)=)[^\s&\"']{6,}"
 )
 
 

@@ -20,6 +20,7 @@ from gateway.wire.openai import Endpoint, reported_error
 from gateway.wire.reported import Reported, failed_choice, read_odd, read_reported
 from gateway.wire.sizes import size_of
 from gateway.wire.sse import EventSplitter, event_data, names_error
+from gateway.wire.told_cost import costless, tells_cost
 from gateway.wire.usage import Usage
 from gateway.wire.usage_reading import (
     cites,
@@ -187,13 +188,18 @@ class StreamRelay:
             failed = self._study(choices)
             if failed is not None:
                 raise self._error_of(failed, chunk)
+        told = chunk.get("usage")
+        if told is not None and tells_cost(told):
+            event = costless(event)
+            data = event_data(event) or b""
+            chunk = read(data)
         if self._kept is not None:
             self._keep(data)
         tier = chunk.get("service_tier")
         if tier is not None:
             self.tier = tier
-        if chunk.get("usage") is not None:
-            if self._tell(chunk["usage"]):
+        if told is not None:
+            if self._tell(told):
                 if choices:
                     if not self._include_usage:
                         return self._hide(event, data, chunk)

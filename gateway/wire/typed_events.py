@@ -18,6 +18,7 @@ from gateway.wire.openai import redact, reported_error
 from gateway.wire.reported import Reported, read_odd, read_reported
 from gateway.wire.sizes import size_of
 from gateway.wire.sse import EventSplitter, event_data, names_error
+from gateway.wire.told_cost import costless
 from gateway.wire.usage import Usage
 from gateway.wire.verbatim import read
 
@@ -69,13 +70,15 @@ class TypedEventRelay:
             for event in self._splitter.feed(data):
                 if self._last is not None:
                     break
-                if self._look(event):
-                    self._last = self._counting + event
+                is_last = self._look(event)
+                shown = costless(event) if b'"cost' in event else event
+                if is_last:
+                    self._last = self._counting + shown
                 elif event is self._counted:
                     passed_on.append(self._counting)
-                    self._counting = event
+                    self._counting = shown
                 else:
-                    passed_on.append(event)
+                    passed_on.append(shown)
         except UpstreamError as error:
             if not passed_on:
                 raise

@@ -361,3 +361,45 @@ async def test_usage_beside_the_last_content_carries_the_charge_too(odd: Odd) ->
     assert text_of(found) == "hi"
     assert '"charge_usd":"0.000060000000"' in found.text
     assert found.text.endswith("data: [DONE]\n\n")
+
+
+COSTLY = {**USAGE, "cost": 0.00123, "cost_details": {"upstream_inference_cost": 0.00111}}
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_what_the_provider_says_it_cost_is_booked_and_not_told(
+    odd: Odd, streaming: bool
+) -> None:
+    """The cost is the gateway's; a tenant is told its charge."""
+    events = (chunk("hi"), {**chunk(reason="stop"), "usage": COSTLY}, DONE)
+    whole = answer(orjson.dumps({**WHOLE, "usage": COSTLY}))
+    body = {"model": "bad", "stream": streaming, "stream_options": {"include_usage": True}}
+    found = await odd.ask(stream(*events) if streaming else whole, body)
+    assert '"total_tokens":15' in found.text
+    assert "cost" not in found.text
+    (booked,) = odd.booked(found)
+    assert booked.cost_pico == 1_230_000_000
+
+
+async def test_what_events_that_name_their_type_say_of_cost_is_not_told(odd: Odd) -> None:
+    usage = {"input_tokens": 5, "output_tokens": 2, "cost": 0.00123}
+    said = stream(
+        typed("response.output_text.delta", delta='the "cost": 1'),
+        typed("response.completed", response={"output": [], "usage": usage}),
+    )
+    found = await odd.ask(said, {"model": "bad", "input": "x"}, "/responses")
+    assert '"cost":' not in found.text
+    assert orjson.dumps('the "cost": 1').decode() in found.text
+    assert "event: response.completed\ndata: " in found.text
+    assert '"output_tokens":2' in found.text
+
+
+async def test_advice_to_wait_is_told_with_every_status_and_the_account_with_none(
+    odd: Odd,
+) -> None:
+    words = "slow, org-AbCdEf1234567890: https://me:secret1@a/?key=abcdefgh"
+    body = orjson.dumps({"error": {"message": words}})
+    head = b"HTTP/1.1 413 X\r\nretry-after: 7\r\ncontent-length: %d\r\n\r\n" % len(body)
+    found = await odd.ask(head + body, {"model": "bad"})
+    assert (found.status_code, found.headers["retry-after"]) == (413, "7")
+    assert error_of(found)["message"] == "slow, [redacted]: https://[redacted]@a/?[redacted]"
