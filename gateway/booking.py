@@ -60,9 +60,13 @@ def attempt_event(
     """The final record of one attempt, priced, and without amounts that cannot be true."""
     usage = attempt.usage or _NOTHING
     price = _price_of(attempt.target, exchange.started_us, usage)
-    baseline_price = _price_of(_baseline(exchange), exchange.started_us, usage)
     cost = _cost_pico(price, usage)
-    baseline = _baseline_pico(exchange, attempt.target.name, usage, cost, baseline_price)
+    baseline_model = _baseline(exchange)
+    if baseline_model is attempt.target:  # mostly: it costs what it costs
+        baseline_price, baseline = price, cost
+    else:
+        baseline_price = _price_of(baseline_model, exchange.started_us, usage)
+        baseline = _baseline_pico(exchange, attempt.target.name, usage, cost, baseline_price)
     error = attempt.error if superseded else (exchange.error or attempt.error)
     state: State = "final" if usage.source in ("provider", "none") else "estimated"
     possible = 0
@@ -132,8 +136,11 @@ def cache_event(exchange: Exchange, *, recorded_us: int, now: float) -> UsageEve
     assert entry is not None, "only a hit is booked as one"
     served = exchange.policy.models.get(entry.served_model)  # None: no longer in the policy
     usage = entry.usage
-    baseline_price = _price_of(_baseline(exchange), exchange.started_us, usage)
-    price = _price_of(served, exchange.started_us, usage)
+    baseline_model = _baseline(exchange)
+    baseline_price = _price_of(baseline_model, exchange.started_us, usage)
+    price = baseline_price
+    if served is not baseline_model:
+        price = _price_of(served, exchange.started_us, usage)
     full = _cost_pico(baseline_price, _at_baseline(exchange, entry.served_model, usage))
     identity = _identity(exchange, 0, served, price, baseline_price)
     identity |= {"model_served": entry.served_model, "provider": entry.provider}
@@ -260,8 +267,10 @@ _NO_COMPLETION = {
 
 def _at_baseline(exchange: Exchange, served: str, usage: Usage) -> Usage:
     """Usage without what the provider says it cost, where the baseline is another model."""
+    if not usage.told_pico:
+        return usage
     baseline = _baseline(exchange)
-    if not usage.told_pico or (baseline is not None and baseline.name == served):
+    if baseline is not None and baseline.name == served:
         return usage
     return msgspec.structs.replace(usage, told_pico=0)
 
@@ -326,8 +335,10 @@ def _price(model: Model | None, now_us: int, prompt_tokens: int) -> Price | None
 
 def _price_of(model: Model | None, now_us: int, usage: Usage) -> Price | None:
     """The price of an answer, in the service tier that served it."""
-    if not usage.service_tier or model is None or model.prices is None:
-        return _price(model, now_us, usage.prompt_tokens)
+    if model is None or model.prices is None:
+        return None
+    if not usage.service_tier:
+        return model.prices.at(now_us, usage.prompt_tokens)
     schedule = model.prices.of_tier(usage.service_tier)
     if schedule is None and usage.told_pico:
         schedule = model.prices  # the provider says what it cost, in whichever tier

@@ -135,7 +135,10 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
             usage.cache_write_tokens
             or usage.prompt_audio_tokens
             or usage.cached_audio_tokens
-            or usage.other_completion_tokens
+            or usage.completion_audio_tokens
+            or usage.completion_image_tokens
+            or usage.completion_video_tokens
+            or usage.citation_tokens
         ):
             return True  # what is left has the rate of text
         return all(
@@ -186,7 +189,12 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
             fresh -= video
             cost += audio * _or(rates.input_audio, rates.input) + image * rates.input_image
             cost += video * _or(rates.input_video, rates.input_image)
-        others = usage.other_completion_tokens
+        others = (
+            usage.completion_audio_tokens
+            + usage.completion_image_tokens
+            + usage.completion_video_tokens
+            + usage.citation_tokens
+        )
         if others:
             text -= others
             plain = rates.output

@@ -126,18 +126,19 @@ def plausible(event: UsageEvent) -> UsageEvent:
     that it is seen and questioned, and neither stops nor distorts the books.
     """
     usage = event.usage
+    amounts = (
+        event.list_pico or 0, event.cost_pico or 0, event.charge_pico or 0,
+        event.baseline_pico or 0, event.overhead_pico, event.possible_cost_pico,
+        event.possible_charge_pico,
+    )  # fmt: skip
+    counts = (
+        usage.prompt_tokens, usage.completion_tokens, usage.compute_us, usage.web_searches,
+    )  # fmt: skip
     if (
-        _believable(event.list_pico)
-        and _believable(event.cost_pico)
-        and _believable(event.charge_pico)
-        and _believable(event.baseline_pico)
-        and _believable(event.overhead_pico)
-        and _believable(event.possible_cost_pico)
-        and _believable(event.possible_charge_pico)
-        and 0 <= usage.prompt_tokens <= EVENT_TOKENS_MAX
-        and 0 <= usage.completion_tokens <= EVENT_TOKENS_MAX
-        and 0 <= usage.compute_us <= EVENT_TOKENS_MAX
-        and 0 <= usage.web_searches <= EVENT_TOKENS_MAX
+        max(amounts) <= EVENT_PICO_MAX
+        and min(amounts) >= -EVENT_PICO_MAX
+        and max(counts) <= EVENT_TOKENS_MAX
+        and min(counts) >= 0
     ):
         return event
     return msgspec.structs.replace(
@@ -153,10 +154,6 @@ def plausible(event: UsageEvent) -> UsageEvent:
         possible_charge_pico=0,
         error_type=IMPLAUSIBLE,
     )
-
-
-def _believable(pico: int | None) -> bool:
-    return pico is None or -EVENT_PICO_MAX <= pico <= EVENT_PICO_MAX
 
 
 def gross_saved_pico(event: UsageEvent) -> int | None:

@@ -300,8 +300,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     def resolve(self, facts: RequestFacts) -> Route | None:
         """The first route that matches, or None."""
+        model = facts.model
         for route in self.routes:
-            if route.names(facts.model) and route.matches(facts):
+            # As ``route.names(model)`` says it, without a call where there is no wildcard.
+            if model not in route.models and (
+                not route.names(model) if route.model_globs else route.models
+            ):
+                continue
+            if route.matches(facts):
                 return route
         return None
 

@@ -74,7 +74,7 @@ def _resolve(exchange: Exchange) -> None:
             " send them as 'x-tollhouse-tags: name=value,...'."
         )
     model = request.model
-    if not (policy.knows(model) and tenant.may_use(model)):
+    if (model not in policy.known_models and not policy.knows(model)) or not tenant.may_use(model):
         raise ModelNotFound(
             f"The model '{shown(model)}' does not exist or you do not have access to it.",
             param="model",

@@ -22,9 +22,9 @@ _OBJECT: dict[Endpoint, tuple[str, str]] = {
 }
 _OF_ONE_CHUNK = frozenset({"choices", "object", "usage", "obfuscation"})
 # What was found by a search, drawn, or read elsewhere.
-_FOUND = ("citations", "search_results", "images", "related_questions")
-_FOUND_BY_MESSAGE = (
-    *_FOUND, "annotations", "audio", "context", "executed_tools", "grounding_metadata",
+_FOUND = frozenset({"citations", "search_results", "images", "related_questions"})
+_FOUND_BY_MESSAGE = _FOUND | frozenset(
+    ("annotations", "audio", "context", "executed_tools", "grounding_metadata")
 )  # fmt: skip
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "content_filter", "safety"})
 _CALLING = frozenset({"tool_calls", "function_call"})
@@ -220,9 +220,14 @@ def complete(answer: dict[str, Any]) -> bool:
     OpenAI's shape. What was found in the web, or is spoken, is not stored.
     """
     choices = answer.get("choices")
-    if answer.get("error") or any(answer.get(name) for name in _FOUND):
+    if answer.get("error") or _says_any(answer, _FOUND):
         return False
     return isinstance(choices, list) and bool(choices) and all(map(_complete_choice, choices))
+
+
+def _says_any(document: dict[str, Any], names: frozenset[str]) -> bool:
+    """Whether one of these fields is there, and not empty."""
+    return not names.isdisjoint(document) and any(document.get(name) for name in names)
 
 
 def _complete_choice(choice: Any) -> bool:
@@ -240,7 +245,7 @@ def _complete_choice(choice: Any) -> bool:
 
 
 def _complete_message(message: dict[str, Any], reason: str) -> bool:
-    if any(message.get(name) for name in _FOUND_BY_MESSAGE):
+    if _says_any(message, _FOUND_BY_MESSAGE):
         return False
     calls, called = message.get("tool_calls"), message.get("function_call")
     if reason in _CALLING and not (calls or called):
