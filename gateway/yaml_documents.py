@@ -462,29 +462,30 @@ def misplaced_references(
     places: the keys that take references, and which kinds, ``env`` or ``file``.
     """
     found: list[Problem] = []
-
-    def look(value: Any, where: Where) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                look(inner, (*where, key))
-        elif isinstance(value, list):
-            for number, inner in enumerate(value):
-                look(inner, (*where, number))
-        elif isinstance(value, Referenced):
-            key = next((part for part in reversed(where) if isinstance(part, str)), "")
-            kinds = places.get(key, ())
-            if any(f"${{{kind}:" in value.written for kind in ("env", "file") if kind not in kinds):
-                takers = ", ".join(name for name, of in places.items() if "file" in of)
-                message = (
-                    f"a reference {'to a file ' if kinds else ''}is for secrets alone, in {takers}"
-                    f"{'' if kinds else '; ${env:NAME} in base_url and ca_file too'}:"
-                    " write the value itself"
-                )
-                found.append(document.problem(where, message))
-
-    if document.references:
-        look(document.value, ())
+    for where, value in _references_in(document.value, ()) if document.references else ():
+        key = next((part for part in reversed(where) if isinstance(part, str)), "")
+        kinds = places.get(key, ())
+        if any(f"${{{kind}:" in value.written for kind in ("env", "file") if kind not in kinds):
+            takers = ", ".join(name for name, of in places.items() if "file" in of)
+            message = (
+                f"a reference {'to a file ' if kinds else ''}is for secrets alone, in {takers}"
+                f"{'' if kinds else '; ${env:NAME} in base_url and ca_file too'}:"
+                " write the value itself"
+            )
+            found.append(document.problem(where, message))
     return found
+
+
+# No closure that calls itself: it would be a cycle, and keep its document when a load is frozen.
+def _references_in(value: Any, where: Where) -> Iterator[tuple[Where, Referenced]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _references_in(inner, (*where, key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _references_in(inner, (*where, number))
+    elif isinstance(value, Referenced):
+        yield where, value
 
 
 def dotted(where: Where) -> str:

@@ -40,6 +40,7 @@ _REFERENCES = {
     "base_url": ("env",), "ca_file": ("env",),
 }  # fmt: skip
 _SUFFIXES = (".yaml", ".yml")
+_looked_at = 0  # objects that were left when the collector last looked at all
 
 
 class SourceFile(msgspec.Struct, frozen=True):
@@ -121,12 +122,28 @@ def _uncollected() -> Iterator[None]:
     if not gc.isenabled():
         yield
         return
+    gc.collect()  # what is garbage now would be frozen with the rest
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        _freeze()
         gc.enable()
+
+
+def _freeze() -> None:
+    """Let the collector never look at what there is now, until there is twice as much.
+
+    What was alive at an earlier load, and is garbage since, would stay for ever. Now and then all
+    is looked at, which holds other threads up: 0.1 s with 10,000 tenants.
+    """
+    global _looked_at
+    gc.freeze()
+    if gc.get_freeze_count() > 2 * _looked_at:
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        _looked_at = gc.get_freeze_count()
 
 
 def _compile(files: Sequence[SourceFile], environ: Mapping[str, str], now_us: int) -> Policy:
