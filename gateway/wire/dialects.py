@@ -75,7 +75,9 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
 def _lists(field: str) -> Callable[[dict[str, Any]], bool]:
     def is_answer(document: dict[str, Any]) -> bool:
         answers = document.get(field)
-        return isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers)
+        if not isinstance(answers, list) or not answers:
+            return False
+        return all(isinstance(answer, dict) for answer in answers)
 
     return is_answer
 

@@ -136,7 +136,7 @@ class StreamRelay:
             raise self._error
         if self._cut:
             raise UpstreamUnavailable("The provider's stream was cut before its end.")
-        if not self._begun and self.usage is None:
+        if not self._begun:
             raise UpstreamProtocolError("The provider's stream ended without an answer.")
         return self._release() + (self.usage_event + DONE if self._usage_last else DONE)
 
