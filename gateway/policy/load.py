@@ -122,12 +122,12 @@ def _uncollected() -> Iterator[None]:
     if not gc.isenabled():
         yield
         return
-    gc.collect()  # what is garbage now would be frozen with the rest
+    gc.collect(1)  # what is young and garbage would be frozen with the rest; a millisecond
     gc.disable()
     try:
         yield
+        _freeze()  # what was refused is not kept, and needs no freezing
     finally:
-        _freeze()
         gc.enable()
 
 
