@@ -199,6 +199,20 @@ SECTIONS: dict[str, tuple[Number, ...]] = {
             "short",
         ),
         Number(
+            "Waiting for a local model",
+            "Requests in line for a slot; those that would wait too long ask the large model.",
+            "sum by (provider) (tollhouse_local_waiting)",
+            "short",
+            "{{provider}}",
+        ),
+        Number(
+            "Slots of a local model",
+            "Requests that it is given at once, as measured.",
+            "sum by (provider) (tollhouse_local_slots)",
+            "short",
+            "{{provider}}",
+        ),
+        Number(
             "Not yet booked",
             "Write-ahead log that the ledger has not taken over.",
             "sum(tollhouse_metering_wal_bytes)",

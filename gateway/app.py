@@ -72,6 +72,7 @@ _SAMPLE_SECONDS = 1.0
 _STOPPED_SECONDS = 2.0  # for answers to those who were told that we stop
 _ADMIN_DRAIN_SECONDS = 5.0
 _GC_THRESHOLDS = (50_000, 20, 50)
+_ByProvider = dict[tuple[str, ...], float]
 _log = logging.getLogger("tollhouse")
 
 
@@ -112,6 +113,17 @@ class UpstreamPool:
                 found[provider.name,] = float(upstream is not None and not upstream.healthy)
         return found
 
+    def local_load(self) -> tuple[_ByProvider, _ByProvider]:
+        """Per local provider: slots that it has, and requests that wait for one."""
+        slots: _ByProvider = {}
+        waiting: _ByProvider = {}
+        for provider in self._current:
+            upstream = self._made.get(provider) if provider.api == "local" else None
+            if upstream is not None:
+                slots[provider.name,] = float(upstream.slots.limit)
+                waiting[provider.name,] = float(upstream.slots.waiting)
+        return slots, waiting
+
     async def close(self) -> None:
         """Close every connection."""
         for upstream in tuple(self._made.values()):
@@ -128,6 +140,7 @@ class UpstreamPool:
                 concurrent_max=provider.concurrent_max,
                 tenant_share=provider.tenant_share,
                 parallel=self._settings.local.slots,
+                waiting_max=self._settings.local.waiting_max,
             )
             return Hedged(local) if self._settings.local.hedge else local
         timeouts, health, limits = provider.timeouts, provider.health, self._settings.limits
@@ -236,6 +249,8 @@ class Gateway:
         metrics.upstream_ejected.callback = self.pool.ejected
         if self.model_process is not None:  # else absent: what is switched off is not down
             metrics.local_model_up.callback = lambda: float(services.local_answers())
+            metrics.local_slots.callback = lambda: self.pool.local_load()[0]
+            metrics.local_waiting.callback = lambda: self.pool.local_load()[1]
         books = self.bookkeeping.books
         if books is not None and isinstance(self.policies, PolicyHolder):
             watch_books(metrics, books, self.policies, self.bookkeeping.budgets_used)

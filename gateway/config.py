@@ -165,6 +165,9 @@ class Local(_Section):
     embedding: str = Field("all-minilm-l6-v2", description="Model that embeds.")
     threads: Count = Field(2, description="Threads of generation.")
     slots: Count = Field(4, description="Generations that run at once.")
+    waiting_max: Count = Field(
+        64, description="Requests of one worker that wait for one local provider."
+    )
     context_tokens: Count = Field(2048, description="Tokens of prompt and answer together.")
     nice: Annotated[int, Field(ge=0, le=19)] = Field(10, description="Scheduling niceness.")
     hedge: bool = Field(False, description="A second try of a local answer that is late.")

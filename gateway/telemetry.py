@@ -324,6 +324,16 @@ class Metrics:
         self.local_model_up = gauge(
             "local_model_up", "1 while the model process answers.", merge="min"
         )
+        self.local_slots = gauge(
+            "local_slots",
+            "Requests that a local provider is given at once.",
+            "provider",
+            merge="sum",
+        )
+        self.local_waiting = gauge(
+            "local_waiting", "Requests that wait for a slot of a local provider.", "provider",
+            merge="sum",
+        )  # fmt: skip
         self.local_batch_size = histogram(
             "local_batch_size",
             "Generations at once in the model process, sampled each second while there are any.",

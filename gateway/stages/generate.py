@@ -120,16 +120,23 @@ async def _try(exchange: Exchange, services: Services, attempt: Attempt, deadlin
     if attempt.number == 1:
         upstream.retries.request(attempt.started_monotonic)
     slots, tenant = upstream.slots, exchange.tenant.id
+    now, patience = services.monotonic(), attempt.target.provider.timeouts.first_byte_seconds
+    first_byte_deadline = min(deadline, now + patience)
     if not slots.take(tenant):
-        await slots.wait(tenant)
+        await slots.wait(tenant, first_byte_deadline - now)
     try:
-        await _ask(exchange, services, attempt, upstream, deadline)
+        await _ask(exchange, services, attempt, upstream, deadline, first_byte_deadline)
     finally:
         slots.release(tenant)
 
 
 async def _ask(
-    exchange: Exchange, services: Services, attempt: Attempt, upstream: Upstream, deadline: float
+    exchange: Exchange,
+    services: Services,
+    attempt: Attempt,
+    upstream: Upstream,
+    deadline: float,
+    first_byte_deadline: float,
 ) -> None:
     """Send, judge the head, and relay. Leaves in ``usage`` or ``unknown`` what it may cost."""
     provider = attempt.target.provider
@@ -138,7 +145,6 @@ async def _ask(
     outcome: Outcome = "failed"
     status = "none"
     response: UpstreamResponse | None = None
-    first_byte_deadline = min(deadline, services.monotonic() + timeouts.first_byte_seconds)
     attempt.output_cap = _output_cap(exchange, attempt.target)
     if exchange.large:
         encoded = await aside(_encode, exchange, attempt)

@@ -11,7 +11,7 @@ from typing import TypeVar
 from gateway.errors import UpstreamOverloaded, UpstreamTimeout, UpstreamUnavailable
 from gateway.upstreams import local_openai
 from gateway.upstreams.base import COMPUTE_HEADER, Headers, UpstreamRequest, UpstreamResponse
-from gateway.upstreams.bulkhead import Bulkhead
+from gateway.upstreams.bulkhead import QUEUE_MAX
 from gateway.upstreams.health import Outcome
 from gateway.upstreams.local_client import (
     PENDING_MAX,
@@ -20,6 +20,7 @@ from gateway.upstreams.local_client import (
     not_sent,
 )
 from gateway.upstreams.local_limit import AdaptiveLimit
+from gateway.upstreams.local_slots import LocalSlots
 from gateway.upstreams.retry_budget import RetryBudget
 from local_models.messages import Delta, Finished, TokenLogprob
 
@@ -46,10 +47,13 @@ class LocalUpstream:
         concurrent_max: int = PENDING_MAX,
         tenant_share: float = 1.0,
         parallel: int = PENDING_MAX // 2,
+        waiting_max: int = QUEUE_MAX,
     ) -> None:
-        """parallel: requests that the process computes at once."""
+        """parallel: requests that the process computes at once; waiting_max: that wait for it."""
         self._name = name
-        self.slots = Bulkhead(name, slots_max=concurrent_max, tenant_share=tenant_share)
+        self.slots = LocalSlots(
+            name, slots_max=concurrent_max, tenant_share=tenant_share, waiting_max=waiting_max
+        )
         self.retries = RetryBudget()
         self._limit = AdaptiveLimit(self.slots, start=2 * parallel, unloaded=parallel)
         self._client = client

@@ -5,6 +5,8 @@ whoever else computes there. So it is measured: the wait for the first token is 
 prompts of that size wait where few are under way. Knows times and sizes; no socket, no clock.
 """
 
+import math
+
 from gateway.upstreams.bulkhead import Bulkhead
 
 TOLERANCE = 3.0
@@ -16,7 +18,11 @@ _WEIGHT = 0.1  # of one more wait in the usual wait
 
 
 class AdaptiveLimit:
-    """Additive increase, multiplicative decrease of a bulkhead's limit, from 1 to its maximum.
+    """Additive increase, multiplicative decrease of a bulkhead's limit, between floor and maximum.
+
+    The floor is the number of slots with which one tenant alone, at its share, keeps the whole
+    model busy: fewer would leave the model idle while requests wait. A busy machine makes waits
+    noisy, and without the floor the limit fell to 2 and stayed there for minutes.
 
     The limit grows by one per limit of prompt answers, and only while it is nearly used up: an idle
     model proves nothing about a larger one. It falls by a fifth for a late answer, and once for
@@ -28,6 +34,7 @@ class AdaptiveLimit:
     def __init__(self, slots: Bulkhead, *, start: int, unloaded: int) -> None:
         """unloaded: so many the model computes at once; fewer than those do not queue."""
         self._slots = slots
+        self._floor = min(math.ceil(unloaded / slots.tenant_share), slots.slots_max)
         self._limit = float(start)
         self._unloaded = unloaded
         self._fell = 0.0
@@ -60,5 +67,5 @@ class AdaptiveLimit:
             self._set(self._limit * _DECREASE)
 
     def _set(self, limit: float) -> None:
-        self._limit = min(max(1.0, limit), float(self._slots.slots_max))
+        self._limit = float(min(max(self._floor, limit), self._slots.slots_max))
         self._slots.set_limit(int(self._limit))

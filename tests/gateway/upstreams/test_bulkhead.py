@@ -9,6 +9,7 @@ import pytest
 from gateway.errors import UpstreamOverloaded
 from gateway.upstreams import bulkhead
 from gateway.upstreams.bulkhead import Bulkhead
+from gateway.upstreams.local_slots import LocalSlots
 
 
 def test_one_tenant_leaves_slots_to_the_others() -> None:
@@ -31,7 +32,7 @@ async def test_who_finds_none_waits_a_moment_and_is_told_when_to_come_again() ->
     assert slots.take("a")
     began = time.monotonic()
     with pytest.raises(UpstreamOverloaded) as refused:
-        await slots.wait("b")
+        await slots.wait("b", 9.0)
     assert 0.09 <= time.monotonic() - began < 0.5
     assert refused.value.unsent, "nobody was asked, so it costs nothing"
     assert refused.value.status == 503
@@ -44,13 +45,13 @@ async def test_a_refusal_says_whether_it_is_the_tenants_own_share() -> None:
     slots = Bulkhead("provider", slots_max=2, tenant_share=0.5)
     assert slots.take("a")
     with pytest.raises(UpstreamOverloaded, match="of the tenant 'a'"):
-        await slots.wait("a")
+        await slots.wait("a", 9.0)
 
 
 async def test_the_latest_of_those_who_wait_is_served_first() -> None:
     slots = Bulkhead("provider", slots_max=1)
     assert slots.take("a")
-    waiting = [asyncio.create_task(slots.wait(name)) for name in "bcd"]
+    waiting = [asyncio.create_task(slots.wait(name, 9.0)) for name in "bcd"]
     await asyncio.sleep(0)
     slots.release("a")
     await waiting[2]
@@ -64,9 +65,9 @@ async def test_the_latest_of_those_who_wait_is_served_first() -> None:
 async def test_a_tenant_at_its_share_is_passed_over_for_one_below() -> None:
     slots = Bulkhead("provider", slots_max=4, tenant_share=0.5)
     assert [slots.take(name) for name in "aabb"] == [True] * 4
-    modest = asyncio.create_task(slots.wait("c"))
+    modest = asyncio.create_task(slots.wait("c", 9.0))
     await asyncio.sleep(0)
-    greedy = asyncio.create_task(slots.wait("a"))
+    greedy = asyncio.create_task(slots.wait("a", 9.0))
     await asyncio.sleep(0)
     slots.release("b")
     await modest
@@ -78,7 +79,7 @@ async def test_a_tenant_at_its_share_is_passed_over_for_one_below() -> None:
 async def test_the_queue_has_an_end_and_drops_whoever_waits_longest() -> None:
     slots = Bulkhead("provider", slots_max=1)
     assert slots.take("a")
-    waiting = [asyncio.create_task(slots.wait("b")) for _ in range(bulkhead.QUEUE_MAX + 1)]
+    waiting = [asyncio.create_task(slots.wait("b", 9.0)) for _ in range(bulkhead.QUEUE_MAX + 1)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert slots.waiting == bulkhead.QUEUE_MAX
@@ -104,10 +105,13 @@ async def test_a_lowered_limit_waits_for_slots_to_come_back() -> None:
     assert slots.limit == 1
 
 
-async def test_whatever_leaves_whenever_no_slot_is_lost_and_none_is_given_twice() -> None:
+@pytest.mark.parametrize("kind", [Bulkhead, LocalSlots])
+async def test_whatever_leaves_whenever_no_slot_is_lost_and_none_is_given_twice(
+    kind: type[Bulkhead],
+) -> None:
     """Random takers, leavers and limits, compared after each step with a plain count."""
     rng = random.Random(11)
-    slots = Bulkhead("provider", slots_max=6, tenant_share=0.5)
+    slots = kind("provider", slots_max=6, tenant_share=0.5)
     holders: list[str] = []
     waiting: list[tuple[str, asyncio.Task[None]]] = []
     for _ in range(3000):
@@ -118,7 +122,7 @@ async def test_whatever_leaves_whenever_no_slot_is_lost_and_none_is_given_twice(
                     holders.append(tenant)
             case 1:
                 tenant = rng.choice("abc")
-                waiting.append((tenant, asyncio.create_task(slots.wait(tenant))))
+                waiting.append((tenant, asyncio.create_task(slots.wait(tenant, 9.0))))
             case 2 if holders:
                 slots.release(holders.pop(rng.randrange(len(holders))))
             case 3 if waiting:
