@@ -30,12 +30,16 @@ class ChatTemplate:
         self._begin = tokenizer.control("<|im_start|>")
         self._end = tokenizer.control("<|im_end|>")
 
-    def encode(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def encode(
+        self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] | None = None
+    ) -> list[int]:
         """Tokens of the conversation, up to where the assistant's answer begins.
 
         messages: ``role`` (system, developer, user, assistant) and ``content``. Raises
         InvalidPrompt.
         """
+        if tools:
+            raise InvalidPrompt("the model's chat template has no place for tools")
         turns = [_turn(message) for message in messages]
         if not turns:
             raise InvalidPrompt("messages must not be empty")
@@ -49,7 +53,7 @@ class ChatTemplate:
         return [*tokens, self._begin, *self._tokenizer.encode("assistant\n")]
 
 
-def _turn(message: dict[str, str]) -> tuple[str, str]:
+def _turn(message: dict[str, Any]) -> tuple[str, str]:
     role, content = message.get("role"), message.get("content")
     if role not in _ROLES:
         raise InvalidPrompt(f"role must be one of {', '.join(_ROLES)}, not {role!r}")

@@ -17,9 +17,12 @@ import time
 from collections import deque
 from collections.abc import Sequence as Many
 from pathlib import Path
+from typing import Any
 
 from local_models import cpu_traits, graph, native, sampler
 from local_models.chat_template import ChatTemplate
+from local_models.decoder_graph import Options
+from local_models.family import read_shape
 from local_models.gguf import GgufFile
 from local_models.messages import (
     Delta,
@@ -111,13 +114,13 @@ class Engine:
         """
         gguf_path = model_dir / "model.gguf"
         gguf = GgufFile(gguf_path)
-        shape = graph.read_shape(gguf)
+        shape = read_shape(gguf)
         library = native.library_path()
         if fused is None:
             fused = library is not None and graph.can_be_fused(gguf)
         if fused and library is None:
             raise InvalidModel("the fused operators need the native library, which is not built")
-        options = graph.Options(
+        options = Options(
             accuracy_level=accuracy_level,
             fused=fused,
             context_tokens=min(context_tokens, shape.context_tokens),
@@ -174,11 +177,15 @@ class Engine:
                 self._cancelled.add(request_id)
                 self._changed.notify()
 
-    def count_tokens(self, messages_or_prompt: Many[dict[str, str]] | str) -> int:
+    def count_tokens(
+        self,
+        messages_or_prompt: Many[dict[str, Any]] | str,
+        tools: Many[dict[str, Any]] | None = None,
+    ) -> int:
         """Prompt tokens of a conversation, its template included, or of a raw prompt."""
         if isinstance(messages_or_prompt, str):
             return len(self._raw_tokens(messages_or_prompt))
-        return len(self._chat.encode(messages_or_prompt))
+        return len(self._chat.encode(messages_or_prompt, tools))
 
     def close(self) -> None:
         """Finish every request as cancelled and end the engine thread."""
@@ -198,7 +205,7 @@ class Engine:
         if sum(map(len, texts)) > limit_bytes:
             raise PromptTooLong(f"the prompt is over {limit_bytes} bytes, more than can ever fit")
         if request.messages is not None:
-            return self._chat.encode(request.messages)
+            return self._chat.encode(request.messages, request.tools)
         return self._raw_tokens(request.prompt or "")
 
     def _raw_tokens(self, prompt: str) -> list[int]:

@@ -15,11 +15,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from local_models import blocks
+from local_models.blocks import BLOCK_TYPES
 from local_models.messages import InvalidModel
 
 ARRAY_DEPTH_MAX = 4
 DIMENSIONS_MAX = 4
-Q_BLOCK = 32
 
 _SCALARS = {
     0: "B",
@@ -37,27 +38,28 @@ _SCALARS = {
 _STRING, _ARRAY = 8, 9
 _SMALLEST_BYTES = {_STRING: 8, _ARRAY: 12} | {k: struct.calcsize(v) for k, v in _SCALARS.items()}
 
-# Bytes of one stored unit, and how many weights it holds.
-_UNITS = {"F32": (4, 1), "F16": (2, 1), "Q4_0": (18, 32), "Q4_1": (20, 32), "Q8_0": (34, 32)}
-_TYPE_NAMES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 8: "Q8_0"}
-
-_Q4_0 = np.dtype([("d", "<f2"), ("codes", "u1", 16)])
-_Q4_1 = np.dtype([("d", "<f2"), ("m", "<f2"), ("codes", "u1", 16)])
-_Q8_0 = np.dtype([("d", "<f2"), ("codes", "i1", 32)])
-_DTYPES: dict[str, np.dtype[Any]] = {
+_FLOATS: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
-    "Q4_0": _Q4_0,
-    "Q4_1": _Q4_1,
-    "Q8_0": _Q8_0,
+    "BF16": np.dtype("<u2"),
 }
+_TYPE_NAMES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0"}
+_TYPE_NAMES |= {12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16"}
+
+# Types that exist and are not read, with the nearest that is: the file's author often offers both.
+_NEAREST = {9: ("Q8_1", "Q8_0"), 10: ("Q2_K", "Q4_K"), 11: ("Q3_K", "Q4_K"), 15: ("Q8_K", "Q8_0")}
+_NEAREST |= {16: ("IQ2_XXS", "Q4_K"), 17: ("IQ2_XS", "Q4_K"), 18: ("IQ3_XXS", "Q4_K")}
+_NEAREST |= {19: ("IQ1_S", "Q4_K"), 20: ("IQ4_NL", "Q4_0"), 21: ("IQ3_S", "Q4_K")}
+_NEAREST |= {22: ("IQ2_S", "Q4_K"), 23: ("IQ4_XS", "Q4_K"), 28: ("F64", "F32")}
+_NEAREST |= {29: ("IQ1_M", "Q4_K"), 34: ("TQ1_0", "Q4_0"), 35: ("TQ2_0", "Q4_0")}
+_NEAREST |= {39: ("MXFP4", "Q4_K")}
 
 
 class Tensor(msgspec.Struct, frozen=True):
     """One tensor as the file stores it.
 
     shape: rows first, as NumPy writes it (GGUF writes it the other way round). stored: a view of
-    the file, of shape [..., K] for floats and [..., K / 32] records (d, m, codes) for blocks.
+    the file, of shape [..., K] for floats and [..., K / weights of a record] for blocks.
     """
 
     name: str
@@ -67,26 +69,14 @@ class Tensor(msgspec.Struct, frozen=True):
 
     def dequantized(self) -> npt.NDArray[np.float32]:
         """The weights as float32, of ``shape``."""
-        if self.type in ("F32", "F16"):
+        if self.type == "BF16":  # The upper half of a float32.
+            return (self.stored.astype(np.uint32) << 16).view(np.float32)
+        if self.type in _FLOATS:
             return self.stored.astype(np.float32)
-        d = self.stored["d"].astype(np.float32)[..., None]
-        match self.type:
-            case "Q8_0":
-                weights = d * self.stored["codes"]
-            case "Q4_0":
-                weights = d * (self.nibbles().astype(np.float32) - 8)
-            case _:
-                weights = d * self.nibbles() + self.stored["m"].astype(np.float32)[..., None]
-        dequantized: npt.NDArray[np.float32] = weights.reshape(self.shape)
-        return dequantized
-
-    def nibbles(self) -> npt.NDArray[np.uint8]:
-        """The 4-bit codes in the weights' order: uint8 0..15, [..., K / 32, 32].
-
-        A block's sixteen bytes hold weights 0..15 in their low halves and 16..31 in their high.
-        """
-        codes = self.stored["codes"]
-        return np.concatenate([codes & 0x0F, codes >> 4], axis=-1)
+        kind = BLOCK_TYPES[self.type]
+        d = kind.per_block(kind.scales, self.stored)
+        m = None if kind.offsets is None else kind.per_block(kind.offsets, self.stored)
+        return blocks.dequantized(kind.codes(self.stored), d, m, kind.bits)
 
 
 class GgufFile:
@@ -176,20 +166,25 @@ class GgufFile:
     ) -> Tensor:
         type_name = _TYPE_NAMES.get(type_number)
         if type_name is None:
-            raise self._broken(f"tensor {name} has type {type_number}, which is not supported")
-        unit_bytes, unit_weights = _UNITS[type_name]
+            other, nearest = _NEAREST.get(type_number, (str(type_number), "Q4_K"))
+            raise self._broken(
+                f"tensor {name} has type {other}, which is not supported; the nearest that is, is"
+                f" {nearest}"
+            )
+        kind = BLOCK_TYPES.get(type_name)
+        dtype, unit_weights = (
+            (_FLOATS[type_name], 1) if kind is None else (kind.record, kind.weights)
+        )
         if shape[-1] % unit_weights:
             raise self._broken(f"tensor {name}: rows of {shape[-1]} do not divide into blocks")
         units = (*shape[:-1], shape[-1] // unit_weights)
         begin = start + offset
-        if begin + unit_bytes * math.prod(units) > len(self._bytes):
+        if begin + dtype.itemsize * math.prod(units) > len(self._bytes):
             raise self._broken(f"tensor {name} reaches beyond its end")
         # NumPy multiplies the other dimensions even where one of them is 0.
         if 8 * math.prod(max(1, length) for length in shape) >= 2**63:
             raise self._broken(f"tensor {name} has a shape that cannot be")
-        stored = np.frombuffer(
-            self._bytes, _DTYPES[type_name], count=math.prod(units), offset=begin
-        )
+        stored = np.frombuffer(self._bytes, dtype, count=math.prod(units), offset=begin)
         return Tensor(name, type_name, shape, stored.reshape(units))
 
     def _broken(self, reason: str) -> InvalidModel:

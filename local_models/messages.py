@@ -4,7 +4,7 @@ Plain frozen structs, so that a model process may put them on a wire. Knows no t
 and no model.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -29,13 +29,17 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One conversation or one raw prompt; exactly one of the two is given.
 
-    messages: each with ``role`` and ``content``. deadline_seconds is on the clock of
-    ``time.monotonic``; a request that passes it finishes as an error.
+    messages: as OpenAI's chat completions have them: ``role`` (system, developer, user, assistant,
+    tool) and ``content``, text or None; an assistant's ``tool_calls``; a tool's answer. tools: the
+    definitions a model may call, ``{"type": "function", "function": {...}}`` each.
+    deadline_seconds is on the clock of ``time.monotonic``; a request that passes it finishes as
+    an error.
     """
 
     request_id: str
     params: SamplingParams
-    messages: tuple[dict[str, str], ...] | None = None
+    messages: tuple[dict[str, Any], ...] | None = None
+    tools: tuple[dict[str, Any], ...] | None = None
     prompt: str | None = None
     deadline_seconds: float | None = None
 

@@ -193,12 +193,12 @@ class ModelServer:
         characters = (
             len(text)
             if isinstance(text, str)
-            else sum(len(value) for message in text for value in message.values())
+            else sum(len(message.get("content") or "") for message in text)
         )
         limit = MAX_CHARACTERS_PER_TOKEN * engine.info.context_tokens
         if characters > limit:
             raise PromptTooLong(f"the text has {characters} characters; at most {limit} can fit.")
-        return engine.count_tokens(text)
+        return engine.count_tokens(text, frame.tools)
 
     def _embed(self, connection: "Connection", frame: protocol.Embed) -> None:
         if self._embeddings is None:

@@ -126,6 +126,13 @@ def rotate(x: Float, positions: npt.NDArray[np.int64], base: float) -> Float:
     return turned.reshape(x.shape)
 
 
+def rotate_halves(x: Float, positions: npt.NDArray[np.int64], base: float) -> Float:
+    """The same rotation of pairs (i, i + head_dim / 2), the order a qwen2's file stores."""
+    paired = np.stack(np.split(x, 2, axis=-1), axis=-1).reshape(x.shape)
+    turned = rotate(paired, positions, base).reshape(*x.shape[:-1], -1, 2)
+    return np.concatenate([turned[..., 0], turned[..., 1]], axis=-1)
+
+
 def softmax(x: Float) -> Float:
     """Exponentials that sum to one along the last axis."""
     powers = np.exp(x - x.max(axis=-1, keepdims=True))
@@ -150,10 +157,11 @@ def attention(queries: Float, keys: Float, values: Float) -> Float:
 
 
 class ReferenceDecoder:
-    """A whole llama decoder on float32 weights, one sequence, with a key-value cache.
+    """A whole llama or qwen2 decoder on float32 weights, one sequence, with a key-value cache.
 
-    weights: GGUF's tensor names to float32 arrays [N, K], with query and key rows in GGUF's
-    neighbouring-pair order. Without an ``output.weight`` the head is the embedding.
+    weights: GGUF's tensor names to float32 arrays [N, K]; biases [N] of queries, keys and values
+    where there are any. half_split: query and key rows as a qwen2's file has them, and not in a
+    llama's neighbouring pairs. Without an ``output.weight`` the head is the embedding.
     """
 
     def __init__(
@@ -165,8 +173,10 @@ class ReferenceDecoder:
         kv_heads: int,
         rope_base: float,
         epsilon: float,
+        half_split: bool = False,
     ) -> None:
         self._weights = weights
+        self._half_split = half_split
         self._heads = heads
         self._kv_heads = kv_heads
         self._rope_base = rope_base
@@ -190,17 +200,25 @@ class ReferenceDecoder:
         w, block = self._weights, f"blk.{layer}"
         h = rms_norm(x, w[f"{block}.attn_norm.weight"], self._epsilon)
         q, k, v = (
-            (h @ w[f"{block}.attn_{name}.weight"].T).reshape(len(x), heads, -1)
+            self._product(h, f"{block}.attn_{name}").reshape(len(x), heads, -1)
             for name, heads in (("q", self._heads), ("k", self._kv_heads), ("v", self._kv_heads))
         )
         past_keys, past_values = self._cache[layer]
         positions = np.arange(len(past_keys), len(past_keys) + len(x))
-        keys = np.concatenate([past_keys, rotate(k, positions, self._rope_base)])
+        keys = np.concatenate([past_keys, self._rotate(k, positions)])
         values = np.concatenate([past_values, v])
         self._cache[layer] = keys, values
-        seen = attention(rotate(q, positions, self._rope_base), keys, values)
+        seen = attention(self._rotate(q, positions), keys, values)
         y: Float = seen @ w[f"{block}.attn_output.weight"].T
         return y
+
+    def _product(self, h: Float, name: str) -> Float:
+        y: Float = h @ self._weights[f"{name}.weight"].T
+        return y + self._weights.get(f"{name}.bias", np.float32(0))
+
+    def _rotate(self, x: Float, positions: npt.NDArray[np.int64]) -> Float:
+        turn = rotate_halves if self._half_split else rotate
+        return turn(x, positions, self._rope_base)
 
     def _feed_forward(self, layer: int, x: Float) -> Float:
         w, block = self._weights, f"blk.{layer}"

@@ -16,7 +16,7 @@ into one delta and sends it when credit comes; ``FinishedFrame`` and everything 
 Sans-I/O and light: imports neither NumPy nor ONNX Runtime.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -76,8 +76,9 @@ class CountTokens(msgspec.Struct, frozen=True, array_like=True, tag="count_token
     """How long is this for the generation model? Exactly one of the two is given."""
 
     id: int
-    messages: tuple[dict[str, str], ...] | None
+    messages: tuple[dict[str, Any], ...] | None
     prompt: str | None
+    tools: tuple[dict[str, Any], ...] | None = None
 
 
 class AskStats(msgspec.Struct, frozen=True, array_like=True, tag="ask_stats"):

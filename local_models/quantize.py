@@ -3,109 +3,175 @@
 Knows bits. Does not know graphs, nor which tensor is which.
 """
 
-from typing import Any
+from typing import Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from local_models import blocks
+from local_models.blocks import BLOCK_TYPES
 from local_models.gguf import Tensor
 from local_models.messages import InvalidModel
 
 Float = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.int64]
 
+Bits = Literal[4, 5, 6, 8]
 BLOCK = 32
 
 
-class Q4(msgspec.Struct, frozen=True):
-    """A matrix [N, K] of 4-bit codes in blocks of 32: W = d * code + m.
+class Quantized(msgspec.Struct, frozen=True):
+    """A matrix [N, K] of codes; ``block`` neighbours along K share a scale.
 
-    q: uint8 [N, K/32, 16], the even k in the low half, MatMulNBits' order; d, m: [N, K/32].
+    W = d * code + m, or W = d * (code - 2**(bits - 1)) where m is None. codes: uint8 [N, K], one
+    in a byte, 0..2**bits - 1. d, m: float32 [N, K / block]; block is 32 or 16. The packed forms
+    below are what operators take; all are exact.
     """
 
-    q: npt.NDArray[np.uint8]
+    bits: Bits
+    block: int
+    codes: Codes
     d: Float
-    m: Float
+    m: Float | None = None
 
     @property
-    def correction(self) -> Float:
-        """What MatMulNBits with its default zero point 8 leaves out: W - d * (code - 8)."""
-        return self.m + 8 * self.d
+    def offsets(self) -> Float:
+        """m, or what stands for it: -2**(bits - 1) * d, exact."""
+        return self.m if self.m is not None else -np.float32(1 << (self.bits - 1)) * self.d
 
+    @property
+    def correction(self) -> Float | None:
+        """W - d * (code - 2**(bits - 1)): what a product with the middle code as 0 leaves out.
 
-class Q8(msgspec.Struct, frozen=True):
-    """A matrix [N, K] of 8-bit codes in blocks of 32: W = d * (code - 128).
+        float32 [N, K / block]; None where that is nothing.
+        """
+        if self.m is None:
+            return None
+        correction: Float = self.m + np.float32(1 << (self.bits - 1)) * self.d
+        return correction if correction.any() else None
 
-    q: uint8 [N, K/32, 32]; d: [N, K/32].
-    """
+    @property
+    def low(self) -> Codes:
+        """The lower four bits, two codes in a byte, the even k in the low half.
 
-    q: npt.NDArray[np.uint8]
-    d: Float
+        uint8 [N, K / 32, 16]: with four bits, MatMulNBits' order.
+        """
+        even, odd = self.codes[:, 0::2], self.codes[:, 1::2]
+        packed: Codes = (even & np.uint8(15)) | (odd << np.uint8(4))
+        return packed.reshape(len(packed), -1, 16)
+
+    @property
+    def high(self) -> Codes | None:
+        """What is above the lower four bits; None where there is nothing.
+
+        5 bits: uint8 [N, K / 32, 4], bit k % 8 of byte k // 8. 6 bits: [N, K / 32, 8], a pair of
+        bits for each k, four in a byte, the lowest k lowest. 8 bits: [N, K / 32, 16], as ``low``.
+        """
+        upper: Codes = self.codes >> np.uint8(4)
+        packed: Codes
+        match self.bits:
+            case 4:
+                return None
+            case 5:
+                packed = np.packbits(upper, axis=-1, bitorder="little")
+            case 6:
+                packed = upper[:, 0::4].copy()
+                for place in (1, 2, 3):
+                    packed |= upper[:, place::4] << np.uint8(2 * place)
+            case 8:
+                packed = upper[:, 0::2] | (upper[:, 1::2] << np.uint8(4))
+        return packed.reshape(len(packed), self.codes.shape[1] // BLOCK, -1)
+
+    @property
+    def in_bytes(self) -> Codes:
+        """The codes so that 128 takes the middle code's place: uint8 [N, K / block, block].
+
+        MatMulNBits' order of eight bits: d * (byte - 128) is d * (code - 2**(bits - 1)).
+        """
+        shifted = self.codes + np.uint8(128 - (1 << (self.bits - 1)))
+        return shifted.reshape(*self.d.shape, self.block)
 
     def dequantized(self) -> Float:
         """The weights as float32 [N, K]."""
-        weights = self.d[..., None] * (self.q.astype(np.float32) - 128)
-        return weights.reshape(len(self.q), -1)
+        return blocks.dequantized(self.codes, self.d, self.m, self.bits)
 
 
-Matrix = Q4 | Q8 | Float
+Matrix = Quantized | Float
 
 
 def matrix(tensor: Tensor) -> Matrix:
     """A weight matrix in the layout its precision is computed in; half precision becomes float."""
     if len(tensor.shape) != 2:
         raise InvalidModel(f"tensor {tensor.name} is not a matrix")
-    match tensor.type:
-        case "Q4_1":
-            m = tensor.stored["m"].astype(np.float32)
-            return Q4(_packed(tensor), tensor.stored["d"].astype(np.float32), m)
-        case "Q4_0":
-            d = tensor.stored["d"].astype(np.float32)
-            return Q4(_packed(tensor), d, -8 * d)
-        case "Q8_0":
-            codes = tensor.stored["codes"].view(np.uint8) ^ np.uint8(128)  # plus 128, modulo 256
-            return Q8(codes, tensor.stored["d"].astype(np.float32))
-        case _:
-            return tensor.dequantized()
-
-
-def _packed(tensor: Tensor) -> npt.NDArray[np.uint8]:
-    codes = tensor.nibbles()
-    return (codes[..., 0::2] | (codes[..., 1::2] << 4)).astype(np.uint8, copy=False)
+    kind = BLOCK_TYPES.get(tensor.type)
+    if kind is None:
+        return tensor.dequantized()
+    m = None if kind.offsets is None else kind.per_block(kind.offsets, tensor.stored)
+    bits: Bits = kind.bits  # type: ignore[assignment]  # an int in the table of all types
+    return Quantized(
+        bits, kind.block, kind.codes(tensor.stored), kind.per_block(kind.scales, tensor.stored), m
+    )
 
 
 def rows(weights: Matrix, order: Order) -> Matrix:
     """The matrix with its rows in another order."""
-    match weights:
-        case Q4():
-            return Q4(weights.q[order], weights.d[order], weights.m[order])
-        case Q8():
-            return Q8(weights.q[order], weights.d[order])
-        case _:
-            return weights[order]
+    if not isinstance(weights, Quantized):
+        return weights[order]
+    return msgspec.structs.replace(
+        weights,
+        codes=weights.codes[order],
+        d=weights.d[order],
+        m=None if weights.m is None else weights.m[order],
+    )
 
 
-def stacked(parts: list[Matrix]) -> Matrix | None:
-    """The matrices as one, first on top; None when their precisions differ."""
+def stacked(parts: list[Matrix]) -> list[Matrix]:
+    """The matrices on top of each other, in as few as their precisions allow, in their order.
 
-    def join(field: str) -> npt.NDArray[Any]:
-        return np.concatenate([getattr(part, field) for part in parts])
+    Codes of few bits are widened, which changes no weight: [5, 5, 8 bits] is one of 8 bits.
+    """
+    joined = parts[:1]
+    for part in parts[1:]:
+        both = _joined(joined[-1], part)
+        joined[-1:] = [joined[-1], part] if both is None else [both]
+    return joined
 
-    if all(isinstance(part, Q4) for part in parts):
-        return Q4(join("q"), join("d"), join("m"))
-    if all(isinstance(part, Q8) for part in parts):
-        return Q8(join("q"), join("d"))
-    if all(isinstance(part, np.ndarray) for part in parts):
-        return np.concatenate([part for part in parts if isinstance(part, np.ndarray)])
-    return None
+
+def _joined(top: Matrix, below: Matrix) -> Matrix | None:
+    if not isinstance(top, Quantized) or not isinstance(below, Quantized):
+        if isinstance(top, Quantized) or isinstance(below, Quantized):
+            return None
+        return np.concatenate([top, below])
+    if top.block != below.block or (top.m is None) != (below.m is None):
+        return None
+    if top.m is not None and top.bits != below.bits:
+        return None
+    bits = max(top.bits, below.bits)
+    top, below = _widened(top, bits), _widened(below, bits)
+    return Quantized(
+        bits,
+        top.block,
+        np.concatenate([top.codes, below.codes]),
+        np.concatenate([top.d, below.d]),
+        None if top.m is None or below.m is None else np.concatenate([top.m, below.m]),
+    )
+
+
+def _widened(weights: Quantized, bits: Bits) -> Quantized:
+    """Symmetric codes in more bits: the middle code moves, the weights stay."""
+    if weights.bits == bits:
+        return weights
+    shift = np.uint8((1 << (bits - 1)) - (1 << (weights.bits - 1)))
+    return msgspec.structs.replace(weights, bits=bits, codes=weights.codes + shift)
 
 
 def half_split_order(heads: int, head_dim: int) -> Order:
     """Row order that takes query or key weights from neighbouring rotary pairs to split halves.
 
-    GGUF stores a head's rows so that pair i is rows (2i, 2i + 1); ONNX Runtime's faster rotary
-    form wants it at rows (i, i + head_dim / 2).
+    A llama's file stores a head's rows so that pair i is rows (2i, 2i + 1); ONNX Runtime's faster
+    rotary form wants it at rows (i, i + head_dim / 2), which is how a qwen2's file has it.
     """
     pairs = np.arange(heads * head_dim).reshape(heads, head_dim // 2, 2)
     return np.swapaxes(pairs, 1, 2).reshape(-1)

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from local_models.graph import Options, Shape
+from local_models.decoder_graph import Options
+from local_models.family import Shape
 from local_models.messages import InvalidModel
 
 SPIN_MICROSECONDS_MAX = 100

@@ -8,12 +8,18 @@ Knows byte-level BPE; does not know chats.
 import codecs
 from typing import Any
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Regex
 from tokenizers import Tokenizer as BpeTokenizer
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence
+from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
 
 from local_models.messages import InvalidModel
+
+_QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2 splits text into words. Source: the tokenizer.json of its authors."""
 
 _CONTROL, _USER_DEFINED = 3, 4
 _END_NAMES = ("<|im_end|>", "<|endoftext|>")
@@ -107,6 +113,9 @@ def _pre_tokenizer(name: Any) -> PreTokenizer:
     match name:
         case "smollm":
             return Sequence([Digits(individual_digits=True), words])
+        case "qwen2":
+            bytes_alone = ByteLevel(add_prefix_space=False, use_regex=False)
+            return Sequence([Split(Regex(_QWEN2_WORDS), behavior="isolated"), bytes_alone])
         case "gpt-2" | "default" | None:
             return words
         case _:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from local_models import cpu_traits, graph, native
 from local_models.catalogue import ensure
+from local_models.decoder_graph import Options
 from local_models.embedder import Embedder
+from local_models.family import read_shape
 from local_models.gguf import GgufFile
 from local_models.session import DecoderSession
 from tests.bench.bench_embedder import EMBEDDING, GENERATION, LONG, MIDDLE
@@ -38,9 +40,9 @@ def fastest(work: Callable[[], object], calls: int) -> float:
 def decoder(fused: bool) -> DecoderSession:
     """The small model on one thread, as the engine would load it."""
     path = ensure(GENERATION) / "model.gguf"
-    shape = graph.read_shape(GgufFile(path))
+    shape = read_shape(GgufFile(path))
     pairs = not fused and cpu_traits.single_rows_differ(4)
-    options = graph.Options(fused=fused, pairs=pairs)
+    options = Options(fused=fused, pairs=pairs)
     return DecoderSession(
         graph.ensure_graph(path, options), shape, options, threads=1, slots=4,
         library=native.library_path() if fused else None,

@@ -26,6 +26,8 @@ import onnxruntime as ort
 
 from local_models import graph, native
 from local_models.catalogue import ensure
+from local_models.decoder_graph import Options
+from local_models.family import read_shape
 from local_models.gguf import GgufFile
 from local_models.session import DecoderSession
 from local_models.tokenizer import Tokenizer
@@ -42,14 +44,14 @@ VARIANTS = ("onnxruntime", "fused")
 def measure(fused: bool, threads: int) -> dict[str, float]:
     """One variant in this process. Seconds, MB and tokens per second."""
     model_dir = ensure(MODEL)
-    graph.ensure_graph(model_dir / "model.gguf", graph.Options(fused=fused))
+    graph.ensure_graph(model_dir / "model.gguf", Options(fused=fused))
     begin_seconds = time.perf_counter()
     gguf = GgufFile(model_dir / "model.gguf")
-    options = graph.Options(fused=fused)
+    options = Options(fused=fused)
     path = graph.ensure_graph(model_dir / "model.gguf", options)
     session = DecoderSession(
         path,
-        graph.read_shape(gguf),
+        read_shape(gguf),
         options,
         threads=threads,
         slots=SLOTS,
@@ -104,7 +106,7 @@ def conversion_seconds(fused: bool) -> float:
         source = Path(folder) / "model.gguf"
         source.symlink_to(ensure(MODEL) / "model.gguf")
         begin_seconds = time.perf_counter()
-        graph.ensure_graph(source, graph.Options(fused=fused))
+        graph.ensure_graph(source, Options(fused=fused))
         return time.perf_counter() - begin_seconds
 
 

@@ -11,6 +11,7 @@ import pytest
 from local_models import engine as engine_module
 from local_models import graph, native
 from local_models.chat_template import ChatTemplate
+from local_models.decoder_graph import Options
 from local_models.engine import (
     Delta,
     Engine,
@@ -23,6 +24,7 @@ from local_models.engine import (
     PromptTooLong,
     SamplingParams,
 )
+from local_models.family import read_shape
 from local_models.gguf import GgufFile
 from local_models.session import DecoderSession, Logits
 from local_models.tokenizer import Tokenizer
@@ -259,8 +261,8 @@ class _FailingSession(DecoderSession):
 def test_a_step_that_fails_ends_its_requests_and_not_the_engine(
     generation_model_dir: Path, generation_gguf: GgufFile, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path, options = generation_model_dir / "model.gguf", graph.Options(context_tokens=256)
-    shape = graph.read_shape(generation_gguf)
+    path, options = generation_model_dir / "model.gguf", Options(context_tokens=256)
+    shape = read_shape(generation_gguf)
     session = _FailingSession(
         graph.ensure_graph(path, options), shape, options, threads=1, slots=2, library=None
     )

@@ -8,7 +8,9 @@ import pytest
 
 from local_models import graph, native
 from local_models.chat_template import ChatTemplate
+from local_models.decoder_graph import Options
 from local_models.engine import Engine
+from local_models.family import read_shape
 from local_models.gguf import GgufFile
 from local_models.ops import Float, ReferenceDecoder
 from local_models.session import DecoderSession
@@ -43,7 +45,7 @@ class Answer(msgspec.Struct):
 @pytest.fixture(scope="session")
 def answers(generation_gguf: GgufFile) -> list[Answer]:
     """Six answers of at most 48 tokens by the NumPy decoder, which takes about 15 seconds."""
-    shape = graph.read_shape(generation_gguf)
+    shape = read_shape(generation_gguf)
     weights = {name: tensor.dequantized() for name, tensor in generation_gguf.tensors.items()}
     tokenizer = Tokenizer(generation_gguf.metadata)
     chat = ChatTemplate(generation_gguf.metadata, tokenizer)
@@ -77,10 +79,10 @@ def _teacher_forced(session: DecoderSession, answer: Answer) -> Float:
     return np.array(logits)
 
 
-def _session(model_dir: Path, gguf: GgufFile, options: graph.Options) -> DecoderSession:
+def _session(model_dir: Path, gguf: GgufFile, options: Options) -> DecoderSession:
     return DecoderSession(
         graph.ensure_graph(model_dir / "model.gguf", options),
-        graph.read_shape(gguf),
+        read_shape(gguf),
         options,
         threads=2,
         slots=1,
@@ -111,7 +113,7 @@ def test_float_activations_give_the_reference_logits(
     generation_model_dir: Path, generation_gguf: GgufFile, answers: list[Answer], fused: bool
 ) -> None:
     session = _session(
-        generation_model_dir, generation_gguf, graph.Options(accuracy_level=1, fused=fused)
+        generation_model_dir, generation_gguf, Options(accuracy_level=1, fused=fused)
     )
     for answer in answers[:2]:
         np.testing.assert_allclose(
@@ -126,7 +128,7 @@ def test_int8_activations_choose_the_same_token_nearly_always(
 ) -> None:
     """At 95 % of the teacher-forced positions or more, with a mean divergence under 0.01 nats."""
     session = _session(
-        generation_model_dir, generation_gguf, graph.Options(accuracy_level=4, fused=fused)
+        generation_model_dir, generation_gguf, Options(accuracy_level=4, fused=fused)
     )
     expected = np.concatenate([answer.logits for answer in answers])
     actual = np.concatenate([_teacher_forced(session, answer) for answer in answers])

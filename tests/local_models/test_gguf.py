@@ -8,7 +8,7 @@ import pytest
 from local_models.gguf import GgufFile
 from local_models.messages import InvalidModel
 from tests.local_models import gguf_files
-from tests.local_models.gguf_files import F16, F32, Q4_0, Q4_1, Q8_0
+from tests.local_models.gguf_files import BF16, F16, F32, Q4_1
 
 METADATA = {
     "general.architecture": "llama",
@@ -20,24 +20,30 @@ METADATA = {
 }
 
 
-@pytest.mark.parametrize("kind", [Q4_0, Q4_1, Q8_0])
+@pytest.mark.parametrize("kind", gguf_files.RECORDS)
 def test_blocks_dequantize_to_the_numbers_they_stand_for(tmp_path: Path, kind: int) -> None:
-    stored, weights = gguf_files.random_blocks((6, 96), kind, seed=1)
+    """Bit for bit, compared with loops that follow the format's definition."""
+    stored, weights = gguf_files.random_blocks((6, 768), kind, seed=1)
     gguf_files.write(tmp_path / "m.gguf", {}, {"w": stored})
     tensor = GgufFile(tmp_path / "m.gguf").tensors["w"]
-    assert tensor.shape == (6, 96)
-    np.testing.assert_allclose(tensor.dequantized(), weights, rtol=0, atol=1e-6)
+    assert tensor.shape == (6, 768)
+    assert np.array_equal(tensor.dequantized(), weights)
 
 
 def test_plain_floats_and_metadata_come_back_as_they_were(tmp_path: Path) -> None:
     single = np.linspace(-1, 1, 15, dtype=np.float32).reshape(3, 5)
     half = single.astype(np.float16)
+    brain = (single.view(np.uint32) >> 16).astype("<u2")
     tensors = {"single": gguf_files.floats(single), "half": ((3, 5), F16, half.tobytes())}
+    tensors["brain"] = ((3, 5), BF16, brain.tobytes())
     gguf_files.write(tmp_path / "m.gguf", METADATA, tensors)
     gguf = GgufFile(tmp_path / "m.gguf")
     assert gguf.metadata == METADATA
     assert np.array_equal(gguf.tensors["single"].dequantized(), single)
     assert np.array_equal(gguf.tensors["half"].dequantized(), half.astype(np.float32))
+    cut = (brain.astype(np.uint32) << 16).view(np.float32)
+    assert np.array_equal(gguf.tensors["brain"].dequantized(), cut)
+    np.testing.assert_allclose(cut, single, rtol=2**-7, atol=0)
 
 
 def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
@@ -72,7 +78,8 @@ def test_a_flipped_header_byte_never_crashes_the_reader(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stored", "complaint"),
     [
-        (((2, 64), 14, b"\0" * 200), "type 14, which is not supported"),
+        (((2, 64), 10, b"\0" * 200), "type Q2_K, .*the nearest that is, is Q4_K"),
+        (((2, 64), 4, b"\0" * 200), "type 4, which is not supported"),
         (((2, 33), Q4_1, b"\0" * 200), "do not divide into blocks"),
         (((2**40, 2**40), F32, b"\0" * 200), "beyond its end"),
         (((2**63, 0, 32), F32, b"\0" * 200), "a shape that cannot be"),

@@ -8,28 +8,37 @@ import numpy as np
 import pytest
 
 from local_models import graph, native
+from local_models.decoder_graph import Options
+from local_models.family import read_shape
 from local_models.gguf import GgufFile
 from local_models.messages import InvalidModel, ModelUnavailable
 from local_models.ops import Float, ReferenceDecoder
 from local_models.session import DecoderSession
 from tests.local_models import gguf_files
-from tests.local_models.gguf_files import F32, Q4_0, Q8_0
+from tests.local_models.gguf_files import F32, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
 
 PROMPT = [5, 99, 3, 127, 64, 64, 0]
 BLOCK_MATRICES = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
 STORED: dict[str, dict[str, int]] = {
     "Q4_1": {},
+    "Q5_0 and Q8_0": dict.fromkeys(BLOCK_MATRICES, Q5_0) | {"attn_v": Q8_0, "output": Q8_0},
+    "Q5_1": dict.fromkeys([*BLOCK_MATRICES, "token_embd"], Q5_1),
+    "Q4_K and Q6_K": dict.fromkeys([*BLOCK_MATRICES, "token_embd"], Q4_K)
+    | {"attn_v": Q6_K, "ffn_down": Q6_K, "output": Q6_K},
+    "Q5_K": dict.fromkeys([*BLOCK_MATRICES, "token_embd"], Q5_K),
     "Q4_0 with a float head": dict.fromkeys(BLOCK_MATRICES, Q4_0) | {"output": F32},
     "mixed": {"ffn_down": Q8_0, "ffn_gate": F32, "attn_output": Q4_0, "output": Q8_0},
     "float embedding": {"token_embd": F32},
 }
 
 
-def _open(folder: Path, kinds: dict[str, int], **chosen: Any) -> tuple[DecoderSession, Any]:
-    metadata, tensors, weights = gguf_files.tiny_llama(kinds)
+def _open(
+    folder: Path, kinds: dict[str, int], family: str = "llama", **chosen: Any
+) -> tuple[DecoderSession, Any]:
+    metadata, tensors, weights = gguf_files.tiny_decoder(kinds, family)
     gguf_files.write(folder / "model.gguf", metadata, tensors)
-    shape = graph.read_shape(GgufFile(folder / "model.gguf"))
-    options = graph.Options(context_tokens=64, **chosen)
+    shape = read_shape(GgufFile(folder / "model.gguf"))
+    options = Options(context_tokens=64, **chosen)
     session = DecoderSession(
         graph.ensure_graph(folder / "model.gguf", options),
         shape,
@@ -45,13 +54,17 @@ def _open(folder: Path, kinds: dict[str, int], **chosen: Any) -> tuple[DecoderSe
         kv_heads=shape.kv_heads,
         rope_base=shape.rope_base,
         epsilon=shape.epsilon,
+        half_split=family == "qwen2",
     )
     return session, reference
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
 @pytest.mark.parametrize("kinds", STORED.values(), ids=STORED)
-def test_prefill_and_decode_equal_the_reference(tmp_path: Path, kinds: dict[str, int]) -> None:
-    session, reference = _open(tmp_path, kinds, accuracy_level=1)
+def test_prefill_and_decode_equal_the_reference(
+    tmp_path: Path, kinds: dict[str, int], family: str
+) -> None:
+    session, reference = _open(tmp_path, kinds, family, accuracy_level=1)
     expected: Float = reference.logits(PROMPT)
     _close(session.prefill(0, PROMPT[:4], 0), expected[3])
     _close(session.prefill(0, PROMPT[4:], 4), expected[6])
@@ -98,35 +111,35 @@ def test_rows_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
 
 def test_a_graph_is_built_once_and_appears_whole(tmp_path: Path) -> None:
     """Four builders at once: one folder, nothing half-built beside it; other options, another."""
-    metadata, tensors, _ = gguf_files.tiny_llama({})
+    metadata, tensors, _ = gguf_files.tiny_decoder({})
     path = tmp_path / "model.gguf"
     gguf_files.write(path, metadata, tensors)
-    options = graph.Options(context_tokens=64)
+    options = Options(context_tokens=64)
     with ThreadPoolExecutor(4) as pool:
         built = set(pool.map(lambda _: graph.ensure_graph(path, options), range(4)))
     assert len(built) == 1
     assert [folder.name for folder in (tmp_path / "graphs").iterdir()] == [built.pop().parent.name]
-    graph.ensure_graph(path, graph.Options(context_tokens=32))
+    graph.ensure_graph(path, Options(context_tokens=32))
     assert len(list((tmp_path / "graphs").iterdir())) == 2
 
 
 def test_only_the_newest_graphs_are_kept(tmp_path: Path) -> None:
-    metadata, tensors, _ = gguf_files.tiny_llama({})
+    metadata, tensors, _ = gguf_files.tiny_decoder({})
     path = tmp_path / "model.gguf"
     gguf_files.write(path, metadata, tensors)
     built = [
-        graph.ensure_graph(path, graph.Options(context_tokens=context))
+        graph.ensure_graph(path, Options(context_tokens=context))
         for context in range(8, 8 + graph.GRAPHS_MAX + 2)
     ]
     assert [graph_path.exists() for graph_path in built] == [False] * 2 + [True] * graph.GRAPHS_MAX
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    metadata, tensors, _ = gguf_files.tiny_llama({})
+    metadata, tensors, _ = gguf_files.tiny_decoder({})
     gguf_files.write(tmp_path / "model.gguf", metadata, tensors)
     (tmp_path / "graphs").write_text("in the way")
     with pytest.raises(ModelUnavailable, match="the graph cannot be kept in"):
-        graph.ensure_graph(tmp_path / "model.gguf", graph.Options(context_tokens=64))
+        graph.ensure_graph(tmp_path / "model.gguf", Options(context_tokens=64))
 
 
 @pytest.mark.parametrize(
@@ -141,10 +154,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_built_is_refused(
     tmp_path: Path, change: dict[str, Any], complaint: str
 ) -> None:
-    metadata, tensors, _ = gguf_files.tiny_llama({})
+    metadata, tensors, _ = gguf_files.tiny_decoder({})
     gguf_files.write(tmp_path / "model.gguf", metadata | change, tensors)
     with pytest.raises(InvalidModel, match=complaint):
-        graph.ensure_graph(tmp_path / "model.gguf", graph.Options(context_tokens=64))
+        graph.ensure_graph(tmp_path / "model.gguf", Options(context_tokens=64))
     assert not list(tmp_path.glob("graphs/*"))
 
 

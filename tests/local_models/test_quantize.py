@@ -7,46 +7,90 @@ import pytest
 
 from local_models import ops, quantize
 from local_models.gguf import GgufFile, Tensor
-from local_models.quantize import Q4, Q8
+from local_models.quantize import Quantized
 from tests.local_models import gguf_files
-from tests.local_models.gguf_files import Q4_0, Q4_1, Q8_0
+from tests.local_models.gguf_files import Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
+
+KINDS = [Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K]
+Tensors = tuple[Tensor, ops.Float]
 
 
-def _tensor(folder: Path, kind: int, shape: tuple[int, int] = (8, 64)) -> tuple[Tensor, ops.Float]:
+def _tensor(folder: Path, kind: int, shape: tuple[int, int] = (8, 512)) -> Tensors:
     stored, weights = gguf_files.random_blocks(shape, kind, seed=4)
     gguf_files.write(folder / "m.gguf", {}, {"w": stored})
     return GgufFile(folder / "m.gguf").tensors["w"], weights
 
 
-@pytest.mark.parametrize("kind", [Q4_0, Q4_1])
-def test_packed_codes_stand_for_the_same_weights(tmp_path: Path, kind: int) -> None:
-    tensor, weights = _tensor(tmp_path, kind)
+def _packed(folder: Path, kind: int) -> tuple[Quantized, ops.Float]:
+    tensor, weights = _tensor(folder, kind)
     packed = quantize.matrix(tensor)
-    assert isinstance(packed, Q4)
-    np.testing.assert_allclose(
-        ops.dequantize_q4(packed.q, packed.d, packed.m), weights, rtol=0, atol=1e-6
-    )
+    assert isinstance(packed, Quantized)
+    return packed, weights
 
 
-@pytest.mark.parametrize("kind", [Q4_0, Q4_1])
-def test_zero_point_eight_and_the_correction_are_the_offset(tmp_path: Path, kind: int) -> None:
-    """The identity the graph relies on: x W^T = x (d (code - 8))^T + block sums (m + 8 d)^T."""
-    tensor, weights = _tensor(tmp_path, kind)
-    packed = quantize.matrix(tensor)
-    assert isinstance(packed, Q4)
-    x = np.random.default_rng(5).normal(size=(3, 64)).astype(np.float32)
-    centred = ops.dequantize_q4(packed.q, packed.d, -8 * packed.d)
-    product = x @ centred.T + x.reshape(3, -1, 32).sum(axis=-1) @ packed.correction.T
-    np.testing.assert_allclose(product, x @ weights.T, rtol=0, atol=1e-5)
-    if kind == Q4_0:
-        assert not packed.correction.any()
+@pytest.mark.parametrize("kind", KINDS)
+def test_repacking_rounds_nothing(tmp_path: Path, kind: int) -> None:
+    """Bit for bit the numbers of the format's definition, worked out one by one."""
+    packed, weights = _packed(tmp_path, kind)
+    assert np.array_equal(packed.dequantized(), weights)
+    assert packed.codes.max() < 2**packed.bits
 
 
-def test_eight_bit_codes_stand_for_the_same_weights(tmp_path: Path) -> None:
-    tensor, weights = _tensor(tmp_path, Q8_0)
-    packed = quantize.matrix(tensor)
-    assert isinstance(packed, Q8)
-    np.testing.assert_allclose(packed.dequantized(), weights, rtol=0, atol=1e-6)
+@pytest.mark.parametrize("kind", KINDS)
+def test_planes_hold_every_bit_of_the_codes(tmp_path: Path, kind: int) -> None:
+    """Each code is found again in its places of the two planes, as their docstrings say."""
+    packed, _ = _packed(tmp_path, kind)
+    low, high = packed.low, packed.high
+    upper_bits = packed.bits - 4
+    for row, k in ((0, 0), (3, 17), (7, 511), (5, 300), (1, 33)):
+        block, place = k // 32, k % 32
+        code = low[row, block, place // 2] >> (4 * (place % 2)) & 15
+        if high is not None:
+            per_byte = 8 // upper_bits
+            byte = high[row, block, place // per_byte]
+            code |= (byte >> (upper_bits * (place % per_byte)) & (2**upper_bits - 1)) << 4
+        assert code == packed.codes[row, k]
+    assert (high is None) == (packed.bits == 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_middle_code_of_zero_and_the_correction_are_the_weights(
+    tmp_path: Path, kind: int
+) -> None:
+    """The identity the graph relies on: W = d (byte - 128) + correction, both per block."""
+    packed, weights = _packed(tmp_path, kind)
+    centred = packed.in_bytes.astype(np.float64) - 128
+    blocks = packed.d[..., None] * centred
+    if packed.correction is not None:
+        blocks += packed.correction[..., None]
+    np.testing.assert_allclose(blocks.reshape(weights.shape), weights, rtol=0, atol=2e-6)
+    assert (packed.correction is None) == (kind in (Q4_0, Q5_0, Q8_0, Q6_K))
+
+
+def test_like_matrices_are_stacked_and_unlike_ones_stay_apart(tmp_path: Path) -> None:
+    """Widening 5 bits to 8 changes no weight; an offset or another block is another matrix."""
+    found = {kind: _packed(tmp_path, kind)[0] for kind in KINDS}
+    (wide,) = quantize.stacked([found[Q5_0], found[Q5_0], found[Q8_0]])
+    assert isinstance(wide, Quantized)
+    expected = [found[kind].dequantized() for kind in (Q5_0, Q5_0, Q8_0)]
+    assert (wide.bits, len(wide.codes)) == (8, 24)
+    assert np.array_equal(wide.dequantized(), np.concatenate(expected))
+    apart = quantize.stacked([found[Q4_K], found[Q4_K], found[Q6_K]])
+    assert [part.bits for part in apart if isinstance(part, Quantized)] == [4, 6]
+    floats = found[Q4_0].dequantized()
+    (both,) = quantize.stacked([floats, floats])
+    assert isinstance(both, np.ndarray)
+    assert np.array_equal(both, np.concatenate([floats, floats]))
+    assert len(quantize.stacked([floats, found[Q4_0]])) == 2
+
+
+@pytest.mark.parametrize("kind", [Q4_1, Q6_K])
+def test_rows_keep_their_weights_in_another_order(tmp_path: Path, kind: int) -> None:
+    packed, weights = _packed(tmp_path, kind)
+    order = quantize.half_split_order(2, 4)
+    moved = quantize.rows(packed, order)
+    assert isinstance(moved, Quantized)
+    assert np.array_equal(moved.dequantized(), weights[order])
 
 
 def test_half_split_rows_turn_as_neighbouring_pairs_do() -> None:

@@ -1,0 +1,89 @@
+"""Collect the nodes of an ONNX graph, and write its weights to disk as they come.
+
+Knows ONNX; does not know models. Weights are not kept: a graph of two gigabytes is built in the
+memory of its largest matrix.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper
+
+MICROSOFT, TOLLHOUSE = "com.microsoft", "tollhouse"
+
+_INLINE_BYTES_MAX = 1024
+_ALIGNMENT_BYTES = 4096  # ONNX Runtime maps external weights by page.
+
+
+class OnnxBuilder:
+    """Nodes, inputs, outputs and weights of one graph, written into a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self._folder = folder
+        self._nodes: list[onnx.NodeProto] = []
+        self._weights: dict[str, onnx.TensorProto] = {}
+        self._file = (folder / "weights.bin").open("wb")
+
+    def node(
+        self,
+        op: str,
+        inputs: list[str],
+        *,
+        result: str | None = None,
+        results: list[str] | None = None,
+        domain: str = "",
+        attributes: dict[str, int | float] | None = None,
+        **more: int | float,
+    ) -> str:
+        """Append a node with its attributes; the name of its first result."""
+        attributes = more | (attributes or {})
+        results = results or [result or f"{op}.{len(self._nodes)}"]
+        node = helper.make_node(op, inputs, results, domain=domain)
+        node.attribute.extend(helper.make_attribute(key, attributes[key]) for key in attributes)
+        self._nodes.append(node)
+        return results[0]
+
+    def weight(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Store a constant under this name, where there is none yet; the name."""
+        if name not in self._weights:
+            self._weights[name] = self._stored(name, np.ascontiguousarray(array))
+        return name
+
+    def _stored(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
+        tensor = TensorProto(name=name, dims=array.shape)
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        if array.nbytes <= _INLINE_BYTES_MAX:
+            tensor.raw_data = array.tobytes()
+            return tensor
+        self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT_BYTES))
+        tensor.data_location = TensorProto.EXTERNAL
+        place = {"location": "weights.bin", "offset": self._file.tell(), "length": array.nbytes}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+        self._file.write(array.data)
+        return tensor
+
+    def value(self, name: str, kind: int, dimensions: list[str | int]) -> onnx.ValueInfoProto:
+        """The declaration of an input or an output."""
+        return helper.make_tensor_value_info(name, kind, dimensions)
+
+    def write(self, name: str) -> None:
+        """Write ``model.onnx`` beside ``weights.bin``."""
+        self._file.close()
+        graph = helper.make_graph(
+            self._nodes, name, self.inputs, self.outputs, initializer=list(self._weights.values())
+        )
+        opsets = [("", 18), (MICROSOFT, 1), (TOLLHOUSE, 1)]
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid(*opset) for opset in opsets], ir_version=10
+        )
+        (self._folder / "model.onnx").write_bytes(model.SerializeToString())
+
+    def close(self) -> None:
+        """Close the weights' file, also where nothing was written to its end."""
+        self._file.close()
