@@ -1,0 +1,43 @@
+"""A kind of task: its wordings, and what fills them."""
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import msgspec
+
+from local_models.exam.task import Constraint, Truth
+
+
+class Filling(msgspec.Struct, frozen=True, kw_only=True):
+    """What one task puts into a wording of its family, and the truth about it."""
+
+    slots: dict[str, Any]
+    truth: Truth
+    constraint: Constraint
+    family: str = ""
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """wordings: templates per family; every family has the same number of them.
+
+    chance: share of right answers that guessing among the offered answers gives; 0 where there is
+    nothing to guess from.
+    """
+
+    name: str
+    title: str
+    max_tokens: int
+    fill: Callable[[Random], Filling]
+    wordings: dict[str, tuple[str, ...]]
+    chance: float = 0.0
+
+
+def one_of(*choices: str) -> Constraint:
+    """The output is one of these."""
+    return Constraint(type="choice", choices=choices)
+
+
+def matching(regex: str) -> Constraint:
+    """The output matches."""
+    return Constraint(type="regex", regex=regex)
