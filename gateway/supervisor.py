@@ -162,6 +162,10 @@ def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
             for number, listener in enumerate(public)
         ]
     if settings.local.enabled != "off":
+        # By the environment, because a mirror's address may have a password and everybody on the
+        # machine sees command lines.
+        os.environ["TOLLHOUSE_MODELS_MIRROR"] = settings.models.mirror
+        os.environ["TOLLHOUSE_MODELS_SOURCES"] = ",".join(settings.models.sources) or "none"
         children.insert(0, _model_process(settings, model_socket))
     grace_seconds = settings.unready_seconds + settings.drain_seconds
     os.set_inheritable(run_lock, True)  # the watcher's, as long as it lives

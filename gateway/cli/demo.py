@@ -20,14 +20,18 @@ from rich.console import Console
 
 from gateway.cli.demo_report import print_report
 from gateway.cli.demo_workload import TENANTS, run_workload
-from gateway.cli.models import pull
-from gateway.config import PREFIX, RESERVED
+from gateway.cli.models import fetch_models
+from gateway.config import PREFIX, RESERVED, Local
 from gateway.private_files import leave_scratch, make_scratch
 from gateway.stores.keys import KeyStore, load_pepper
 from gateway.supervisor import StartError, bind
+from local_models.catalogue import default_models_dir
+from local_models.sources import Sources
 
 _READY_SECONDS = 90.0
 _STOP_SECONDS = 20.0
+# Where models come from is the machine's business, not the demo's.
+_MODEL_SETTINGS = frozenset({"TOLLHOUSE_MODELS_MIRROR", "TOLLHOUSE_MODELS_SOURCES"})
 _POLICIES = Path(__file__).resolve().parents[2] / "policies" / "demo"
 
 
@@ -35,8 +39,7 @@ _POLICIES = Path(__file__).resolve().parents[2] / "policies" / "demo"
 @click.option("--exit", "exit_after", is_flag=True, help="End when the workload has.")
 @click.option("--port", default=8080, show_default=True, help="Of /v1.")
 @click.option("--admin-port", default=8081, show_default=True, help="Of pages and metrics.")
-@click.pass_context
-def demo(ctx: click.Context, exit_after: bool, port: int, admin_port: int) -> None:
+def demo(exit_after: bool, port: int, admin_port: int) -> None:
     """Show the whole job: three tenants, two models, two caches, every cent."""
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
@@ -49,7 +52,9 @@ def demo(ctx: click.Context, exit_after: bool, port: int, admin_port: int) -> No
         raise click.ClickException(
             "The demo's policies are in the repository: run it from a clone."
         )
-    ctx.invoke(pull)
+    fetch_models(
+        (Local().generation, Local().embedding), default_models_dir(), Sources.from_environment()
+    )
     with contextlib.ExitStack() as stack:
         try:
             _check_ports(port, admin_port)
@@ -94,7 +99,7 @@ def without_settings(environ: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environ.items()
-        if not name.startswith(PREFIX) or name in RESERVED
+        if not name.startswith(PREFIX) or name in RESERVED or name in _MODEL_SETTINGS
     }
 
 

@@ -1,32 +1,53 @@
 """``tollhouse models``: list, fetch and verify the models of the catalogue.
 
-Knows the terminal and the catalogue's three verbs. Does not know where models come from.
+Knows the terminal, the settings and the catalogue's verbs. Does not know how files are fetched.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Table
 
-from local_models.catalogue import default_models_dir, ensure, load_catalogue, verify
+from gateway.cli.state import config_option
+from gateway.config import Settings, load_settings
+from gateway.errors import PolicyError
+from local_models import download
+from local_models.catalogue import (
+    ModelEntry,
+    default_models_dir,
+    ensure,
+    load_catalogue,
+    verify,
+)
 from local_models.messages import ModelUnavailable
+from local_models.origins import read_origin
+from local_models.progress_lines import ProgressLines
+from local_models.sources import Sources, kind_of
+
+ALL = "all"
+"""Stands for every model of the catalogue."""
+
+_REVISION_DIGITS_SHOWN = 12
 
 _folder = click.option(
     "--models-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder that holds the models. [default: $TOLLHOUSE_MODELS or the XDG cache]",
+    help="Folder that holds the models. [default: models_dir of the settings, else"
+    " $TOLLHOUSE_MODELS, else the XDG cache]",
 )
-_names = click.argument("names", nargs=-1, metavar="[NAME]...")
+_names = click.argument("names", nargs=-1, metavar="[NAME|all]...")
 
 
 @click.group()
@@ -36,56 +57,82 @@ def models() -> None:
 
 @models.command("list")
 @_folder
-def list_models(models_dir: Path | None) -> None:
-    """Show the catalogue, and which models are on this machine."""
-    table = Table("model", "kind", "license", "context", "size", "state")
-    folder = models_dir or default_models_dir()
+@config_option
+def list_models(models_dir: Path | None, config: Path | None) -> None:
+    """Show the catalogue: which models are here, whose they are and where they came from."""
+    table = Table("model", "state", "size", "license", "publisher", "revision", "source")
+    folder = _models_dir(models_dir, _settings(config))
     for name, entry in load_catalogue().items():
+        state = _state(name, folder)
         table.add_row(
             name,
-            entry.kind,
+            state,
+            f"{entry.size_bytes / 1e6:,.0f} MB",
             entry.license,
-            f"{entry.context_tokens:,}",
-            f"{entry.size_bytes / 1e6:.0f} MB",
-            _state(name, folder),
+            entry.publisher,
+            entry.revision[:_REVISION_DIGITS_SHOWN],
+            _source(entry, folder) if state == "complete" else f"({_offered(entry)})",
         )
     console = Console()
     console.print(table)
     console.print(f"models folder: {folder}", highlight=False, soft_wrap=True)
+    console.print(
+        "In brackets: where it can be had. All of it stands in origin.yaml beside a file."
+    )
 
 
 @models.command()
 @_names
 @_folder
-def pull(names: tuple[str, ...], models_dir: Path | None) -> None:
-    """Fetch models, all of the catalogue by default. Goes on with what was interrupted."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as progress:
-        for name in names or tuple(load_catalogue()):
-            task = progress.add_task(name, total=None)
-            bar = _Bar(progress, task)
+@config_option
+@click.option("--mirror", help="Folder or address asked first. [default: models.mirror]")
+@click.option(
+    "--sources", help="Of mirror,hub,parts those that may be asked. [default: models.sources]"
+)
+def pull(
+    names: tuple[str, ...],
+    models_dir: Path | None,
+    config: Path | None,
+    mirror: str | None,
+    sources: str | None,
+) -> None:
+    """Fetch models, by default those that the settings use. Goes on with what was interrupted."""
+    settings = _settings(config)
+    known = Sources(mirror=settings.models.mirror, allowed=tuple(settings.models.sources))
+    try:
+        allowed = Sources.parse(mirror or known.mirror, sources or "")
+    except ModelUnavailable as error:
+        raise click.ClickException(str(error)) from error
+    if sources is None:
+        allowed = msgspec.structs.replace(allowed, allowed=known.allowed)
+    if not names:
+        names = tuple(
+            name for name in (settings.local.generation, settings.local.embedding) if name
+        )
+    fetch_models(_every(names), _models_dir(models_dir, settings), allowed)
+
+
+def fetch_models(names: tuple[str, ...], models_dir: Path, sources: Sources) -> None:
+    """Fetch what is missing, and show how far it is. Raises ClickException."""
+    console = Console()
+    with _shown(console) as progress:
+        for name in names:
             try:
-                folder = ensure(name, progress=bar.advance, models_dir=models_dir)
+                folder = ensure(name, progress=progress, models_dir=models_dir, sources=sources)
             except ModelUnavailable as error:
                 raise click.ClickException(str(error)) from error
-            progress.update(task, total=1, completed=1, visible=False)
-            progress.console.print(f"{name}: complete in {folder}", soft_wrap=True)
+            console.print(f"{name}: complete in {folder}", soft_wrap=True, highlight=False)
 
 
 @models.command("verify")
 @_names
 @_folder
-def verify_models(names: tuple[str, ...], models_dir: Path | None) -> None:
+@config_option
+def verify_models(names: tuple[str, ...], models_dir: Path | None, config: Path | None) -> None:
     """Compare the files on this machine with the pinned sha256. Exit status 1 when one differs."""
-    folder = models_dir or default_models_dir()
+    folder = _models_dir(models_dir, _settings(config))
     sound = True
-    for name in names or tuple(load_catalogue()):
+    for name in _every(names or (ALL,)):
         try:
             wrong = verify(name, models_dir=folder)
         except ModelUnavailable as error:
@@ -96,21 +143,57 @@ def verify_models(names: tuple[str, ...], models_dir: Path | None) -> None:
         raise SystemExit(1)
 
 
-class _Bar:
-    """Feeds one progress bar from a download's reports."""
+def _settings(config: Path | None) -> Settings:
+    try:
+        return load_settings(config)
+    except PolicyError as error:
+        raise click.ClickException(str(error)) from None
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
-        self._progress = progress
-        self._task = task
 
-    def advance(self, name: str, received_bytes: int, total_bytes: int) -> None:
-        self._progress.update(
-            self._task, description=name, completed=received_bytes, total=total_bytes
-        )
+def _models_dir(chosen: Path | None, settings: Settings) -> Path:
+    return chosen or settings.models_dir or default_models_dir()
+
+
+def _every(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(load_catalogue()) if ALL in names else names
+
+
+@contextmanager
+def _shown(console: Console) -> Iterator[download.Progress]:
+    """A bar on a terminal, a line every few seconds elsewhere."""
+    if not console.is_terminal:
+        yield ProgressLines(click.echo)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        task = bars.add_task("looking for models", total=None)
+
+        def advance(received: download.Received) -> None:
+            description = f"{received.name} from {received.source}"
+            if bars.tasks[0].description != description:
+                bars.reset(task, description=description)
+            bars.update(task, completed=received.received_bytes, total=received.total_bytes)
+
+        yield advance
 
 
 def _state(name: str, folder: Path) -> str:
     wrong = verify(name, models_dir=folder)
     if not wrong:
         return "complete"
-    return "damaged" if (folder / name).is_dir() else "absent"
+    return "damaged" if (folder / name / wrong[0]).exists() else "absent"
+
+
+def _source(entry: ModelEntry, folder: Path) -> str:
+    origin = read_origin(folder / entry.name)
+    return origin.source if origin is not None else "this machine"
+
+
+def _offered(entry: ModelEntry) -> str:
+    return ", ".join(dict.fromkeys(kind_of(source) for source in entry.sources))

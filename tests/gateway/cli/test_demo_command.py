@@ -27,6 +27,7 @@ def test_the_demo_leaves_the_callers_own_gateway_alone(tmp_path: Path) -> None:
 def test_the_demo_keeps_what_is_no_setting() -> None:
     """Where models are, and which key pays the large one."""
     kept = {"TOLLHOUSE_MODELS": "/srv/models", "OPENAI_API_KEY": "k", "PATH": "/bin"}
+    kept |= {"TOLLHOUSE_MODELS_MIRROR": "/srv/mirror", "TOLLHOUSE_MODELS_SOURCES": "mirror"}
     assert without_settings(kept) == kept
 
 
