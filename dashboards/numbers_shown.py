@@ -186,7 +186,7 @@ SECTIONS: dict[str, tuple[Number, ...]] = {
         ),
         Number(
             "Local model",
-            "1 while the model process answers; absent where none is wanted.",
+            "1 while every local model answers; absent where none is wanted.",
             "min(tollhouse_local_model_up)",
             "short",
             kind="stat",

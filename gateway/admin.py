@@ -33,11 +33,7 @@ def admin_services(services: Services, v1: V1, bookkeeping: Bookkeeping) -> Admi
         return Probe(ok=healthy and not v1.stopping, checks=checks)
 
     def started() -> Probe:
-        wanted = services.settings.local.enabled != "off"
-        checks = {
-            "embedding": "ok" if services.embedding_ready() or not wanted else "loading",
-            "generation": "ok" if services.local_answers() or not wanted else "loading",
-        }
+        checks = dict(services.local_states())
         return Probe(ok=all(state == "ok" for state in checks.values()), checks=checks)
 
     def stats() -> Mapping[str, object]:

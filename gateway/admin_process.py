@@ -210,15 +210,13 @@ class Headquarters:
         return entries
 
     def _started(self) -> Probe:
-        wanted = self.settings.local.enabled != "off"
-        standings = [peer.standing for peer in self.hub.peers]
-        here = len(standings) == self.settings.workers
-        embeds = here and all(standing.embedding_ready for standing in standings)
-        answers = here and all(standing.local_answers for standing in standings)
-        checks = {
-            "embedding": "ok" if embeds or not wanted else "loading",
-            "generation": "ok" if answers or not wanted else "loading",
-        }
+        standings = [peer.standing for peer in self.hub.peers if peer.standing.version]
+        missing = self.settings.workers - len(standings)
+        checks = {"workers": f"{missing} have not begun"} if missing else {}
+        for standing in standings:
+            for model, state in standing.local.items():
+                if checks.get(model, "ok") == "ok":  # of several, what one still lacks
+                    checks[model] = state
         return Probe(ok=all(state == "ok" for state in checks.values()), checks=checks)
 
     def _stats(self) -> Mapping[str, object]:

@@ -29,6 +29,8 @@ from gateway.endpoints import V1
 from gateway.errors import PolicyError, UpstreamError, UpstreamUnavailable
 from gateway.expected_series import expect_series
 from gateway.ids import UlidFactory
+from gateway.model_clients import ModelClients
+from gateway.model_processes import process_of
 from gateway.policy.follower import PolicyFollower
 from gateway.policy.holder import PolicyHolder
 from gateway.policy.snapshot import Policy, Provider
@@ -63,7 +65,7 @@ from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import Bulkhead
 from gateway.upstreams.health import Outcome
 from gateway.upstreams.hedging import Hedged
-from gateway.upstreams.local import LocalUpstream, ModelProcessClient
+from gateway.upstreams.local import LocalUpstream
 from gateway.upstreams.local_client import PENDING_MAX
 from gateway.upstreams.openai import OpenAIUpstream
 from gateway.upstreams.retry_budget import RetryBudget
@@ -79,9 +81,9 @@ _log = logging.getLogger("tollhouse")
 class UpstreamPool:
     """One upstream per provider of the policy, made on first use, replaced when it changes."""
 
-    def __init__(self, settings: Settings, model_process: ModelProcessClient | None) -> None:
+    def __init__(self, settings: Settings, models: ModelClients | None) -> None:
         self._settings = settings
-        self._model_process = model_process
+        self._models = models
         self._made: dict[Provider, Upstream] = {}  # by value: a reload that changes nothing
         self._known: dict[int, tuple[Provider, Upstream]] = {}  # by identity: the hot path
         self._current: tuple[Provider, ...] = ()
@@ -109,7 +111,7 @@ class UpstreamPool:
         found: dict[tuple[str, ...], float] = {}
         for provider in self._current:
             upstream = made.get(provider)  # None: not asked yet, and not known to be ill
-            if provider.api != "local" or self._model_process is not None:
+            if provider.api != "local" or self._models is not None:
                 found[provider.name,] = float(upstream is not None and not upstream.healthy)
         return found
 
@@ -131,15 +133,16 @@ class UpstreamPool:
 
     def _make(self, provider: Provider) -> Upstream:
         if provider.api == "local":
-            if self._model_process is None:
+            if self._models is None:
                 return AbsentModel(provider.name)
+            process = process_of(provider, self._settings)
             local = LocalUpstream(
                 provider.name,
-                self._model_process,
-                provider.runtime.model,
+                self._models.of(provider),
+                process.model,
                 concurrent_max=provider.concurrent_max,
                 tenant_share=provider.tenant_share,
-                parallel=self._settings.local.slots,
+                parallel=process.slots,
                 waiting_max=self._settings.local.waiting_max,
             )
             return Hedged(local) if self._settings.local.hedge else local
@@ -169,7 +172,7 @@ class Gateway:
     def __init__(
         self,
         settings: Settings,
-        model_socket: Path | None,
+        run_dir: Path | None,
         policy: Policy | None = None,
         lock: int | None = None,
     ) -> None:
@@ -187,9 +190,9 @@ class Gateway:
         self.policies: PolicyHolder | PolicyFollower = (
             open_policies(settings) if policy is None else PolicyFollower(policy)
         )
-        self.model_process = (
-            ModelProcessClient(model_socket, f"worker-{os.getpid()}")
-            if model_socket is not None and settings.local.enabled != "off"
+        self.models = (
+            ModelClients(settings, run_dir)
+            if run_dir is not None and settings.local.enabled != "off"
             else None
         )
         metrics = Metrics()
@@ -199,8 +202,8 @@ class Gateway:
             if policy is None
             else keep_journal(settings, redis)
         )
-        self.pool = UpstreamPool(settings, self.model_process)
-        client = self.model_process
+        self.pool = UpstreamPool(settings, self.models)
+        models = self.models
         self.services = Services(
             settings=settings,
             policies=self.policies,
@@ -217,9 +220,9 @@ class Gateway:
             ),
             router=Router.shipped(),
             upstream=self.pool,
-            embed=client.embed if client is not None else None,
-            embedding_ready=lambda: client is not None and client.embedding_ready,
-            local_answers=lambda: client is not None and client.generation_ready,
+            embed=models.embedder.embed if models is not None else None,
+            embedding_ready=lambda: models is not None and models.embedder.embedding_ready,
+            local_states=lambda: models.states() if models is not None else {},
             metrics=metrics,
             new_id=UlidFactory(),
             now_us=now_us,
@@ -242,13 +245,17 @@ class Gateway:
         self.services.metrics.policy_info.only((policy.version,))
         expect_series(self.services.metrics, policy, redis=self.services.redis is not None)
         self.pool.adopt(policy.providers.values())
+        if self.models is not None:
+            self.models.adopt(policy.providers.values())
 
     def _watch_metrics(self) -> None:
         metrics, services = self.services.metrics, self.services
         metrics.in_flight.callback = lambda: self.v1.in_flight
         metrics.upstream_ejected.callback = self.pool.ejected
-        if self.model_process is not None:  # else absent: what is switched off is not down
-            metrics.local_model_up.callback = lambda: float(services.local_answers())
+        if self.models is not None:  # else absent: what is switched off is not down
+            metrics.local_model_up.callback = lambda: {
+                (model,): float(state == "ok") for model, state in services.local_states().items()
+            }
             metrics.local_slots.callback = lambda: self.pool.local_load()[0]
             metrics.local_waiting.callback = lambda: self.pool.local_load()[1]
         books = self.bookkeeping.books
@@ -265,8 +272,8 @@ class Gateway:
         """Start what runs in the background."""
         loop = asyncio.get_running_loop()
         self.services.metrics.event_loop_tasks.callback = lambda: len(asyncio.all_tasks(loop))
-        if self.model_process is not None:
-            self.model_process.start()
+        if self.models is not None:
+            self.models.start()
         redis, limiter = self.services.redis, self.services.shared_limiter
         if redis is not None and limiter is not None:
             await redis.connect()  # or not: then it comes by itself, and we begin without
@@ -277,19 +284,20 @@ class Gateway:
         """Note once a second how many generations run at once, for ever."""
         while True:
             await asyncio.sleep(_SAMPLE_SECONDS)
-            client = self.model_process
-            if client is None or not client.generation_ready:
-                continue
-            with contextlib.suppress(UpstreamError):
-                stats = await client.stats()
-                if stats.generations:
-                    self.services.metrics.local_batch_size.observe(stats.generations)
+            clients = self.models.current().values() if self.models is not None else ()
+            for client in clients:
+                if not client.generation_ready:
+                    continue
+                with contextlib.suppress(UpstreamError):
+                    stats = await client.stats()
+                    if stats.generations:
+                        self.services.metrics.local_batch_size.observe(stats.generations)
 
     async def close(self) -> None:
         """Flush the ledger and close everything. Nothing may be in flight any more."""
         await self.pool.close()
-        if self.model_process is not None:
-            await self.model_process.close()
+        if self.models is not None:
+            await self.models.close()
         await self.bookkeeping.close()
         if self._leases is not None:
             self._leases.cancel()
@@ -342,11 +350,11 @@ class AbsentModel:
 
 
 def run_worker(
-    settings: Settings, public_fd: int, admin_fd: int, model_socket: Path, lock: int | None
+    settings: Settings, public_fd: int, admin_fd: int, run_dir: Path, lock: int | None
 ) -> int:
     """Serve on two inherited sockets until SIGTERM; the exit status."""
     try:
-        return uvloop.run(_serve(settings, public_fd, admin_fd, model_socket, lock))
+        return uvloop.run(_serve(settings, public_fd, admin_fd, run_dir, lock))
     except PolicyError:
         raise
     except CannotStart as error:
@@ -358,10 +366,10 @@ def run_worker(
 
 
 async def _serve(
-    settings: Settings, public_fd: int, admin_fd: int, model_socket: Path, lock: int | None
+    settings: Settings, public_fd: int, admin_fd: int, run_dir: Path, lock: int | None
 ) -> int:
     with starting(settings.state_dir):
-        gateway = Gateway(settings, model_socket, lock=lock)
+        gateway = Gateway(settings, run_dir, lock=lock)
         admin_key = first_admin_key(settings, gateway.keys)
     assert isinstance(gateway.policies, PolicyHolder), "nobody else keeps the folder"
     policies = gateway.policies

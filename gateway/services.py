@@ -3,7 +3,7 @@
 Holds parts, does nothing itself. What a stage needs and does not find here it must not do.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -56,7 +56,7 @@ class Services(msgspec.Struct, kw_only=True):
     upstream: Callable[[Provider], Upstream]  # one instance per provider, made on first use
     embed: Embed | None  # None: no model process is configured
     embedding_ready: Callable[[], bool]
-    local_answers: Callable[[], bool]  # the model process can generate
+    local_states: Callable[[], Mapping[str, str]]  # per local model: "ok", or why not
     metrics: Metrics
     new_id: UlidFactory
     now_us: Callable[[], int]  # UTC microseconds

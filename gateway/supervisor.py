@@ -1,4 +1,4 @@
-"""The parent process: binds the sockets, starts gateway workers, admin process and model process,
+"""The parent process: binds the sockets, starts gateway workers, admin process and model processes,
 and starts again what dies.
 
 It holds no state and serves nothing, so that there is little in it that could fail. A worker that
@@ -41,7 +41,9 @@ _KILL_AFTER_SECONDS = 5.0
 _ORPHANS_MARGIN_SECONDS = 15.0  # after their drain, to close their books
 _BACKLOG = 2048
 _UNSENT_BYTES_MAX = 16 * 1024
-_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1)
+_MODEL_PROCESS = "model process"  # how the names of these begin
+_WANTED_BYTES_MAX = 1 << 20
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _LIBC = ctypes.CDLL(None)
 _log = logging.getLogger("tollhouse.supervisor")
@@ -65,6 +67,12 @@ class Child:
         self.started = 0.0
         self.starts = 0
         self.start_at: float | None = 0.0  # monotonic; None: not to be started again
+        self.wanted = True
+
+    @property
+    def serves_a_model(self) -> bool:
+        """Whether it is a model process, which gateway processes may want or not."""
+        return self.name.startswith(_MODEL_PROCESS)
 
     def start(self) -> None:
         """Start it now, or later where that cannot be done."""
@@ -93,8 +101,18 @@ class Child:
         if status is None:
             return None
         self.process = None
-        self._start_later()
+        if self.wanted:
+            self._start_later()
         return status
+
+    def want(self, wanted: bool) -> None:
+        """Let it end, or have it again: at once, or when it has ended."""
+        if self.wanted and not wanted:
+            self.start_at = None
+            self.signal(signal.SIGTERM)
+        elif wanted and not self.wanted and self.process is None:
+            self.start_at = 0.0
+        self.wanted = wanted
 
     def signal(self, number: int) -> None:
         """Send a signal if it runs."""
@@ -138,6 +156,7 @@ def _in_child(supervisor: int) -> None:
 def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
     """Become the process that runs the gateway until SIGTERM or SIGINT. Raises StartError."""
     from gateway.accepting import raise_file_limit
+    from gateway.model_processes import embedder
     from gateway.private_files import make_scratch
 
     raise_file_limit()
@@ -151,14 +170,13 @@ def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
     except OSError as error:
         where = tempfile.gettempdir()
         raise StartError(f"Cannot make a folder in {where}: {error.strerror}.") from None
-    model_socket = run_dir / "model.sock"
     if settings.workers == 1:
-        children = [_worker(public[0], admin, model_socket, lock, config_path)]
+        children = [_worker(public[0], admin, run_dir, lock, config_path)]
     else:
         node_socket = run_dir / "node.sock"
         children = [_admin_process(admin, node_socket, lock, config_path)]
         children += [
-            _shared_worker(number, listener, model_socket, node_socket, lock, config_path)
+            _shared_worker(number, listener, node_socket, lock, config_path)
             for number, listener in enumerate(public)
         ]
     if settings.local.enabled != "off":
@@ -166,7 +184,10 @@ def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
         # machine sees command lines.
         os.environ["TOLLHOUSE_MODELS_MIRROR"] = settings.models.mirror
         os.environ["TOLLHOUSE_MODELS_SOURCES"] = ",".join(settings.models.sources) or "none"
-        children.insert(0, _model_process(settings, model_socket))
+        if settings.local.embedding:
+            # Wanted in any case, so it need not wait until a worker has read the policy.
+            name, arguments = embedder(settings).child(settings, run_dir)
+            children.insert(0, _planned(name, arguments, []))
     grace_seconds = settings.unready_seconds + settings.drain_seconds
     os.set_inheritable(run_lock, True)  # the watcher's, as long as it lives
     _become_watcher(children, grace_seconds, (*public, admin), run_dir, settings)
@@ -234,14 +255,14 @@ def warn_exposed(admin: socket.socket) -> None:
 def _worker(
     public: socket.socket,
     admin: socket.socket,
-    model_socket: Path,
+    run_dir: Path,
     lock: int,
     config_path: Path | None,
 ) -> Child:
     def command() -> list[str]:
         arguments = [sys.executable, "-m", "gateway", "worker", "--lock-fd", str(lock)]
         arguments += ["--public-fd", str(public.fileno()), "--admin-fd", str(admin.fileno())]
-        arguments += ["--model-socket", str(model_socket)]
+        arguments += ["--run-dir", str(run_dir)]
         if config_path is not None:
             arguments += ["--config", str(config_path)]
         return arguments
@@ -252,7 +273,6 @@ def _worker(
 def _shared_worker(
     number: int,
     public: socket.socket,
-    model_socket: Path,
     node_socket: Path,
     lock: int,
     config_path: Path | None,
@@ -260,7 +280,7 @@ def _shared_worker(
     def command() -> list[str]:
         arguments = [sys.executable, "-m", "gateway", "worker", "--number", str(number)]
         arguments += ["--public-fd", str(public.fileno()), "--node-socket", str(node_socket)]
-        arguments += ["--model-socket", str(model_socket)]
+        arguments += ["--run-dir", str(node_socket.parent)]
         if config_path is not None:
             arguments += ["--config", str(config_path)]
         return arguments
@@ -294,22 +314,6 @@ def _hold_state(state_dir: Path) -> int:
         raise StartError(f"Cannot use the state folder {state_dir}: {error.strerror}.") from None
 
 
-def _model_process(settings: "Settings", model_socket: Path) -> Child:
-    local = settings.local
-
-    def command() -> list[str]:
-        arguments = [sys.executable, "-m", "local_models.server", "--socket", str(model_socket)]
-        arguments += ["--generation", local.generation, "--embedding", local.embedding]
-        arguments += ["--threads", str(local.threads), "--slots", str(local.slots)]
-        arguments += ["--context-tokens", str(local.context_tokens), "--nice", str(local.nice)]
-        arguments += ["--log-format", settings.log.format, "--log-level", settings.log.level]
-        if settings.models_dir is not None:
-            arguments += ["--models-dir", str(settings.models_dir)]
-        return arguments
-
-    return Child("model process", command, ())
-
-
 def _become_watcher(
     children: list[Child],
     grace_seconds: float,
@@ -321,11 +325,14 @@ def _become_watcher(
 
     The children get the environment as it is and import what they like.
     """
+    from gateway.model_processes import WANTED_FILE
+
     plan = {
         "children": [(child.name, child.command(), child.fds) for child in children],
         "grace_seconds": grace_seconds,
         "listeners": [listener.fileno() for listener in listeners],
         "run_dir": str(run_dir),
+        "wanted_file": str(run_dir / WANTED_FILE),
         "log": [settings.log.format, settings.log.level],
     }
     for fd in {listener.fileno() for listener in listeners}.union(*(c.fds for c in children)):
@@ -341,7 +348,7 @@ def _main(plan_json: str) -> int:
     children = [_planned(*child) for child in plan["children"]]
     listeners = tuple(socket.socket(fileno=fd) for fd in plan["listeners"])
     try:
-        return _watch(children, plan["grace_seconds"], listeners)
+        return _watch(children, plan["grace_seconds"], listeners, Path(plan["wanted_file"]))
     finally:
         for listener in listeners:
             listener.close()
@@ -353,7 +360,10 @@ def _planned(name: str, command: list[str], fds: list[int]) -> Child:
 
 
 def _watch(
-    children: list[Child], grace_seconds: float, listeners: tuple[socket.socket, ...]
+    children: list[Child],
+    grace_seconds: float,
+    listeners: tuple[socket.socket, ...],
+    wanted_file: Path,
 ) -> int:
     """Start the children, restart the dead, end all on SIGTERM or SIGINT."""
     with _signals() as arrived:
@@ -366,8 +376,10 @@ def _watch(
                     return _end(children, grace_seconds, arrived, number)
                 if number == signal.SIGHUP:
                     for child in children:
-                        if child.name != "model process":
+                        if not child.serves_a_model:
                             child.signal(signal.SIGHUP)
+                if number == signal.SIGUSR1:
+                    _follow(children, wanted_file)
             for child in children:
                 status = child.reap()
                 # It said why, and a restart changes nothing. Later on a full disk may be over soon,
@@ -375,10 +387,27 @@ def _watch(
                 if status == os.EX_CONFIG or (status == os.EX_IOERR and child.starts == 1):
                     _end(children, grace_seconds, arrived)
                     return 1
-                if status is not None:
+                if status is not None and child.wanted:
                     _log.warning("%s ended with status %d; starting it again", child.name, status)
                 if child.start_at is not None and time.monotonic() >= child.start_at:
                     child.start()
+
+
+def _follow(children: list[Child], wanted_file: Path) -> None:
+    """Have the model processes that the gateway's processes want now, and no others."""
+    try:
+        with wanted_file.open("rb") as file:
+            wanted = dict(json.loads(file.read(_WANTED_BYTES_MAX)))
+    except (OSError, ValueError) as error:
+        _log.error("which model processes are wanted cannot be read: %s", error)
+        return
+    children[:] = [child for child in children if child.wanted or child.running()]
+    for child in children:
+        if child.serves_a_model:
+            if child.wanted and child.name not in wanted:
+                _log.info("%s is not wanted any more", child.name)
+            child.want(wanted.pop(child.name, None) is not None)
+    children[:0] = [_planned(name, command, []) for name, command in wanted.items()]
 
 
 def _next_wait(children: list[Child]) -> float:
@@ -389,13 +418,13 @@ def _next_wait(children: list[Child]) -> float:
 def _end(
     children: list[Child], grace_seconds: float, arrived: Arrived, number: int = signal.SIGTERM
 ) -> int:
-    """The model process last: the others may still be answering from it.
+    """The model processes last: the others may still be answering from it.
 
     They get the signal that came, because after Ctrl-C nobody need notice that they are not ready.
     The admin process is told with its workers, and ends after them.
     """
     status = 0
-    others = [child for child in children if child.name != "model process"]
+    others = [child for child in children if not child.serves_a_model]
     for child in others:
         child.signal(number)
     deadline = time.monotonic() + grace_seconds + _KILL_AFTER_SECONDS

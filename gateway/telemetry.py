@@ -322,7 +322,7 @@ class Metrics:
             "upstream_ejected", "1 while the provider's circuit breaker is open.", "provider"
         )
         self.local_model_up = gauge(
-            "local_model_up", "1 while the model process answers.", merge="min"
+            "local_model_up", "1 while a local model answers.", "model", merge="min"
         )
         self.local_slots = gauge(
             "local_slots",

@@ -121,8 +121,7 @@ class Follower:
             version=services.policies.current.version,
             healthy=services.ledger.healthy,
             draining=gateway.v1.stopping,
-            embedding_ready=services.embedding_ready(),
-            local_answers=services.local_answers(),
+            local=dict(services.local_states()),
             in_flight=gateway.v1.in_flight,
             exact_entries=services.exact.stats.entries,
             semantic_namespaces=len(services.semantic.stats()),
@@ -147,18 +146,18 @@ class Follower:
 
 
 def run_shared_worker(
-    settings: Settings, number: int, public_fd: int, model_socket: Path, node_socket: Path
+    settings: Settings, number: int, public_fd: int, run_dir: Path, node_socket: Path
 ) -> int:
     """Serve on an inherited socket until SIGTERM; the exit status."""
     try:
-        return uvloop.run(_serve(settings, number, public_fd, model_socket, node_socket))
+        return uvloop.run(_serve(settings, number, public_fd, run_dir, node_socket))
     except (OSError, RuntimeError, GatewayError) as error:
         _log.error("worker %d cannot start: %s", number, error)
         return 1
 
 
 async def _serve(
-    settings: Settings, number: int, public_fd: int, model_socket: Path, node_socket: Path
+    settings: Settings, number: int, public_fd: int, run_dir: Path, node_socket: Path
 ) -> int:
     loop = asyncio.get_running_loop()
     stop = Stop(settings)
@@ -172,7 +171,7 @@ async def _serve(
     await asyncio.wait((follower.first, background[1]), return_when=asyncio.FIRST_COMPLETED)
     if not follower.first.done():
         return 0
-    gateway = Gateway(settings, model_socket, follower.first.result())
+    gateway = Gateway(settings, run_dir, follower.first.result())
     await gateway.open()
     for_public, _ = limits_of_ports(settings.limits)
     public = Server(gateway.v1, for_public)

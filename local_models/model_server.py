@@ -27,7 +27,9 @@ from local_models.messages import (
     ModelUnavailable,
     PromptTooLong,
 )
+from local_models.progress_lines import ProgressLines
 from local_models.protocol import ClientFrame, FailureCode, FrameError, ServerFrame
+from local_models.references import parse, resolve
 from local_models.relay import MAX_CREDITS, Generation, Messages, Outbox
 
 if TYPE_CHECKING:
@@ -42,14 +44,20 @@ WRITE_BUFFER_HIGH_BYTES = 1 << 20
 MAX_CHARACTERS_PER_TOKEN = 64
 """Texts longer than this times the context are not tokenized just to be counted."""
 
+DRAIN_POLL_SECONDS = 0.02
+
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
 class Models(msgspec.Struct, frozen=True, kw_only=True):
-    """Names in the catalogue and how to run them. An empty name: do not serve that kind."""
+    """Which models, and how to run them. Empty: do not serve that kind.
+
+    generation: as ``references.parse`` takes it; embedding: a name of the catalogue.
+    """
 
     generation: str
+    sha256: str
     embedding: str
     threads: int
     slots: int
@@ -65,6 +73,7 @@ class ModelServer:
         self.connections: set[Connection] = set()
         self._generations: dict[str, tuple[Connection, Generation]] = {}
         self._numbers = itertools.count(1)
+        self._loop = loop
         self._outbox = Outbox(loop, self._drain)
         self._engine: Engine | None = None
         self._embeddings: EmbeddingQueue | None = None
@@ -93,13 +102,18 @@ class ModelServer:
             from local_models.embedder import Embedder
             from local_models.embedding_queue import EmbeddingQueue
 
-            folder = ensure(models.embedding, models_dir=models.models_dir)
+            folder = ensure(
+                models.embedding,
+                models_dir=models.models_dir,
+                progress=self._progress("embedding_message"),
+            )
             return EmbeddingQueue(Embedder.load(folder))
 
         self._embeddings = await _in_daemon_thread(load)
         embedder = self._embeddings.embedder
         self._tell(
             embedding_state="ready",
+            embedding_message="",
             embedding=protocol.EmbeddingInfo(
                 name=models.embedding,
                 dimensions=embedder.dimensions,
@@ -112,21 +126,40 @@ class ModelServer:
         def load() -> "Engine":
             from local_models.engine import Engine
 
+            resolved = resolve(
+                parse(models.generation, models.sha256),
+                models_dir=models.models_dir,
+                progress=self._progress("generation_message"),
+            )
             return Engine.load(
-                ensure(models.generation, models_dir=models.models_dir),
+                resolved.folder,
                 threads=models.threads,
                 slots=models.slots,
                 context_tokens=models.context_tokens,
             )
 
         self._engine = await _in_daemon_thread(load)
-        self._tell(generation_state="ready", generation=self._engine.info)
+        # Under the name by which it was asked for: that is how a gateway knows it.
+        info = msgspec.structs.replace(self._engine.info, name=models.generation)
+        self._tell(generation_state="ready", generation=info, generation_message="")
+
+    def _progress(self, message: str) -> ProgressLines:
+        """Tells clients and the log how far a download is. Called by the thread that loads."""
+
+        def told(line: str) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: we are exiting
+                self._loop.call_soon_threadsafe(lambda: self._tell(**{message: f"fetching {line}"}))
+
+        return ProgressLines(told)
 
     def _tell(self, **changes: object) -> None:
         self.ready = msgspec.structs.replace(self.ready, **changes)
+        ready = self.ready
         _log.info(
-            "embedding %s, generation %s", self.ready.embedding_state, self.ready.generation_state
-        )
+            "embedding %s, generation %s %s%s",
+            ready.embedding_state, ready.generation_state,
+            ready.embedding_message, ready.generation_message,
+        )  # fmt: skip
         for connection in self.connections:
             if connection.greeted:
                 connection.send(self.ready)
@@ -180,8 +213,8 @@ class ModelServer:
         connection.requests[frame.id] = key
 
     def _need_engine(self) -> "Engine":
-        if self._engine is None:
-            state = self.ready.generation_state
+        state = self.ready.generation_state
+        if self._engine is None or state != "ready":
             raise ModelUnavailable(f"no generation model is ready ({state}).")
         return self._engine
 
@@ -271,6 +304,16 @@ class ModelServer:
             resident_bytes=resident_pages * os.sysconf("SC_PAGE_SIZE"),
             cpu_seconds=time.process_time(),
         )
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new; wait until what runs has ended, ``seconds`` at most."""
+        if self._engine is not None:
+            self._tell(generation_state="failed", generation_message="it is being stopped")
+        ended = time.monotonic() + seconds
+        while any(connection.requests for connection in self.connections):
+            if time.monotonic() >= ended:
+                return
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
 
     async def close(self) -> None:
         """Drop every client, then the models."""

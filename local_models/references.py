@@ -56,6 +56,15 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     missed: str = ""
 
 
+def parse(written: str, sha256: str = "") -> Reference:
+    """Read a reference of one text: a path begins with /, the hub's have an @, others are names."""
+    if written.startswith("/"):
+        return Reference(path=written, sha256=sha256)
+    if "@" in written:
+        return Reference(hub=written, sha256=sha256)
+    return Reference(model=written, sha256=sha256)
+
+
 def problem(reference: Reference) -> str:
     """What is wrong with a reference as it is written, in one sentence; empty where nothing is.
 

@@ -20,6 +20,9 @@ from local_models.messages import LocalModelError
 from local_models.model_server import Connection, Models, ModelServer
 from local_models.unix_socket import OwnedSocket, end_with_parent
 
+DRAIN_SECONDS_MAX = 60.0
+"""After SIGTERM, for what is being generated. A gateway that ends has left before: no wait then."""
+
 
 class Settings(Models, frozen=True, kw_only=True):
     """What the command line says."""
@@ -47,6 +50,7 @@ async def serve(settings: Settings) -> None:
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_EXCEPTION)
         stopping.cancel()
         listener.close()
+        await server.drain(DRAIN_SECONDS_MAX)
         await server.close()
         if not loading.done():
             loading.cancel()
@@ -60,7 +64,10 @@ def parse_arguments(arguments: list[str]) -> Settings:
     """The command line as settings; exits with usage on a wrong one."""
     parser = argparse.ArgumentParser(prog="python -m local_models.server", description=__doc__)
     parser.add_argument("--socket", type=Path, required=True)
-    parser.add_argument("--generation", default="", help="model to generate with; empty: none")
+    parser.add_argument(
+        "--generation", default="", help="name, /path or REPO@REV/FILE; empty: none"
+    )
+    parser.add_argument("--sha256", default="", help="of that file, where it is no name")
     parser.add_argument("--embedding", default="", help="model to embed with; empty: none")
     parser.add_argument("--threads", type=int, default=2, help="of generation")
     parser.add_argument("--slots", type=int, default=4, help="generations that run at once")

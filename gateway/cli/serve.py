@@ -64,12 +64,12 @@ def _check_first_policy(settings: "Settings") -> None:
 @_CONFIG
 @click.option("--public-fd", type=int, required=True)
 @click.option("--admin-fd", type=int, help="The only worker serves the admin port itself.")
-@click.option("--model-socket", type=_PATH, required=True)
+@click.option("--run-dir", type=_PATH, required=True, help="Sockets of this gateway's processes.")
 @click.option("--node-socket", type=_PATH, help="Others answer the admin process here.")
 @click.option("--lock-fd", type=int, help="The state folder's, for whoever keeps it.")
 @click.option("--number", type=int)
 def worker(
-    config_path: Path | None, public_fd: int, admin_fd: int | None, model_socket: Path,
+    config_path: Path | None, public_fd: int, admin_fd: int | None, run_dir: Path,
     node_socket: Path | None, lock_fd: int | None, number: int | None,
 ) -> None:  # fmt: skip
     """One gateway process; started by ``serve``."""
@@ -78,14 +78,14 @@ def worker(
         if node_socket is not None:
             from gateway.worker import run_shared_worker
 
-            return run_shared_worker(settings, number or 0, public_fd, model_socket, node_socket)
+            return run_shared_worker(settings, number or 0, public_fd, run_dir, node_socket)
         from gateway.app import run_worker
 
         assert admin_fd is not None, "serve gives one or the other"
-        return run_worker(settings, public_fd, admin_fd, model_socket, lock_fd)
+        return run_worker(settings, public_fd, admin_fd, run_dir, lock_fd)
 
     name = "worker" if number is None else f"worker {number}"
-    _run(config_path, name, run, model_socket.parent)
+    _run(config_path, name, run, run_dir)
 
 
 @click.command("admin-process", hidden=True)

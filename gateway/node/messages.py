@@ -58,8 +58,7 @@ class Standing(msgspec.Struct, tag=True, kw_only=True):
     version: str = ""
     healthy: bool = False
     draining: bool = False
-    embedding_ready: bool = False
-    local_answers: bool = False
+    local: dict[str, str] = {}  # per local model: "ok", or why not
     in_flight: int = 0
     exact_entries: int = 0
     semantic_namespaces: int = 0

@@ -190,9 +190,7 @@ class _Compiler:
                 ),
                 concurrent_max=section.limits.concurrent,
                 tenant_share=section.limits.per_tenant,
-                runtime=LocalRuntime(model=section.runtime.model)
-                if section.runtime is not None
-                else LocalRuntime(),
+                runtime=_runtime(section.runtime or schema.Runtime()),
                 network=self._network(document, where, section),
             )
 
@@ -266,7 +264,7 @@ class _Compiler:
             )
             # Who answers, and as whom: not at which price, nor with which timeouts.
             self._digests[section.name] = [
-                provider.name, provider.api, provider.base_url, provider.runtime.model,
+                provider.name, provider.api, provider.base_url, provider.runtime.reference,
                 section.upstream_model,
             ]  # fmt: skip
 
@@ -722,6 +720,17 @@ def _authorization(auth: schema.Auth | None) -> Secret | None:
     if auth is None:
         return None
     return Secret(f"Bearer {auth.bearer}" if auth.key is None else auth.key)
+
+
+def _runtime(section: schema.Runtime) -> LocalRuntime:
+    return LocalRuntime(
+        model=section.model or "",
+        path=section.path or "",
+        hub=section.hub or "",
+        sha256=section.sha256 or "",
+        slots=section.slots,
+        context_tokens=section.context,
+    )
 
 
 def _written(section: BaseModel) -> Any:

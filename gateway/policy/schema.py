@@ -122,10 +122,36 @@ class NetworkSection(Section):
 class Runtime(Section):
     """The local model behind an ``api: local`` provider."""
 
-    model: Name = Field("smollm2-135m-instruct", description="A name of the model catalogue.")
+    model: Name | None = Field(
+        None, description="A name of the model catalogue. default: local.generation."
+    )
+    path: Annotated[str, Field(pattern=r"^/.+\.gguf$", max_length=4096)] | None = Field(
+        None, description="Absolute path of a GGUF file of this machine, instead of a name."
+    )
+    hub: (
+        Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+@[0-9a-f]{40}/.+\.gguf$", max_length=1024)]
+        | None
+    ) = Field(None, description="A file of Hugging Face, owner/repo@revision/file.gguf.")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        None, description="Of the file of path or hub; another one is refused."
+    )
+    slots: Annotated[Size, Field(le=64)] | None = Field(
+        None, description="Generations that run at once. default: local.slots."
+    )
+    context: Annotated[Size, Field(le=1_048_576)] | None = Field(
+        None, description="Tokens of prompt and answer together. default: local.context_tokens."
+    )
     device: NotYet = None
     max_batch: NotYet = None
     memory: NotYet = None
+
+    @model_validator(mode="after")
+    def _one_reference(self) -> "Runtime":
+        if sum(value is not None for value in (self.model, self.path, self.hub)) > 1:
+            raise ValueError("give one of model, path and hub")
+        if self.sha256 is not None and self.path is None and self.hub is None:
+            raise ValueError("sha256 belongs to path or hub; the catalogue pins its own")
+        return self
 
 
 class ProviderSection(Section):

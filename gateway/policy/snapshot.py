@@ -62,7 +62,17 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 class LocalRuntime(msgspec.Struct, frozen=True, kw_only=True):
     """How the node's model process runs a local model."""
 
-    model: str = "smollm2-135m-instruct"
+    model: str = ""  # empty, with path and hub: as tollhouse.yaml says under local.generation
+    path: str = ""  # of a file of this machine
+    hub: str = ""  # REPO@REV/FILE
+    sha256: str = ""  # of a file or of the hub's; empty: not pinned here
+    slots: int | None = None  # None, here and below: as tollhouse.yaml says
+    context_tokens: int | None = None
+
+    @property
+    def reference(self) -> str:
+        """Which model, as it is written; no two kinds of reference can be taken for one another."""
+        return self.path or self.hub or self.model
 
 
 class Proxy(msgspec.Struct, frozen=True, kw_only=True):

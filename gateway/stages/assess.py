@@ -99,7 +99,7 @@ def _must_be_large(exchange: Exchange, services: Services) -> str | None:
     if small.provider.api == "local":
         if services.switches.thrown("local", exchange.started_us):
             return "the local model is switched off"
-        if not services.local_answers():
+        if not services.upstream(small.provider).healthy:
             return "the local model is not ready"
     if exchange.endpoint not in small.paths:
         return f"the small model's provider does not speak {exchange.endpoint}"

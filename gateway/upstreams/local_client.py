@@ -194,13 +194,19 @@ class ModelProcessClient:
         self._numbers = itertools.count(1)
         self._connection: _Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._retired = False
 
     def start(self) -> None:
         """Connect in the background, now and whenever the connection is lost."""
+        self._retired = False
         # Now, because NumPy comes with it: later its 0.1 s would hold up every request.
         importlib.import_module("gateway.upstreams.local_vectors")
         if self._keeper is None:
             self._keeper = asyncio.get_running_loop().create_task(self._keep_connected())
+
+    def retire(self) -> None:
+        """Connect no more once the connection ends, until ``start``: calls under way go on."""
+        self._retired = True
 
     async def close(self) -> None:
         """End the connection; pending calls fail."""
@@ -218,6 +224,14 @@ class ModelProcessClient:
     def ready(self) -> bool:
         """Connected to a process that answers, whatever it has loaded."""
         return self.state is not None
+
+    def condition(self, kind: Literal["embedding", "generation"]) -> str:
+        """``ok`` once a model serves, else what it is doing or why it does not."""
+        state = self.state
+        if state is None:
+            return "starting"
+        word, message = getattr(state, f"{kind}_state"), getattr(state, f"{kind}_message")
+        return "ok" if word == "ready" else f"{word}: {message}" if message else str(word)
 
     @property
     def generation_ready(self) -> bool:
@@ -338,11 +352,12 @@ class ModelProcessClient:
             raise not_sent(_refusal(message, "request_too_large")) from error
 
     async def _keep_connected(self) -> None:
-        while True:
+        while not self._retired:
             # Refused or no such file: it is not there yet, or being restarted.
             with contextlib.suppress(OSError):
                 await self._stay_connected()
             await asyncio.sleep(RECONNECT_SECONDS)
+        self._keeper = None
 
     async def _stay_connected(self) -> None:
         connection = _Connection(self._path, self._worker_name)

@@ -82,7 +82,7 @@ CASES = {
         "TollhouseUnpriced", False, {'tollhouse_unpriced_requests_total{model="m"}': "0x60"}
     ),
     "the model process is down": Case(
-        "TollhouseLocalModelDown", True, {"tollhouse_local_model_up": "0x60"}
+        "TollhouseLocalModelDown", True, {'tollhouse_local_model_up{model="m"}': "0x60"}
     ),
     "no model process is wanted": Case("TollhouseLocalModelDown", False, faults(none=60)),
     "slow at one request a second": Case("TollhouseSlow", True, overhead(60)),

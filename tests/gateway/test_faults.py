@@ -282,7 +282,7 @@ def test_killing_the_model_process_costs_local_answers_for_seconds_and_nothing_e
         key = gateway.key("acme")
         local = {"model": "small", "max_tokens": 8}
         assert chat(gateway, key, local).status_code == 200
-        os.kill(gateway.child("local_models"), signal.SIGKILL)
+        os.kill(gateway.child("--generation"), signal.SIGKILL)
         killed = time.monotonic()
         statuses = [chat(gateway, key, prompt(f"Meanwhile {i}")).status_code for i in range(40)]
         assert statuses == [200] * 40

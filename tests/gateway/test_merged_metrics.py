@@ -45,12 +45,12 @@ def test_a_level_is_a_sum_or_the_most_or_the_least_of_the_processes() -> None:
     one, other = Metrics(), Metrics()
     for metrics, up in ((one, 1.0), (other, 0.0)):
         metrics.in_flight.set(5)
-        metrics.local_model_up.set(up)
+        metrics.local_model_up.set(up, ("m",))
         metrics.upstream_ejected.set(up, ("openai",))
         metrics.policy_info.only((f"v{int(up)}",))
     found = page(Merger(), one, other)
     assert found["tollhouse_in_flight",] == 10
-    assert found["tollhouse_local_model_up",] == 0
+    assert found["tollhouse_local_model_up", "m"] == 0
     assert found["tollhouse_upstream_ejected", "openai"] == 1
     assert {name for name in found if name[0] == "tollhouse_policy_info"} == {
         ("tollhouse_policy_info", "v0"), ("tollhouse_policy_info", "v1"),
