@@ -21,9 +21,11 @@ from typing import Any
 
 from local_models import cpu_traits, graph, native, sampler
 from local_models.chat_template import ChatTemplate
+from local_models.constraints import check as check_constraint
 from local_models.decoder_graph import Options
 from local_models.family import read_shape
 from local_models.gguf import GgufFile
+from local_models.grammar import Compiler
 from local_models.messages import (
     Delta,
     EngineBusy,
@@ -85,6 +87,7 @@ class Engine:
         self._session = session
         self._tokenizer = tokenizer
         self._chat = chat
+        self._compiler = Compiler(tokenizer)
         self._changed = threading.Condition()
         self._waiting: deque[Sequence] = deque()  # guarded by _changed
         self._cancelled: set[str] = set()  # guarded by _changed
@@ -152,6 +155,11 @@ class Engine:
         Raises EngineBusy, PromptTooLong or InvalidPrompt at once, and then delivers nothing.
         """
         sampler.check(request.params)
+        for token, _ in request.params.logit_bias:
+            if token >= self.info.vocabulary:
+                raise InvalidPrompt(f"logit_bias: the model has no token {token}")
+        if request.constraint is not None:
+            check_constraint(request.constraint)
         prompt = self._prompt_tokens(request)
         limit = self.info.context_tokens
         if len(prompt) >= limit:
@@ -166,8 +174,14 @@ class Engine:
                 raise InvalidPrompt(f"request_id {request.request_id!r} is already in use")
             if len(self._waiting) >= WAITING_MAX:
                 raise EngineBusy(f"{WAITING_MAX} requests are waiting already")
+            if request.constraint is not None:
+                sequence.guide = self._compiler.compile(request.constraint, self._notify)
             self._live.add(request.request_id)
             self._waiting.append(sequence)
+            self._changed.notify()
+
+    def _notify(self) -> None:
+        with self._changed:
             self._changed.notify()
 
     def cancel(self, request_id: str) -> None:
@@ -192,6 +206,7 @@ class Engine:
         with self._changed:
             self._closed = True
             self._changed.notify()
+        self._compiler.close()
         self._thread.join(CLOSE_TIMEOUT_SECONDS)
 
     def _prompt_tokens(self, request: GenerationRequest) -> list[int]:
@@ -236,7 +251,7 @@ class Engine:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            while not (self._closed or self._decoding or self._prefilling or self._waiting):
+            while not (self._closed or self._decoding or self._prefilling or self._next_waiting()):
                 self._changed.wait()
             return not self._closed
 
@@ -265,8 +280,50 @@ class Engine:
 
     def _admit(self) -> None:
         with self._changed:
-            if self._waiting and len(self._decoding) < self._session.slots:
-                self._prefilling = self._waiting.popleft()
+            sequence = self._next_waiting()
+            if sequence is None or len(self._decoding) >= self._session.slots:
+                return
+            self._waiting.remove(sequence)
+        refusal = sequence.guide.exception() if sequence.guide is not None else None
+        if refusal is not None:
+            refused = isinstance(refusal, InvalidPrompt)
+            if not refused:
+                _log.error("compiling a grammar failed", exc_info=refusal)
+            message = str(refusal) if refused else "the form asked for could not be compiled"
+            self._end(sequence, "error", message, refused=refused)
+            return
+        self._prefilling = sequence
+        self._share_prompt(sequence)
+
+    def _next_waiting(self) -> Sequence | None:
+        """The first in the waiting line whose grammar does not hold it up; under the lock."""
+        return next((sequence for sequence in self._waiting if sequence.ready), None)
+
+    def _share_prompt(self, sequence: Sequence) -> None:
+        """Copy the prompt's keys and values from another answer to the same request."""
+        group = sequence.request.group
+        if not group:
+            return
+        for slot, other in enumerate(self._decoding):
+            logits = other.prompt_logits
+            if (
+                other.request.group == group
+                and other.prompt == sequence.prompt
+                and logits is not None
+            ):
+                self._session.move(slot, len(self._decoding), len(sequence.prompt))
+                sequence.cached = len(sequence.prompt)
+                self._begin(sequence, logits)
+                self._retire_if_ended(sequence)
+                return
+
+    def _begin(self, sequence: Sequence, logits: "sampler.Float") -> None:
+        """Make a row of a sequence whose prompt is in the cache; float32 [vocabulary]."""
+        if sequence.request.group:
+            sequence.prompt_logits = logits.copy()
+        self._decoding.append(sequence)
+        self._prefilling = None
+        self._accept(sequence, logits)
 
     def _decode(self) -> None:
         begin_seconds = time.perf_counter()
@@ -290,9 +347,7 @@ class Engine:
         logits = self._session.prefill(len(self._decoding), chunk, sequence.cached)
         sequence.cached += len(chunk)
         if sequence.prefilled:
-            self._decoding.append(sequence)
-            self._prefilling = None
-            self._accept(sequence, logits)
+            self._begin(sequence, logits)
         sequence.compute_seconds += time.perf_counter() - begin_seconds
         self._retire_if_ended(sequence)
 
@@ -325,12 +380,14 @@ class Engine:
             with self._changed:
                 self._waiting.remove(sequence)
 
-    def _end(self, sequence: Sequence, reason: FinishReason, message: str = "") -> None:
+    def _end(
+        self, sequence: Sequence, reason: FinishReason, message: str = "", *, refused: bool = False
+    ) -> None:
         with self._changed:
             self._live.discard(sequence.request.request_id)
             self._cancelled.discard(sequence.request.request_id)
         try:
-            sequence.finish(reason, message)
+            sequence.finish(reason, message, refused=refused)
         except Exception:
             _log.exception("ending request %s failed", sequence.request.request_id)
 

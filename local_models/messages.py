@@ -8,14 +8,17 @@ from typing import Any, Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "error", "nonsense"]
+ConstraintKind = Literal["json", "regex", "choice"]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How the next token is chosen, and when to stop.
 
     temperature 0 takes the most likely token. logprobs is the number of alternatives reported
-    beside each token: 0 reports the chosen token alone, None reports nothing.
+    beside each token: 0 reports the chosen token alone, None reports nothing. The penalties are
+    taken from the logits of what was generated before: ``presence_penalty`` once, and
+    ``frequency_penalty`` as often as it was. logit_bias: (token of this model, added logit).
     """
 
     max_tokens: int
@@ -24,6 +27,20 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """The form that an answer must have.
+
+    source: a JSON Schema's text, a regular expression for the whole answer, or a JSON list of the
+    texts of which the answer is one.
+    """
+
+    kind: ConstraintKind
+    source: str
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +50,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     tool) and ``content``, text or None; an assistant's ``tool_calls``; a tool's answer. tools: the
     definitions a model may call, ``{"type": "function", "function": {...}}`` each.
     deadline_seconds is on the clock of ``time.monotonic``; a request that passes it finishes as
-    an error.
+    an error. Requests with one ``group`` and one prompt are several answers to it: the prompt is
+    read once where their time allows it.
     """
 
     request_id: str
@@ -42,6 +60,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[dict[str, Any], ...] | None = None
     prompt: str | None = None
     deadline_seconds: float | None = None
+    constraint: Constraint | None = None
+    group: str = ""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -70,13 +90,18 @@ class Delta(msgspec.Struct, frozen=True):
 
 
 class Finished(msgspec.Struct, frozen=True):
-    """The last message of every request. compute_us is its share of the engine thread's time."""
+    """The last message of every request. compute_us is its share of the engine thread's time.
+
+    message: why, of an error or of nonsense. refused: the error is the request's own, and a
+    second try would be the same.
+    """
 
     reason: FinishReason
     prompt_tokens: int
     completion_tokens: int
     compute_us: int
     message: str = ""
+    refused: bool = False
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,10 +4,12 @@ Knows sampling and text; does not know slots, threads or sessions.
 """
 
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import numpy as np
 import numpy.typing as npt
 
+from local_models.grammar import GrammarFailed, Guide
 from local_models.messages import (
     Delta,
     Finished,
@@ -39,6 +41,11 @@ class Sequence:
         self.last_token = prompt[-1]
         self.completion_tokens = 0
         self.compute_seconds = 0.0
+        self.guide: Future[Guide] | None = None
+        """Of a request with a constraint; it has a result before the first token is chosen."""
+        self.message = ""
+        self.prompt_logits: npt.NDArray[np.float32] | None = None
+        """float32 [vocabulary] after the prompt, of a request in a group."""
         self.reason: FinishReason | None = None
         self._deliver = deliver
         self._tokenizer = tokenizer
@@ -54,6 +61,11 @@ class Sequence:
         self._shown_characters = 0
 
     @property
+    def ready(self) -> bool:
+        """Whether its grammar, where it has one, is compiled or refused."""
+        return self.guide is None or self.guide.done()
+
+    @property
     def prefilled(self) -> bool:
         """Whether the whole prompt is in the cache."""
         return self.cached >= len(self.prompt)
@@ -63,7 +75,12 @@ class Sequence:
 
         Sets ``reason`` when the sequence has ended.
         """
-        token = self._sampler.choose(logits)
+        guide = self.guide.result() if self.guide is not None else None
+        try:
+            token = self._choose(logits, guide)
+        except GrammarFailed as error:
+            self.reason, self.message = "error", str(error)
+            return
         self.last_token = token
         self.completion_tokens += 1
         self._undelivered_tokens += 1
@@ -75,13 +92,24 @@ class Sequence:
         text = self._detokenizer.push(token)
         self._decoded_characters += len(text)
         shown = self._stops.push(text)
-        if self._stops.stopped:
+        if self._stops.stopped or (guide is not None and guide.complete):
             self.reason = "stop"
         elif self.completion_tokens >= self._tokens_max:
             self.reason = "length"
         self._show(shown)
 
-    def finish(self, reason: FinishReason, message: str = "") -> None:
+    def _choose(self, logits: npt.NDArray[np.float32], guide: Guide | None) -> int:
+        if guide is None:
+            return self._sampler.choose(logits)
+        left = self._tokens_max - self.completion_tokens
+        if left <= min(guide.closing_tokens, self._tokens_max // 2):
+            guide.closing = True
+        token = self._sampler.choose(logits, guide.allowed())
+        if token not in self._tokenizer.end_tokens:
+            guide.accept(token)
+        return token
+
+    def finish(self, reason: FinishReason, message: str = "", *, refused: bool = False) -> None:
         """Deliver what is still held back, then the end."""
         shown = self._stops.push(self._detokenizer.flush())
         self._show(shown + self._stops.flush())
@@ -92,7 +120,8 @@ class Sequence:
             prompt_tokens=len(self.prompt),
             completion_tokens=self.completion_tokens,
             compute_us=round(self.compute_seconds * 1e6),
-            message=message,
+            message=message or self.message,
+            refused=refused,
         )
         self._deliver(self.request.request_id, finished)
 

@@ -116,8 +116,6 @@ def _not_for_small(exchange: Exchange, rule: AlwaysLarge, small: Model) -> str |
         return "images, audio and files always go to the large model"
     if request.has_json_format and (rule.json_schema or "json_schema" not in capabilities):
         return "structured output always goes to the large model"
-    if request.choices > 1 and small.provider.api == "local":
-        return "several choices always go to the large model"
     tokens = exchange.facts.input_tokens
     if rule.prompt_tokens_over is not None and tokens > rule.prompt_tokens_over:
         return f"about {tokens} prompt tokens, over {rule.prompt_tokens_over}"

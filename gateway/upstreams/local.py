@@ -9,20 +9,22 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from gateway.errors import UpstreamOverloaded, UpstreamTimeout, UpstreamUnavailable
-from gateway.upstreams import local_openai
+from gateway.upstreams import local_answers, local_openai
 from gateway.upstreams.base import COMPUTE_HEADER, Headers, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import QUEUE_MAX
 from gateway.upstreams.health import Outcome
+from gateway.upstreams.local_choices import Choices, Numbered
 from gateway.upstreams.local_client import (
     PENDING_MAX,
     GenerationStream,
     ModelProcessClient,
     not_sent,
+    refusal,
 )
 from gateway.upstreams.local_limit import AdaptiveLimit
 from gateway.upstreams.local_slots import LocalSlots
 from gateway.upstreams.retry_budget import RetryBudget
-from local_models.messages import Delta, Finished, TokenLogprob
+from local_models.messages import Delta, Finished
 
 __all__ = ["GenerationStream", "LocalUpstream", "ModelProcessClient"]
 
@@ -109,11 +111,11 @@ class LocalUpstream:
             context_tokens=model.context_tokens,
             deadline=request.deadline,
         )
-        stream = self._client.generate(call.request)
+        stream = Choices(self._client.generate, call.requests)
         try:
             first_byte_deadline = min(request.first_byte_deadline, request.deadline)
             first = await self._timed(request, stream.receive(first_byte_deadline))
-            first = _ended_well(first, request.deadline)
+            _ended_well(first[1], request.deadline)
             if request.stream:
                 return _StreamedAnswer(call, request, stream, first)
             return await _whole_answer(call, request, stream, first)
@@ -186,17 +188,13 @@ class _StreamedAnswer:
     status = 200
 
     def __init__(
-        self,
-        call: local_openai.Call,
-        request: UpstreamRequest,
-        stream: GenerationStream,
-        first: Delta | Finished,
+        self, call: local_openai.Call, request: UpstreamRequest, choices: Choices, first: Numbered
     ) -> None:
         self.headers: Headers = (_EVENTS,)
-        self._events = local_openai.Stream(call)
+        self._events = local_answers.Stream(call)
         self._request = request
-        self._stream = stream
-        self._first: Delta | Finished | None = first
+        self._choices = choices
+        self._first: Numbered | None = first
         self._ended = False
 
     def header(self, name: bytes) -> bytes | None:
@@ -210,42 +208,49 @@ class _StreamedAnswer:
             events = self._events.opening() + self._translate(first)
         while not events and not self._ended:
             deadline = min(time.monotonic() + self._request.idle_seconds, self._request.deadline)
-            message = await self._stream.receive(deadline)
-            events = self._translate(_ended_well(message, self._request.deadline))
+            events = self._translate(await self._choices.receive(deadline))
         return events
 
-    def _translate(self, message: Delta | Finished) -> bytes:
-        if isinstance(message, Delta):
-            return self._events.delta(message)
-        self._ended = True
-        self.headers = (_EVENTS, (COMPUTE_HEADER, b"%d" % message.compute_us))
-        return self._events.closing(message)
+    def _translate(self, numbered: Numbered) -> bytes:
+        number, message = numbered
+        _ended_well(message, self._request.deadline)
+        events = self._events.take(number, message)
+        if self._events.ended:
+            self._ended = True
+            compute_us = self._events.totals.compute_us
+            self.headers = (_EVENTS, (COMPUTE_HEADER, b"%d" % compute_us))
+        return events
 
     def close(self) -> None:
         self._ended = True
-        self._stream.close()
+        self._choices.close()
 
 
 async def _whole_answer(
-    call: local_openai.Call,
-    request: UpstreamRequest,
-    stream: GenerationStream,
-    message: Delta | Finished,
+    call: local_openai.Call, request: UpstreamRequest, stream: Choices, first: Numbered
 ) -> UpstreamResponse:
-    texts: list[str] = []
-    logprobs: list[TokenLogprob] = []
-    while isinstance(message, Delta):
-        texts.append(message.text)
-        logprobs += message.logprobs
-        message = _ended_well(await stream.receive(request.deadline), request.deadline)
-    document = local_openai.document(call, "".join(texts), logprobs, message)
-    return _Document(document, message.compute_us)
+    choices = [local_answers.Choice() for _ in call.requests]
+    totals = local_answers.Totals()
+    running = len(choices)
+    number, message = first
+    while True:
+        _ended_well(message, request.deadline)
+        choices[number].take(message)
+        if isinstance(message, Finished):
+            totals.add(message)
+            running -= 1
+            if not running:
+                break
+        number, message = await stream.receive(request.deadline)
+    return _Document(local_answers.document(call, choices, totals), totals.compute_us)
 
 
-def _ended_well(message: Delta | Finished, deadline: float) -> Delta | Finished:
-    """The message, unless it says that the answer will never be complete."""
+def _ended_well(message: Delta | Finished, deadline: float) -> None:
+    """Raise where a message says that the answer will never be complete."""
     if isinstance(message, Finished) and message.reason in ("cancelled", "error"):
+        if message.refused:
+            words = f"The local model cannot serve this request: {message.message}."
+            raise refusal(words, "unsupported_value")
         if time.monotonic() >= deadline:
             raise UpstreamTimeout("the local model did not finish in time.")
         raise UpstreamUnavailable(f"the local model stopped: {message.message or message.reason}.")
-    return message

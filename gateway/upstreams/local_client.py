@@ -11,7 +11,7 @@ import importlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
@@ -57,6 +57,13 @@ class GenerationStream:
         self._error: GatewayError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._unreturned_credits = 0
+        self.on_arrival: Callable[[], None] | None = None
+        """Called with each message and with the end, besides waking ``receive``."""
+
+    @property
+    def arrived(self) -> bool:
+        """``receive`` would not wait."""
+        return bool(self._messages) or self._error is not None
 
     async def receive(self, deadline: float) -> Delta | Finished:
         """The next message, or UpstreamTimeout at ``deadline`` (seconds of the monotonic clock).
@@ -67,7 +74,7 @@ class GenerationStream:
             if self._error is not None:
                 raise self._error
             self._waiter = asyncio.get_running_loop().create_future()
-            await _before(deadline, self._waiter)
+            await before(deadline, self._waiter)
         message = self._messages.popleft()
         if isinstance(message, Delta):
             self._return_credit()
@@ -96,6 +103,8 @@ class GenerationStream:
             self._unreturned_credits = 0
 
     def _wake(self) -> None:
+        if self.on_arrival is not None:
+            self.on_arrival()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -260,7 +269,7 @@ class ModelProcessClient:
                 await asyncio.sleep(RECONNECT_SECONDS / 4)
             else:
                 self._connection.changed.clear()
-                await _before(deadline, asyncio.ensure_future(self._connection.changed.wait()))
+                await before(deadline, asyncio.ensure_future(self._connection.changed.wait()))
 
     async def embed(
         self,
@@ -327,7 +336,7 @@ class ModelProcessClient:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         connection.pending[frame.id] = future
         try:
-            answer = await _before(deadline, future)
+            answer = await before(deadline, future)
         finally:
             if connection.forget(frame.id):
                 connection.send(protocol.Cancel(frame.id))
@@ -349,7 +358,7 @@ class ModelProcessClient:
             connection.send(frame)
         except FrameError as error:
             message = f"The request is too large for the local model: {error}"
-            raise not_sent(_refusal(message, "request_too_large")) from error
+            raise not_sent(refusal(message, "request_too_large")) from error
 
     async def _keep_connected(self) -> None:
         while not self._retired:
@@ -371,7 +380,8 @@ class ModelProcessClient:
             connection.close()
 
 
-async def _before(deadline: float, awaitable: asyncio.Future[T]) -> T:
+async def before(deadline: float, awaitable: asyncio.Future[T]) -> T:
+    """Wait until ``deadline``, seconds of the monotonic clock. Raises UpstreamTimeout."""
     try:
         async with asyncio.timeout_at(_loop_time(deadline)):
             return await awaitable
@@ -402,14 +412,15 @@ def _error(frame: protocol.Failed) -> GatewayError:
         case "busy":
             return not_sent(UpstreamOverloaded(frame.message, retry_after_seconds=1.0))
         case "too_long":
-            return not_sent(_refusal(frame.message, "context_length_exceeded"))
+            return not_sent(refusal(frame.message, "context_length_exceeded"))
         case "invalid":
-            return not_sent(_refusal(frame.message, "invalid_value"))
+            return not_sent(refusal(frame.message, "invalid_value"))
         case _:
             return UpstreamUnavailable(frame.message)
 
 
-def _refusal(message: str, code: str) -> UpstreamStatus:
+def refusal(message: str, code: str) -> UpstreamStatus:
+    """The 400 for a request that the local model refuses; it has computed nothing for it."""
     error = UpstreamStatus(message, status=400, type="invalid_request_error", code=code)
     error.unsent = True
     return error

@@ -1,29 +1,31 @@
-"""OpenAI's JSON on one side, the model process's messages on the other.
+"""OpenAI's request bodies as the model process's requests.
 
-Sans-I/O: bodies become requests, messages become bytes. Refuses, with the field's name, whatever
-the local model cannot honour; passes over what cannot change an answer (user, metadata, store).
+Sans-I/O. Refuses, with the field's name, whatever the local model cannot honour; passes over what
+cannot change an answer (user, metadata, store). ``local_answers`` is the way back.
 """
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import orjson
 
 from gateway.errors import UpstreamStatus
-from gateway.wire.usage import Usage
+from local_models.constraints import check as check_constraint
 from local_models.messages import (
-    Delta,
-    Finished,
+    Constraint,
     GenerationRequest,
+    InvalidPrompt,
     SamplingParams,
-    TokenLogprob,
 )
 
-DONE = b"data: [DONE]\n\n"
 INPUTS_MAX = 2048
-STOPS_MAX = 4
+STOPS_MAX = 64
+STOP_CHARACTERS_MAX = 1_024
+BIASES_MAX = 1_024
+CHOICES_MAX = 8
+"""Answers to one request (n); each takes a slot of the model process."""
+
 CHAT_LOGPROBS_MAX = 20
 COMPLETION_LOGPROBS_MAX = 5
 
@@ -35,14 +37,9 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "functions": ([],),
     "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
-    "n": (1,),
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
     "web_search_options": (),
@@ -51,13 +48,21 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """A chat or text completion that the local model can answer."""
+    """A chat or text completion that the local model can answer.
 
-    request: GenerationRequest
+    requests: one for each answer that ``n`` asks for.
+    """
+
+    requests: tuple[GenerationRequest, ...]
     chat: bool
     model: str
     include_usage: bool
     created: int  # Unix seconds
+
+    @property
+    def request(self) -> GenerationRequest:
+        """The first answer's; the others differ in their seeds."""
+        return self.requests[0]
 
 
 class EmbeddingsCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,14 +105,16 @@ def read_call(
 
     Without a limit in the body the answer may fill ``context_tokens``.
     """
+    first = GenerationRequest(
+        request_id=request_id,
+        params=_params(body, chat, context_tokens),
+        messages=_messages(body) if chat else None,
+        prompt=None if chat else _prompt(body),
+        deadline_seconds=deadline,
+        constraint=_constraint(body),
+    )
     return Call(
-        request=GenerationRequest(
-            request_id=request_id,
-            params=_params(body, chat, context_tokens),
-            messages=_messages(body) if chat else None,
-            prompt=None if chat else _prompt(body),
-            deadline_seconds=deadline,
-        ),
+        requests=_answers(first, _whole(body, "n", 1, CHOICES_MAX, 1)),
         chat=chat,
         model=model,
         include_usage=_include_usage(body),
@@ -120,8 +127,12 @@ def refusal(body: Body, *, chat: bool) -> str | None:
 
     For a router, which asks before it chooses: the same checks as ``read_call`` makes.
     """
+    if body.get("logit_bias"):
+        return "logit_bias names tokens of one model, and which one is not said"
     try:
         _params(body, chat, 1)
+        _constraint(body)
+        _whole(body, "n", 1, CHOICES_MAX, 1)
         _include_usage(body)
         if chat:
             _messages(body)
@@ -139,13 +150,114 @@ def _params(body: Body, chat: bool, context_tokens: int) -> SamplingParams:
             raise refuse(field, "is not supported")
     limit = "max_completion_tokens" if body.get("max_completion_tokens") else "max_tokens"
     return SamplingParams(
-        max_tokens=int(_number(body, limit, 1, 2**31, context_tokens, whole=True)),
+        max_tokens=_whole(body, limit, 1, 2**31, context_tokens),
         temperature=_number(body, "temperature", 0, 2, 1),
         top_p=_number(body, "top_p", 0, 1, 1),
         seed=_seed(body),
         stop=_stops(body),
         logprobs=_chat_logprobs(body) if chat else _completion_logprobs(body),
+        presence_penalty=_number(body, "presence_penalty", -2, 2, 0),
+        frequency_penalty=_number(body, "frequency_penalty", -2, 2, 0),
+        logit_bias=_logit_bias(body),
     )
+
+
+def _answers(first: GenerationRequest, count: int) -> tuple[GenerationRequest, ...]:
+    """One request for each answer. Given one seed, the n-th answer's is that seed plus n."""
+    if count == 1:
+        return (first,)
+    group, params = first.request_id, first.params
+    found = []
+    for number in range(count):
+        seed = None if params.seed is None else params.seed + number
+        found.append(
+            msgspec.structs.replace(
+                first,
+                request_id=f"{group}.{number}",
+                group=group,
+                params=msgspec.structs.replace(params, seed=seed),
+            )
+        )
+    return tuple(found)
+
+
+def _constraint(body: Body) -> Constraint | None:
+    """The form that the answer must have. Raises UpstreamStatus 400 for one that cannot be kept."""
+    found = [
+        (field, constraint)
+        for field, constraint in (
+            ("response_format", _response_format(body.get("response_format"))),
+            ("structured_outputs", _structured_outputs(body.get("structured_outputs"))),
+        )
+        if constraint is not None
+    ]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise refuse("structured_outputs", "cannot be combined with response_format")
+    field, constraint = found[0]
+    try:
+        check_constraint(constraint)
+    except InvalidPrompt as error:
+        raise refuse(field, f"cannot be kept: {error}") from error
+    return constraint
+
+
+def _response_format(form: Any) -> Constraint | None:
+    if form is None:
+        return None
+    kind = form.get("type") if isinstance(form, dict) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return Constraint("json", '{"type": "object"}')
+    if kind != "json_schema":
+        raise refuse("response_format.type", "must be text, json_object or json_schema")
+    described = form.get("json_schema")
+    schema = described.get("schema") if isinstance(described, dict) else None
+    if not isinstance(schema, dict):
+        raise refuse("response_format.json_schema.schema", "must be an object", "invalid_value")
+    return Constraint("json", _text_of(schema))
+
+
+def _structured_outputs(form: Any) -> Constraint | None:
+    """vLLM's field for forms that OpenAI does not have."""
+    if form is None:
+        return None
+    given = [name for name, value in form.items() if value] if isinstance(form, dict) else []
+    if len(given) != 1:
+        raise refuse("structured_outputs", "must have one of json, regex, choice", "invalid_value")
+    name, value = given[0], form[given[0]]
+    if name == "choice":
+        return Constraint("choice", _text_of(value))
+    if name == "regex" and isinstance(value, str):
+        return Constraint("regex", value)
+    if name == "json" and isinstance(value, dict | str):
+        return Constraint("json", value if isinstance(value, str) else _text_of(value))
+    raise refuse(f"structured_outputs.{name}", "is not supported")
+
+
+def _text_of(value: Any) -> str:
+    try:
+        return orjson.dumps(value).decode()
+    except orjson.JSONEncodeError as error:
+        raise refuse("response_format", f"cannot be kept: {error}") from error
+
+
+def _logit_bias(body: Body) -> tuple[tuple[int, float], ...]:
+    """Token numbers are those of this model's vocabulary."""
+    biases = body.get("logit_bias") or {}
+    if not isinstance(biases, dict) or len(biases) > BIASES_MAX:
+        raise refuse("logit_bias", f"must be an object of at most {BIASES_MAX} tokens")
+    found = []
+    for token in biases:
+        if not (token.isascii() and token.isdecimal() and len(token) < 10):
+            raise refuse(
+                "logit_bias", f"has {token!r}, which is no token's number", "invalid_value"
+            )
+        bias = _number({"logit_bias": biases[token]}, "logit_bias", -100, 100, 0)
+        found.append((int(token), bias))
+    return tuple(found)
 
 
 def _include_usage(body: Body) -> bool:
@@ -199,10 +311,16 @@ def _number(
     value = body.get(field)
     if value is None:
         return default
+    if whole and isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON knows one kind of number
     right_type = isinstance(value, int) if whole else isinstance(value, int | float)
     if isinstance(value, bool) or not right_type or not least <= value <= most:
         raise refuse(field, f"must be a number from {least} to {most}", "invalid_value")
     return float(value)
+
+
+def _whole(body: Body, field: str, least: int, most: int, default: int) -> int:
+    return int(_number(body, field, least, most, default, whole=True))
 
 
 def _seed(body: Body) -> int | None:
@@ -215,127 +333,24 @@ def _seed(body: Body) -> int | None:
 def _stops(body: Body) -> tuple[str, ...]:
     stop = body.get("stop")
     stops = [stop] if isinstance(stop, str) else stop or []
-    if not isinstance(stops, list) or not all(isinstance(s, str) and s for s in stops):
+    if not isinstance(stops, list) or not all(isinstance(s, str) for s in stops):
         raise refuse("stop", "must be a string or a list of strings", "invalid_value")
-    if len(stops) > STOPS_MAX:
-        raise refuse("stop", f"has more than {STOPS_MAX} strings", "invalid_value")
-    return tuple(stops)
+    if len(stops) > STOPS_MAX or any(len(s) > STOP_CHARACTERS_MAX for s in stops):
+        bounds = f"{STOPS_MAX} strings or {STOP_CHARACTERS_MAX} characters in one"
+        raise refuse("stop", f"has more than {bounds}", "invalid_value")
+    return tuple(s for s in stops if s)  # an empty text stops nothing
 
 
 def _chat_logprobs(body: Body) -> int | None:
     if not body.get("logprobs"):
         return None
-    return int(_number(body, "top_logprobs", 0, CHAT_LOGPROBS_MAX, 0, whole=True))
+    return _whole(body, "top_logprobs", 0, CHAT_LOGPROBS_MAX, 0)
 
 
 def _completion_logprobs(body: Body) -> int | None:
     if body.get("logprobs") is None:
         return None
-    return int(_number(body, "logprobs", 0, COMPLETION_LOGPROBS_MAX, 0, whole=True))
-
-
-def document(call: Call, text: str, logprobs: Sequence[TokenLogprob], finished: Finished) -> bytes:
-    """The whole answer of a call that does not stream."""
-    choice: Body = {"index": 0}
-    if call.chat:
-        choice["message"] = {"role": "assistant", "content": text, "refusal": None}
-    else:
-        choice["text"] = text
-    choice["logprobs"] = _logprobs(call, logprobs, 0)
-    choice["finish_reason"] = finished.reason
-    answer = _head(call, "chat.completion" if call.chat else "text_completion")
-    return orjson.dumps({**answer, "choices": [choice], "usage": usage(finished)})
-
-
-class Stream:
-    """The events of one streamed answer, in order: ``opening``, ``delta``..., ``closing``."""
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._characters = 0
-        self._document = _head(call, "chat.completion.chunk" if call.chat else "text_completion")
-
-    def opening(self) -> bytes:
-        """The role chunk of a chat; a text completion has none."""
-        role = {"role": "assistant", "content": "", "refusal": None}
-        return self._event(role, None, None) if self._call.chat else b""
-
-    def delta(self, delta: Delta) -> bytes:
-        """One chunk; nothing where the delta has nothing to show."""
-        if not delta.text and not delta.logprobs:
-            return b""
-        logprobs = _logprobs(self._call, delta.logprobs, self._characters)
-        self._characters += len(delta.text)
-        shown: Body = {"content": delta.text} if self._call.chat else {"text": delta.text}
-        return self._event(shown, logprobs, None)
-
-    def closing(self, finished: Finished) -> bytes:
-        """The chunk with the reason, the usage chunk where it was asked for, and the end mark."""
-        events = self._event({} if self._call.chat else {"text": ""}, None, finished.reason)
-        if self._call.include_usage:
-            events += _sse({**self._document, "choices": [], "usage": usage(finished)})
-        return events + DONE
-
-    def _event(self, shown: Body, logprobs: Body | None, reason: str | None) -> bytes:
-        choice: Body = {"index": 0, "logprobs": logprobs, "finish_reason": reason}
-        choice.update({"delta": shown} if self._call.chat else shown)
-        event = {**self._document, "choices": [choice]}
-        if self._call.include_usage:
-            event["usage"] = None
-        return _sse(event)
-
-
-def usage(finished: Finished) -> Body:
-    """The usage object. Processor time is the operator's business, and goes into a header."""
-    counts = Usage(
-        prompt_tokens=finished.prompt_tokens, completion_tokens=finished.completion_tokens
-    )
-    return counts.document()
-
-
-def _head(call: Call, kind: str) -> Body:
-    prefix = "chatcmpl-" if call.chat else "cmpl-"
-    return {
-        "id": prefix + call.request.request_id.partition("/")[0],  # whichever attempt it was
-        "object": kind,
-        "created": call.created,
-        "model": call.model,
-        "system_fingerprint": None,
-    }
-
-
-def _sse(event: Body) -> bytes:
-    return b"data: " + orjson.dumps(event) + b"\n\n"
-
-
-def _logprobs(call: Call, tokens: Sequence[TokenLogprob], offset: int) -> Body | None:
-    """offset: characters of the answer before these tokens, which the older format states."""
-    if call.request.params.logprobs is None:
-        return None
-    if call.chat:
-        return {"content": [_chat_logprob(token) for token in tokens], "refusal": None}
-    offsets = []
-    for token in tokens:
-        offsets.append(offset)
-        offset += len(token.token)
-    return {
-        "tokens": [token.token for token in tokens],
-        "token_logprobs": [token.logprob for token in tokens],
-        "top_logprobs": [dict(token.top) for token in tokens],
-        "text_offset": offsets,
-    }
-
-
-def _chat_logprob(token: TokenLogprob) -> Body:
-    return {
-        "token": token.token,
-        "logprob": token.logprob,
-        "bytes": list(token.bytes_),
-        "top_logprobs": [
-            {"token": other, "logprob": logprob, "bytes": list(other.encode())}
-            for other, logprob in token.top
-        ],
-    }
+    return _whole(body, "logprobs", 0, COMPLETION_LOGPROBS_MAX, 0)
 
 
 def read_embeddings(body: Body, *, model: str, width: int) -> EmbeddingsCall:

@@ -324,12 +324,10 @@ def message(text: str) -> dict[str, str]:
 
 
 UNSERVED: list[dict[str, Any]] = [
-    {"presence_penalty": 0.4},
-    {"frequency_penalty": 0.4},
     {"logit_bias": {"50256": -100}},
     {"top_p": 0, "temperature": 2.5},
-    {"stop": ["a", "b", "c", "d", "e"]},
-    {"stop": ""},
+    {"stop": ["a"] * 65},
+    {"n": 9},
     {"top_logprobs": 21, "logprobs": True},
     {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}},
     {"function_call": {"name": "f"}},
@@ -361,6 +359,30 @@ def test_auto_answers_what_the_small_model_cannot_serve(
     )  # fmt: skip
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-tollhouse-model"] == "large"
+
+
+SERVED: list[dict[str, Any]] = [
+    {"presence_penalty": 0.4, "frequency_penalty": 0.4},
+    {"stop": ["a", "b", "c", "d", "e"]},
+    {"stop": ""},
+    {"top_p": 0},
+    {"n": 2},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("fields", SERVED, ids=lambda fields: next(iter(fields)))
+def test_auto_leaves_to_the_small_model_what_it_serves(
+    full: RunningGateway, fields: dict[str, Any], stream: bool
+) -> None:
+    body = {"model": "auto", "max_tokens": 4, "messages": [message(EASY)], "stream": stream}
+    answer = httpx.post(
+        full.base_url + "/chat/completions", json=body | fields,
+        headers={"authorization": f"Bearer {full.key('globex')}"}, trust_env=False, timeout=30,
+    )  # fmt: skip
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-tollhouse-model"] == "small"
 
 
 @pytest.mark.slow

@@ -85,15 +85,49 @@ def test_log_probabilities_are_the_models_own() -> None:
         {"temperature": -0.1},
         {"temperature": 2.1},
         {"temperature": float("nan")},
-        {"top_p": 0.0},
+        {"top_p": -0.1},
+        {"presence_penalty": 2.1},
+        {"frequency_penalty": float("nan")},
+        {"logit_bias": ((5, 100.5),)},
+        {"logit_bias": ((-1, 1.0),)},
+        {"logit_bias": ((5, 1.0),) * 1_025},
         {"top_p": 1.1},
         {"logprobs": 21},
         {"logprobs": -1},
         {"stop": ("",)},
-        {"stop": ("a", "b", "c", "d", "e")},
-        {"stop": ("x" * 257,)},
+        {"stop": tuple("a" * (n + 1) for n in range(65))},
+        {"stop": ("x" * 1_025,)},
     ],
 )
 def test_a_parameter_out_of_range_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidPrompt):
         check(SamplingParams(**({"max_tokens": 1} | wrong)))  # type: ignore[arg-type]
+
+
+def test_penalties_are_openai_s_formula() -> None:
+    """logit - count * frequency_penalty - presence_penalty, for what was generated before."""
+    logits = np.array([2.0, 1.9, 1.0, 0.0], np.float32)
+    sampler = Sampler(
+        SamplingParams(max_tokens=9, temperature=0, presence_penalty=0.3, frequency_penalty=0.5)
+    )
+    counts = np.zeros(4)
+    for _ in range(12):
+        expected = int((logits - 0.5 * counts - 0.3 * (counts > 0)).argmax())
+        assert sampler.choose(logits) == expected
+        counts[expected] += 1
+    assert logits.tolist() == np.array([2.0, 1.9, 1.0, 0.0], np.float32).tolist()
+
+
+def test_no_bias_brings_back_what_a_form_forbids() -> None:
+    allowed = np.array([False, True, True])
+    for temperature in (0, 1):
+        sampler = Sampler(
+            SamplingParams(max_tokens=9, temperature=temperature, logit_bias=((0, 100.0),), seed=1)
+        )
+        chosen = {sampler.choose(np.zeros(3, np.float32), allowed) for _ in range(50)}
+        assert 0 not in chosen
+
+
+def test_a_nucleus_of_nothing_is_the_best_token() -> None:
+    sampler = Sampler(SamplingParams(max_tokens=1, temperature=1.5, top_p=0))
+    assert sampler.choose(np.array([0.1, 0.3, 0.2], np.float32)) == 1

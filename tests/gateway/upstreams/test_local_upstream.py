@@ -4,6 +4,7 @@ import asyncio
 import base64
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -255,21 +256,131 @@ async def test_several_answers_at_once_do_not_mix(upstream: Upstream) -> None:
     assert [answer["usage"]["completion_tokens"] for answer in answers] == list(range(1, 9))
 
 
+def schema_format(schema: Any) -> dict[str, Any]:
+    """A response_format of this JSON Schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+async def test_answers_have_the_form_that_was_asked_for(upstream: Upstream) -> None:
+    """JSON by a schema, any JSON object, a choice, a regex; in a stream, too."""
+    schema = {
+        "type": "object",
+        "properties": {"river": {"type": "string", "maxLength": 12}, "km": {"type": "integer"}},
+        "required": ["river", "km"],
+        "additionalProperties": False,
+    }
+    asked = {**CHAT, "max_tokens": 60, "temperature": 0.7, "seed": 1}
+    for form in (schema_format(schema), {"type": "json_object"}):
+        choice = (await document(upstream, "/chat/completions", **asked, response_format=form))[
+            "choices"
+        ][0]
+        assert isinstance(orjson.loads(choice["message"]["content"]), dict)
+        assert choice["finish_reason"] == "stop"
+    body = {**asked, "response_format": schema_format(schema), "stream": True}
+    chunks = events(await read(await upstream.send(request("/chat/completions", body))))
+    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+    assert set(orjson.loads(text)) == {"river", "km"}
+    for form, wanted in (
+        ({"choice": ["Nile", "Rhine"]}, "Nile|Rhine"),
+        ({"regex": "[A-Z][a-z]{2,8}"}, "[A-Z][a-z]{2,8}"),
+        ({"json": {"enum": [1, 2]}}, "1|2"),
+    ):
+        answer = await document(upstream, "/chat/completions", **asked, structured_outputs=form)
+        assert re.fullmatch(wanted, answer["choices"][0]["message"]["content"])
+
+
+async def test_a_form_that_only_the_grammar_can_judge_is_refused_too(upstream: Upstream) -> None:
+    """By the model process: a 400, like what is refused before it is asked."""
+    body = {**CHAT, "structured_outputs": {"regex": "(?=a)"}}
+    with pytest.raises(UpstreamStatus, match="look-ahead") as caught:
+        await upstream.send(request("/chat/completions", body))
+    assert (caught.value.status, caught.value.unsent) == (400, True)
+
+
+async def test_several_choices_are_those_of_their_own_seeds(upstream: Upstream) -> None:
+    """n answers, numbered; the prompt counts once; a stream carries the same."""
+    asked = {**CHAT, "max_tokens": 8, "temperature": 1.2}
+    alone = [
+        await document(upstream, "/chat/completions", **asked, seed=seed) for seed in (3, 4, 5)
+    ]
+    answer = await document(upstream, "/chat/completions", **asked, seed=3, n=3)
+    ChatCompletion.model_validate_json(orjson.dumps(answer), strict=True)
+    texts = [choice["message"]["content"] for choice in answer["choices"]]
+    assert texts == [one["choices"][0]["message"]["content"] for one in alone]
+    assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
+    usage = answer["usage"]
+    assert usage["prompt_tokens"] == alone[0]["usage"]["prompt_tokens"]
+    assert usage["completion_tokens"] == sum(one["usage"]["completion_tokens"] for one in alone)
+    body = {**asked, "seed": 3, "n": 3, "stream": True, "stream_options": {"include_usage": True}}
+    chunks = events(await read(await upstream.send(request("/chat/completions", body))))
+    assert chunks[-1]["usage"] == usage
+    streamed = ["", "", ""]
+    for chunk in chunks[:-1]:
+        choice = chunk["choices"][0]
+        streamed[choice["index"]] += choice["delta"].get("content", "")
+    assert streamed == texts
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks[:-1]].count(None) > 3
+
+
+async def test_a_closed_stream_of_several_choices_frees_every_slot(
+    upstream: Upstream, client: ModelProcessClient
+) -> None:
+    """None of them writes on for nobody."""
+    body = {"prompt": ENDLESS, "max_tokens": 1500, "temperature": 0, "stream": True, "n": 3}
+    response = await upstream.send(request("/completions", body))
+    assert await response.receive()
+    response.close()
+
+    async def free() -> bool:
+        return (await client.stats()).generations == 0
+
+    await until(free)
+
+
+async def test_penalties_and_biases_change_the_answer(upstream: Upstream) -> None:
+    """A token with a bias of 100 is the only one; a penalty forbids what was said."""
+    asked = {**CHAT, "max_tokens": 6, "temperature": 0}
+    biased = await document(upstream, "/chat/completions", **asked, logit_bias={"260": 100})
+    text = biased["choices"][0]["message"]["content"]
+    assert text
+    assert text == text[: len(text) // 6] * 6
+    both = {"logit_bias": {"260": 100, "261": 99}, "frequency_penalty": 2}
+    penalized = await document(upstream, "/chat/completions", **asked, **both)
+    assert penalized["choices"][0]["message"]["content"] != text
+
+
 @pytest.mark.parametrize(
     ("field", "body"),
     [
         ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
-        ("n", {"n": 2}),
-        ("response_format", {"response_format": {"type": "json_schema", "json_schema": {}}}),
-        ("response_format", {"response_format": {"type": "json_object"}}),
-        ("logit_bias", {"logit_bias": {"50": 1}}),
-        ("presence_penalty", {"presence_penalty": 0.5}),
+        ("n", {"n": 9}),
+        ("n", {"n": 0}),
+        (
+            "response_format.json_schema.schema",
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+        ),
+        ("response_format.type", {"response_format": {"type": "grammar"}}),
+        ("response_format", {"response_format": schema_format({"uniqueItems": True})}),
+        ("structured_outputs", {"structured_outputs": {}}),
+        ("structured_outputs", {"structured_outputs": {"choice": []}}),
+        ("structured_outputs.grammar", {"structured_outputs": {"grammar": "x"}}),
+        (
+            "structured_outputs",
+            {
+                "structured_outputs": {"regex": "a"},
+                "response_format": {"type": "json_object"},
+            },
+        ),
+        ("logit_bias", {"logit_bias": {"x": 1}}),
+        ("logit_bias", {"logit_bias": {"50": 101}}),
+        ("presence_penalty", {"presence_penalty": 2.5}),
         ("temperature", {"temperature": 3}),
         ("temperature", {"temperature": True}),
         ("max_tokens", {"max_tokens": 0}),
         ("max_tokens", {"max_tokens": 1.5}),
         ("top_logprobs", {"logprobs": True, "top_logprobs": 21}),
-        ("stop", {"stop": ["a", "b", "c", "d", "e"]}),
+        ("stop", {"stop": [str(n) for n in range(65)]}),
+        ("stop", {"stop": "a" * 1_025}),
         ("stop", {"stop": 5}),
         ("seed", {"seed": "x"}),
         ("messages", {"messages": []}),
@@ -313,7 +424,8 @@ async def test_fields_that_change_nothing_are_passed_over(upstream: Upstream) ->
         "user": "u",
         "response_format": {"type": "text"},
         "metadata": {"a": "b"},
-        "stop": None,
+        "stop": ["", "\u0000never"],
+        "top_p": 0,
         "store": False,
     }
     parts = [{"type": "text", "text": "Name "}, {"type": "text", "text": "a river."}]
