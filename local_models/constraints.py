@@ -6,8 +6,12 @@ Pure and cheap: a router may ask it, too. Knows no grammar library and no model.
 import json
 from typing import Any
 
+import msgspec
+
 from local_models.json_schema import SCHEMA_BYTES_MAX, refuse_unsupported
 from local_models.messages import Constraint, InvalidPrompt
+from local_models.tool_calls import Calling
+from local_models.tool_calls import check as check_calling
 
 REGEX_CHARACTERS_MAX = 4_000
 CHOICES_MAX = 1_000
@@ -22,6 +26,10 @@ def check(constraint: Constraint) -> None:
             if len(source) > SCHEMA_BYTES_MAX:
                 raise InvalidPrompt(f"the schema is over {SCHEMA_BYTES_MAX} bytes")
             refuse_unsupported(decoded(source))
+        case "calls":
+            if len(source) > SCHEMA_BYTES_MAX:
+                raise InvalidPrompt(f"the tools are over {SCHEMA_BYTES_MAX} bytes")
+            check_calling(calling_of(source))
         case "regex":
             if len(source) > REGEX_CHARACTERS_MAX:
                 raise InvalidPrompt(f"the regex is over {REGEX_CHARACTERS_MAX} characters")
@@ -32,6 +40,14 @@ def check(constraint: Constraint) -> None:
                 raise InvalidPrompt(f"choice must be a list of 1 to {CHOICES_MAX} texts")
             if max(map(len, choices)) > CHOICE_CHARACTERS_MAX:
                 raise InvalidPrompt(f"a choice is over {CHOICE_CHARACTERS_MAX} characters")
+
+
+def calling_of(source: str) -> Calling:
+    """A constraint's source of kind "calls". Raises InvalidPrompt."""
+    try:
+        return msgspec.json.decode(source, type=Calling)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidPrompt(f"tools: {error}") from error
 
 
 def decoded(source: str) -> Any:

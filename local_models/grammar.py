@@ -22,7 +22,8 @@ from llguidance import (
     TokenizerWrapper,
 )
 
-from local_models.constraints import check, decoded
+from local_models import tool_calls
+from local_models.constraints import calling_of, check, decoded
 from local_models.endings import endings
 from local_models.messages import Constraint, InvalidPrompt
 from local_models.tokenizer import Tokenizer
@@ -53,6 +54,9 @@ _STYLE: "JsonCompileOptions" = {
     "key_separator": ": ",
 }
 
+_MARK = tool_calls.BEGIN.encode()
+_MARK_BYTES = len(_MARK) + 2
+
 Mask = npt.NDArray[np.bool_]
 
 
@@ -66,13 +70,14 @@ class Guide:
     def __init__(self, matcher: LLMatcher, vocabulary: "GrammarVocabulary", constraint: Constraint):
         self._matcher = matcher
         self._vocabulary = vocabulary
-        self._json = _JsonPlace() if constraint.kind == "json" else None
+        kind = constraint.kind
+        self._json = _JsonPlace() if kind in ("json", "calls") else None
         self.closing = False
         """From now on the shortest way to the end is taken."""
         self.closing_tokens = 0
         self._endings: tuple[str, ...] = ()
         self._forced: list[int] = []
-        if constraint.kind == "json":
+        if self._json is not None:
             self.closing_tokens = CLOSING_TOKENS + len(constraint.source) // 4
             self._endings = endings(decoded(constraint.source))
 
@@ -136,9 +141,12 @@ class _JsonPlace:
     def __init__(self) -> None:
         self.in_text = False
         self._escaped = False
+        self._last = b""
 
     def feed(self, piece: bytes) -> None:
         """The document's next bytes."""
+        # Whatever a text before a call has had of quotation marks, the call begins without.
+        self._last = (self._last + piece)[-_MARK_BYTES:]
         for byte in piece:
             if self._escaped:
                 self._escaped = False
@@ -146,6 +154,8 @@ class _JsonPlace:
                 self.in_text = not self.in_text
             elif byte == 0x5C:
                 self._escaped = self.in_text
+        if _MARK in self._last:
+            self.in_text = self._escaped = False
 
 
 class GrammarVocabulary:
@@ -272,6 +282,9 @@ def _grammar(constraint: Constraint) -> str:
             return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_STYLE)
         except ValueError as error:
             raise InvalidPrompt(_reason(str(error))) from error
+    if constraint.kind == "calls":
+        calling = calling_of(constraint.source)
+        return LLMatcher.grammar_from_lark(tool_calls.grammar(calling, dict(_STYLE)))
     if constraint.kind == "choice":
         expression = "|".join(re.escape(choice) for choice in decoded(constraint.source))
     else:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 FinishReason = Literal["stop", "length", "cancelled", "error", "nonsense"]
-ConstraintKind = Literal["json", "regex", "choice"]
+ConstraintKind = Literal["json", "regex", "choice", "calls"]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,8 +35,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
 class Constraint(msgspec.Struct, frozen=True):
     """The form that an answer must have.
 
-    source: a JSON Schema's text, a regular expression for the whole answer, or a JSON list of the
-    texts of which the answer is one.
+    source: a JSON Schema's text, a regular expression for the whole answer, a JSON list of the
+    texts of which the answer is one, or ``tool_calls.Calling`` as JSON.
     """
 
     kind: ConstraintKind

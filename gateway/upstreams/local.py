@@ -23,6 +23,7 @@ from gateway.upstreams.local_client import (
 )
 from gateway.upstreams.local_limit import AdaptiveLimit
 from gateway.upstreams.local_slots import LocalSlots
+from gateway.upstreams.refusals import Body, refuse
 from gateway.upstreams.retry_budget import RetryBudget
 from local_models.messages import Delta, Finished
 
@@ -86,7 +87,7 @@ class LocalUpstream:
                 return await self._generate(request, body)
             case "/embeddings":
                 return await self._embed(request, body)
-        raise local_openai.refuse("path", f"{request.path} is not served here")
+        raise refuse("path", f"{request.path} is not served here")
 
     def report(self, outcome: Outcome) -> None:
         """Nothing to learn: the connection says at once when the process is gone."""
@@ -94,9 +95,7 @@ class LocalUpstream:
     async def close(self) -> None:
         """Nothing of its own: the client is shared, and closed by who made it."""
 
-    async def _generate(
-        self, request: UpstreamRequest, body: local_openai.Body
-    ) -> UpstreamResponse:
+    async def _generate(self, request: UpstreamRequest, body: Body) -> UpstreamResponse:
         state = self._client.state
         model = state.generation if state is not None else None
         if model is None or model.name != self._model:
@@ -135,7 +134,7 @@ class LocalUpstream:
         self._limit.answered(len(request.body), under_way, asked, time.monotonic())
         return first
 
-    async def _embed(self, request: UpstreamRequest, body: local_openai.Body) -> UpstreamResponse:
+    async def _embed(self, request: UpstreamRequest, body: Body) -> UpstreamResponse:
         from gateway.upstreams.local_vectors import embeddings_document, vectors_of
 
         state = self._client.state
@@ -154,9 +153,7 @@ class LocalUpstream:
         )
         if any(answer.truncated):
             place = f"input[{answer.truncated.index(True)}]"
-            raise local_openai.refuse(
-                place, f"is longer than {limit} tokens", "context_length_exceeded"
-            )
+            raise refuse(place, f"is longer than {limit} tokens", "context_length_exceeded")
         document = embeddings_document(call, vectors_of(answer), sum(answer.tokens))
         return _Document(document, answer.compute_us)
 

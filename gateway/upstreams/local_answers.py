@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import msgspec
 import orjson
 
-from gateway.upstreams.local_openai import Body, Call
+from gateway.upstreams.local_openai import Call
+from gateway.upstreams.local_tools import CallReader, whole_message
+from gateway.upstreams.refusals import Body
 from gateway.wire.usage import Usage
 from local_models.messages import Delta, Finished, TokenLogprob
 
@@ -61,13 +63,24 @@ def document(call: Call, choices: Sequence[Choice], totals: Totals) -> bytes:
 def _whole_choice(call: Call, choice: Choice, number: int) -> Body:
     assert choice.finished is not None, "the caller waits for every choice"
     found: Body = {"index": number}
+    reader = _call_reader(call, number)
     if call.chat:
-        found["message"] = {"role": "assistant", "content": choice.text, "refusal": None}
+        message = whole_message(reader.push(choice.text) + reader.flush())
+        found["message"] = {"role": "assistant", **message, "refusal": None}
     else:
         found["text"] = choice.text
     found["logprobs"] = _logprobs(call, choice.logprobs, 0)
-    found["finish_reason"] = choice.finished.reason
+    found["finish_reason"] = _finish_reason(choice.finished, reader)
     return found
+
+
+def _call_reader(call: Call, number: int) -> CallReader:
+    """The reader of one choice; its calls' ids are those of no other choice or request."""
+    return CallReader(call.tools, f"call_{_plain_id(call)}_{number}")
+
+
+def _finish_reason(finished: Finished, reader: CallReader) -> str:
+    return "tool_calls" if reader.called and finished.reason == "stop" else finished.reason
 
 
 class Stream:
@@ -77,6 +90,7 @@ class Stream:
         self._call = call
         self._characters = [0] * len(call.requests)
         self._running = len(call.requests)
+        self._readers = [_call_reader(call, number) for number in range(self._running)]
         self._document = _head(call, "chat.completion.chunk" if call.chat else "text_completion")
         self.totals = Totals()
 
@@ -98,7 +112,11 @@ class Stream:
             return self._delta(number, message)
         self.totals.add(message)
         self._running -= 1
-        events = self._event(number, {} if self._call.chat else {"text": ""}, None, message.reason)
+        reader = self._readers[number]
+        rest = b"".join(self._event(number, shown, None, None) for shown in reader.flush())
+        reason = _finish_reason(message, reader)
+        last: Body = {} if self._call.chat else {"text": ""}
+        events = rest + self._event(number, last, None, reason)
         return events + self._end() if self.ended else events
 
     def _delta(self, number: int, delta: Delta) -> bytes:
@@ -106,8 +124,16 @@ class Stream:
             return b""
         logprobs = _logprobs(self._call, delta.logprobs, self._characters[number])
         self._characters[number] += len(delta.text)
-        shown: Body = {"content": delta.text} if self._call.chat else {"text": delta.text}
-        return self._event(number, shown, logprobs, None)
+        if not self._call.chat:
+            return self._event(number, {"text": delta.text}, logprobs, None)
+        shown = self._readers[number].push(delta.text)
+        if logprobs is not None:
+            # Where nothing can be shown yet the logarithms come alone.
+            first, *shown = shown or [{}]
+            events = self._event(number, first, logprobs, None)
+        else:
+            events = b""
+        return events + b"".join(self._event(number, each, None, None) for each in shown)
 
     def _end(self) -> bytes:
         """The usage chunk where it was asked for, and the end mark."""
@@ -127,12 +153,17 @@ class Stream:
 def _head(call: Call, kind: str) -> Body:
     prefix = "chatcmpl-" if call.chat else "cmpl-"
     return {
-        "id": prefix + call.request.request_id.partition("/")[0],  # whichever attempt it was
+        "id": prefix + _plain_id(call),
         "object": kind,
         "created": call.created,
         "model": call.model,
         "system_fingerprint": None,
     }
+
+
+def _plain_id(call: Call) -> str:
+    """The request's id, whichever attempt it was and however many answers it asks for."""
+    return call.request.request_id.partition("/")[0]
 
 
 def _sse(event: Body) -> bytes:

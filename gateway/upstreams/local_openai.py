@@ -11,6 +11,8 @@ import msgspec
 import orjson
 
 from gateway.errors import UpstreamStatus
+from gateway.upstreams.local_tools import read_calling, read_calls, read_tools
+from gateway.upstreams.refusals import Body, refuse
 from local_models.constraints import check as check_constraint
 from local_models.messages import (
     Constraint,
@@ -29,13 +31,9 @@ CHOICES_MAX = 8
 CHAT_LOGPROBS_MAX = 20
 COMPLETION_LOGPROBS_MAX = 5
 
-Body = dict[str, Any]
-
 # Fields that the local model does not have: absent, or one of the values that change nothing.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none", "auto"),
     "function_call": ("none", "auto"),
     "best_of": (1,),
     "echo": (False,),
@@ -45,15 +43,17 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
 }
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES |= {"tool": "tool"}
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
     """A chat or text completion that the local model can answer.
 
-    requests: one for each answer that ``n`` asks for.
+    requests: one for each answer that ``n`` asks for. tools: names that an answer may call.
     """
 
     requests: tuple[GenerationRequest, ...]
+    tools: frozenset[str] = frozenset()
     chat: bool
     model: str
     include_usage: bool
@@ -72,19 +72,6 @@ class EmbeddingsCall(msgspec.Struct, frozen=True, kw_only=True):
     base64: bool
     dimensions: int
     model: str
-
-
-def refuse(field: str, why: str, code: str = "unsupported_value") -> UpstreamStatus:
-    """The 400 that names a field."""
-    error = UpstreamStatus(
-        f"The local model cannot serve this request: {field} {why}.",
-        status=400,
-        type="invalid_request_error",
-        code=code,
-        param=field,
-    )
-    error.unsent = True
-    return error
 
 
 def read_body(body: bytes) -> Body:
@@ -112,9 +99,11 @@ def read_call(
         prompt=None if chat else _prompt(body),
         deadline_seconds=deadline,
         constraint=_constraint(body),
+        tools=read_tools(body) if chat else None,
     )
     return Call(
         requests=_answers(first, _whole(body, "n", 1, CHOICES_MAX, 1)),
+        tools=frozenset(tool["function"]["name"] for tool in first.tools or ()),
         chat=chat,
         model=model,
         include_usage=_include_usage(body),
@@ -188,13 +177,14 @@ def _constraint(body: Body) -> Constraint | None:
         for field, constraint in (
             ("response_format", _response_format(body.get("response_format"))),
             ("structured_outputs", _structured_outputs(body.get("structured_outputs"))),
+            ("tools", read_calling(body)),
         )
         if constraint is not None
     ]
     if not found:
         return None
     if len(found) > 1:
-        raise refuse("structured_outputs", "cannot be combined with response_format")
+        raise refuse(found[-1][0], f"cannot be combined with {found[0][0]}")
     field, constraint = found[0]
     try:
         check_constraint(constraint)
@@ -267,20 +257,28 @@ def _include_usage(body: Body) -> bool:
     return bool(options.get("include_usage"))
 
 
-def _messages(body: Body) -> tuple[dict[str, str], ...]:
+def _messages(body: Body) -> tuple[Body, ...]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise refuse("messages", "must be a list with at least one message", "invalid_value")
     return tuple(_message(message, f"messages[{i}]") for i, message in enumerate(messages))
 
 
-def _message(message: Any, field: str) -> dict[str, str]:
+def _message(message: Any, field: str) -> Body:
     if not isinstance(message, dict) or message.get("role") not in _ROLES:
         raise refuse(f"{field}.role", f"must be one of {', '.join(_ROLES)}")
-    for extra in ("tool_calls", "function_call", "audio"):
+    for extra in ("function_call", "audio"):
         if message.get(extra):
             raise refuse(f"{field}.{extra}", "is not supported")
-    return {"role": _ROLES[message["role"]], "content": _text(message.get("content"), field)}
+    role, content = _ROLES[message["role"]], message.get("content")
+    if role == "assistant":
+        calls = read_calls(message.get("tool_calls"), field)
+        if content is None:
+            refusal = message.get("refusal")
+            content = refusal if isinstance(refusal, str) else "" if calls else None
+        if calls:
+            return {"role": role, "content": _text(content, field), "tool_calls": calls}
+    return {"role": role, "content": _text(content, field)}
 
 
 def _text(content: Any, field: str) -> str:

@@ -256,6 +256,11 @@ async def test_several_answers_at_once_do_not_mix(upstream: Upstream) -> None:
     assert [answer["usage"]["completion_tokens"] for answer in answers] == list(range(1, 9))
 
 
+def function(name: str, parameters: Any = None) -> dict[str, Any]:
+    """A tool."""
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
 def schema_format(schema: Any) -> dict[str, Any]:
     """A response_format of this JSON Schema."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
@@ -295,6 +300,16 @@ async def test_a_form_that_only_the_grammar_can_judge_is_refused_too(upstream: U
     with pytest.raises(UpstreamStatus, match="look-ahead") as caught:
         await upstream.send(request("/chat/completions", body))
     assert (caught.value.status, caught.value.unsent) == (400, True)
+
+
+async def test_a_model_whose_template_has_no_tools_says_so(upstream: Upstream) -> None:
+    """A 400 that costs nothing, so the next target is asked."""
+    with pytest.raises(UpstreamStatus, match="no place for tools") as caught:
+        await upstream.send(request("/chat/completions", {**CHAT, "tools": [function("f")]}))
+    assert (caught.value.status, caught.value.unsent) == (400, True)
+    body = {**CHAT, "tools": [function("f")], "tool_choice": "none", "max_tokens": 4}
+    answer = await document(upstream, "/chat/completions", **body)
+    assert answer["choices"][0]["message"]["content"]
 
 
 async def test_several_choices_are_those_of_their_own_seeds(upstream: Upstream) -> None:
@@ -352,7 +367,20 @@ async def test_penalties_and_biases_change_the_answer(upstream: Upstream) -> Non
 @pytest.mark.parametrize(
     ("field", "body"),
     [
-        ("tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+        ("tools[0].type", {"tools": [{"type": "custom", "custom": {"name": "f"}}]}),
+        ("tools[0].function", {"tools": [{"type": "function", "function": {}}]}),
+        ("tools", {"tools": [function("f g")]}),
+        ("tools", {"tools": [function("f", {"not": {}})]}),
+        ("tools", {"tools": [function("f")], "response_format": {"type": "json_object"}}),
+        ("tool_choice", {"tools": [function("f")], "tool_choice": "any"}),
+        (
+            "tool_choice",
+            {
+                "tools": [function("f")],
+                "tool_choice": {"type": "function", "function": {"name": "g"}},
+            },
+        ),
+        ("tool_choice", {"tool_choice": "required"}),
         ("n", {"n": 9}),
         ("n", {"n": 0}),
         (
@@ -385,14 +413,14 @@ async def test_penalties_and_biases_change_the_answer(upstream: Upstream) -> Non
         ("seed", {"seed": "x"}),
         ("messages", {"messages": []}),
         ("messages", {"messages": None}),
-        ("messages[0].role", {"messages": [{"role": "tool", "content": "x"}]}),
+        ("messages[0].role", {"messages": [{"role": "function", "content": "x"}]}),
         ("messages[0].role", {"messages": ["x"]}),
         ("messages[0].content", {"messages": [{"role": "user"}]}),
         (
             "messages[0].content",
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
         ),
-        ("messages[0].tool_calls", {"messages": [{"role": "assistant", "tool_calls": [{}]}]}),
+        ("messages[0].tool_calls[0]", {"messages": [{"role": "assistant", "tool_calls": [{}]}]}),
         ("stream_options", {"stream_options": "x"}),
     ],
 )
@@ -420,6 +448,7 @@ async def test_fields_that_change_nothing_are_passed_over(upstream: Upstream) ->
         "n": 1,
         "tools": [],
         "tool_choice": "auto",
+        "parallel_tool_calls": True,
         "frequency_penalty": 0,
         "user": "u",
         "response_format": {"type": "text"},
