@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from local_models import cpu_traits, graph, native, sampler
-from local_models.chat_template import ChatTemplate
+from local_models.chat_template import ChatTemplate, texts_of
 from local_models.constraints import check as check_constraint
 from local_models.decoder_graph import Options
 from local_models.family import read_shape
@@ -197,6 +197,7 @@ class Engine:
         tools: Many[dict[str, Any]] | None = None,
     ) -> int:
         """Prompt tokens of a conversation, its template included, or of a raw prompt."""
+        self._refuse_what_can_never_fit([messages_or_prompt, tools])
         if isinstance(messages_or_prompt, str):
             return len(self._raw_tokens(messages_or_prompt))
         return len(self._chat.encode(messages_or_prompt, tools))
@@ -212,16 +213,16 @@ class Engine:
     def _prompt_tokens(self, request: GenerationRequest) -> list[int]:
         if (request.messages is None) == (request.prompt is None):
             raise InvalidPrompt("a request has either messages or a prompt")
-        texts = [request.prompt or ""]
-        for message in request.messages or ():
-            texts.append(message.get("content") or "")
-        # Before tokenizing, which takes a second for some megabytes.
-        limit_bytes = self.info.context_tokens * self._tokenizer.token_bytes_max
-        if sum(map(len, texts)) > limit_bytes:
-            raise PromptTooLong(f"the prompt is over {limit_bytes} bytes, more than can ever fit")
+        self._refuse_what_can_never_fit([request.prompt, request.messages, request.tools])
         if request.messages is not None:
             return self._chat.encode(request.messages, request.tools)
         return self._raw_tokens(request.prompt or "")
+
+    def _refuse_what_can_never_fit(self, prompt: Any) -> None:
+        """Before tokenizing, which takes a second for some megabytes."""
+        limit_bytes = self.info.context_tokens * self._tokenizer.token_bytes_max
+        if sum(map(len, texts_of(prompt))) > limit_bytes:
+            raise PromptTooLong(f"the prompt is over {limit_bytes} bytes, more than can ever fit")
 
     def _raw_tokens(self, prompt: str) -> list[int]:
         first = self._tokenizer.first_token

@@ -41,9 +41,6 @@ MAX_REQUESTS_PER_CONNECTION = 1024
 WRITE_BUFFER_HIGH_BYTES = 1 << 20
 """Above this the connection gets no deltas and its requests are not read."""
 
-MAX_CHARACTERS_PER_TOKEN = 64
-"""Texts longer than this times the context are not tokenized just to be counted."""
-
 DRAIN_POLL_SECONDS = 0.02
 
 T = TypeVar("T")
@@ -223,14 +220,6 @@ class ModelServer:
         text = frame.messages if frame.prompt is None else frame.prompt
         if text is None:
             raise InvalidPrompt("neither messages nor a prompt to count.")
-        characters = (
-            len(text)
-            if isinstance(text, str)
-            else sum(len(message.get("content") or "") for message in text)
-        )
-        limit = MAX_CHARACTERS_PER_TOKEN * engine.info.context_tokens
-        if characters > limit:
-            raise PromptTooLong(f"the text has {characters} characters; at most {limit} can fit.")
         return engine.count_tokens(text, frame.tools)
 
     def _embed(self, connection: "Connection", frame: protocol.Embed) -> None:

@@ -1,11 +1,13 @@
 """From text to tokens and back, by the vocabulary that a GGUF file carries.
 
-Text never becomes a control token: a user who types ``<|im_end|>`` has typed ten characters.
+Text never becomes a mark: a user who types ``<|im_end|>`` has typed ten characters. Marks are the
+control tokens, and defined ones that look like one, such as ``<tool_call>``.
 Bytes that the vocabulary has no token for are dropped, as its authors' own tokenizer does.
 Knows byte-level BPE; does not know chats.
 """
 
 import codecs
+import re
 from typing import Any
 
 from tokenizers import AddedToken, Regex
@@ -22,6 +24,7 @@ _QWEN2_WORDS = (
 """How Qwen2 splits text into words. Source: the tokenizer.json of its authors."""
 
 _CONTROL, _USER_DEFINED = 3, 4
+_MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 _END_NAMES = ("<|im_end|>", "<|endoftext|>")
 
 
@@ -31,6 +34,8 @@ class Tokenizer:
     end_tokens: frozenset[int]
     first_token: int | None
     """What every prompt begins with, where the model wants that."""
+    marks: dict[str, int]
+    """Tokens that only a chat template may write, by their names."""
     token_bytes_max: int
     """Bytes of the longest token: no text of n bytes has fewer than n / this tokens."""
 
@@ -48,6 +53,11 @@ class Tokenizer:
             b"" if kind == _CONTROL else _bytes(piece, verbatim=kind == _USER_DEFINED)
             for piece, kind in zip(pieces, kinds, strict=True)
         ]
+        self.marks = {
+            piece: token
+            for token, (piece, kind) in enumerate(zip(pieces, kinds, strict=True))
+            if kind == _CONTROL or (kind == _USER_DEFINED and _MARK.fullmatch(piece))
+        }
         self.token_bytes_max = max(map(len, self._bytes), default=0)
         self._pieces = pieces
         self._bpe = self._build(merges, kinds, metadata.get("tokenizer.ggml.pre"))
@@ -63,11 +73,11 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises Exception itself, with a message.
             raise InvalidModel(f"the vocabulary's merges cannot be used: {error}") from error
         bpe = BpeTokenizer(model)
-        bpe.pre_tokenizer = _pre_tokenizer(split)
+        bpe.pre_tokenizer = pre_tokenizer(split)
         defined = [
             AddedToken(self._pieces[token], normalized=False)
             for token, kind in enumerate(kinds)
-            if kind == _USER_DEFINED
+            if kind == _USER_DEFINED and self._pieces[token] not in self.marks
         ]
         bpe.add_tokens(defined)
         return bpe
@@ -86,6 +96,11 @@ class Tokenizer:
         if token not in self._controls:
             raise InvalidModel(f"the vocabulary has no control token {name}")
         return token
+
+    def piece(self, token: Any) -> str:
+        """A token as the vocabulary writes it; nothing where there is no such token."""
+        known = isinstance(token, int) and 0 <= token < len(self._pieces)
+        return self._pieces[token] if known else ""
 
     def bytes_of(self, token: int) -> bytes:
         """What a token adds to the text; nothing for a control token."""
@@ -108,7 +123,12 @@ class Detokenizer:
         return self._decoder.decode(b"", final=True)
 
 
-def _pre_tokenizer(name: Any) -> PreTokenizer:
+def pre_tokenizer(name: Any) -> PreTokenizer:
+    """How the vocabulary of this name (``tokenizer.ggml.pre``) cuts text before its merges.
+
+    Qwen2's authors also compose accents (NFC) first; files do not say so, llama.cpp does not do
+    it either, and text then comes back as it was.
+    """
     words = ByteLevel(add_prefix_space=False, use_regex=True)
     match name:
         case "smollm":
