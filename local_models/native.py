@@ -54,6 +54,14 @@ def sources_stamp(sources: Path) -> str | None:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
+def instruction_set() -> str:
+    """The instruction set that the fused operators run on here; "plain" where they are not used."""
+    path = library_path()
+    if path is None:
+        return "plain"
+    return _text(ctypes.CDLL(str(path)), "tollhouse_ops_isa") or "plain"
+
+
 @functools.cache
 def usable(library: Path, sources: Path) -> Path | None:
     """The library itself if it can be used, else None; what is wrong goes to the log, once."""

@@ -20,6 +20,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from gateway.cli.exam import exam
 from gateway.cli.state import config_option
 from gateway.config import Settings, load_settings
 from gateway.errors import PolicyError
@@ -53,6 +54,9 @@ _names = click.argument("names", nargs=-1, metavar="[NAME|all]...")
 @click.group()
 def models() -> None:
     """List, fetch and verify local models."""
+
+
+models.add_command(exam)
 
 
 @models.command("list")

@@ -122,7 +122,7 @@ def _field(rng: Random) -> Filling:
 FIELD = Kind(
     name="extract_field",
     title="give one field of a short record",
-    max_tokens=24,
+    max_tokens=32,
     fill=_field,
     wordings={
         "": (
@@ -178,7 +178,7 @@ def _number(rng: Random) -> Filling:
 NUMBER = Kind(
     name="extract_number",
     title="copy a reference number out of a sentence with other numbers",
-    max_tokens=32,
+    max_tokens=40,
     fill=_number,
     wordings={
         "": (
@@ -243,7 +243,7 @@ def _date(rng: Random) -> Filling:
 DATE = Kind(
     name="extract_date",
     title="copy the date out of a sentence",
-    max_tokens=32,
+    max_tokens=40,
     fill=_date,
     wordings={
         "": (
@@ -280,7 +280,7 @@ def _json(rng: Random) -> Filling:
                 f"{first} ordered {count} units of the {product}.",
                 f"Please send {first} {count} pieces of {product}.",
                 f"We sold {count} of the {product} to {first} yesterday.",
-                f"Customer {first} bought the {product}, {count} pieces in all.",
+                f"It was {first} who bought the {product}, {count} pieces in all.",
             )
         )
     else:

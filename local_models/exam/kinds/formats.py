@@ -30,7 +30,7 @@ def _iso(rng: Random) -> Filling:
 ISO = Kind(
     name="format_date",
     title="write a date as YYYY-MM-DD",
-    max_tokens=24,
+    max_tokens=64,
     fill=_iso,
     wordings={
         "": (
@@ -69,7 +69,7 @@ def _telephone(rng: Random) -> Filling:
 PHONE = Kind(
     name="format_phone",
     title="write a phone number in the form of an example",
-    max_tokens=32,
+    max_tokens=64,
     fill=_telephone,
     wordings={
         "": (
@@ -128,7 +128,7 @@ def _case(rng: Random) -> Filling:
 CASE = Kind(
     name="change_case",
     title="write a phrase in upper, lower or title case",
-    max_tokens=40,
+    max_tokens=48,
     fill=_case,
     wordings={
         "": (

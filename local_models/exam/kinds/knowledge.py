@@ -39,7 +39,7 @@ def _capital(rng: Random) -> Filling:
 CAPITAL = Kind(
     name="capital",
     title="the capital of a country",
-    max_tokens=24,
+    max_tokens=32,
     fill=_capital,
     wordings={
         "": (
@@ -78,7 +78,7 @@ def _element(rng: Random) -> Filling:
 ELEMENT = Kind(
     name="element",
     title="symbol of a chemical element, or the element of a symbol",
-    max_tokens=24,
+    max_tokens=32,
     fill=_element,
     wordings={
         "symbol": (
@@ -242,7 +242,7 @@ def _article(noun: str) -> str:
 YES_NO = Kind(
     name="yes_no",
     title="whether a plain fact is so",
-    max_tokens=16,
+    max_tokens=32,
     chance=0.5,
     fill=_yes_no,
     wordings={

@@ -52,7 +52,7 @@ def _ticket(rng: Random) -> Filling:
 TICKET = Kind(
     name="classify_ticket",
     title="sort a customer's message into one of four given categories",
-    max_tokens=24,
+    max_tokens=32,
     chance=0.25,
     fill=_ticket,
     wordings={
@@ -113,7 +113,7 @@ def _sentiment(rng: Random) -> Filling:
 SENTIMENT = Kind(
     name="sentiment",
     title="say whether a short review is positive or negative",
-    max_tokens=16,
+    max_tokens=32,
     chance=0.5,
     fill=_sentiment,
     wordings={
@@ -176,7 +176,7 @@ def _language(rng: Random) -> Filling:
 LANGUAGE = Kind(
     name="language",
     title="name the language of a short text, of five",
-    max_tokens=16,
+    max_tokens=48,
     chance=0.2,
     fill=_language,
     wordings={

@@ -35,7 +35,7 @@ def _arithmetic(rng: Random) -> Filling:
 ARITHMETIC = Kind(
     name="arithmetic",
     title="one operation on two whole numbers",
-    max_tokens=40,
+    max_tokens=64,
     fill=_arithmetic,
     wordings={
         "": (
@@ -79,7 +79,7 @@ def _compare(rng: Random) -> Filling:
 COMPARE = Kind(
     name="compare_numbers",
     title="say which of two numbers is larger or smaller",
-    max_tokens=40,
+    max_tokens=96,
     chance=0.5,
     fill=_compare,
     wordings={
@@ -127,7 +127,7 @@ def _sort(rng: Random) -> Filling:
 SORT = Kind(
     name="sort_items",
     title="put three to six numbers or words in order",
-    max_tokens=56,
+    max_tokens=96,
     fill=_sort,
     wordings={
         "": (
@@ -142,7 +142,7 @@ SORT = Kind(
 )
 
 # from, to, factor, short forms; only factors that need no rounding
-_UNITS = (
+UNIT_FACTORS = (
     ("kilometers", "meters", "1000", "m"), ("meters", "centimeters", "100", "cm"),
     ("centimeters", "millimeters", "10", "mm"), ("kilograms", "grams", "1000", "g"),
     ("liters", "milliliters", "1000", "ml"), ("hours", "minutes", "60", "min"),
@@ -155,7 +155,7 @@ _UNITS = (
 
 
 def _units(rng: Random) -> Filling:
-    source, target, factor, short = rng.choice(_UNITS)
+    source, target, factor, short = rng.choice(UNIT_FACTORS)
     if factor.startswith("0"):
         value = Decimal(rng.randint(1, 90) * (100 if factor == "0.001" else 10))
     elif factor in ("10", "100", "1000"):
@@ -173,7 +173,7 @@ def _units(rng: Random) -> Filling:
 UNITS = Kind(
     name="convert_units",
     title="convert a length, weight, volume or time, without rounding",
-    max_tokens=48,
+    max_tokens=96,
     fill=_units,
     wordings={
         "": (
@@ -216,7 +216,7 @@ def _days(rng: Random) -> Filling:
 DAYS = Kind(
     name="date_steps",
     title="the weekday or date some days before or after another",
-    max_tokens=48,
+    max_tokens=96,
     fill=_days,
     wordings={
         "weekday": (
@@ -298,7 +298,7 @@ def _story(rng: Random) -> Filling:
 STORY = Kind(
     name="two_step",
     title="a story with two steps of arithmetic",
-    max_tokens=96,
+    max_tokens=160,
     fill=_story,
     wordings={
         "": (
