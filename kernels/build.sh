@@ -15,7 +15,8 @@ export LC_ALL=C # one order of file names everywhere
 # One binary runs anywhere on x86-64: each isa_*.cc raises its own target, the rest stays at the base.
 flags="-std=c++17 -O3 -fPIC -fvisibility=hidden -fopenmp-simd -fno-math-errno -fno-trapping-math
   -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-maybe-uninitialized" # GCC 12 doubts its own intrinsics
-portable="kernels/common/isa.cc kernels/common/isa_*.cc kernels/common/q4_*.cc kernels/*/*_cpu.cc"
+portable="kernels/common/isa.cc kernels/common/isa_*.cc kernels/common/product.cc
+  kernels/common/quantized_matrix.cc kernels/*/*_cpu.cc"
 
 # Same bytes, same order as local_models/native.py reads them.
 stamp=$(find kernels -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' -o -name '*.sh' |

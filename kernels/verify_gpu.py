@@ -13,11 +13,13 @@ graphs. Prints the machine and a table; the exit status is 1 if anything was wro
 # ruff: noqa: S603, S607 - fixed commands, found where the machine has them
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "local_models"), str(ROOT / "tests" / "bench")]
 
 from bench_kernels import CASES, Case, GraphMaker  # noqa: E402
-from q4_weights import difference, random_weights  # noqa: E402
+from quantized_weights import TYPES, difference, random_weights  # noqa: E402
 from test_native_ops import EPSILON, model  # noqa: E402
 
 from local_models import ops  # noqa: E402
 
 Array = npt.NDArray[Any]
 
-SHAPES = ((32, 5), (160, 33), (576, 960), (576, 1536), (1536, 576), (8192, 48))  # K, N
+SHAPES = ((256, 5), (512, 960), (1536, 576), (8192, 48))  # K, N
+OPS = ("MatMulQ", "RmsNormMatMulQ", "RmsNormSwiGLUQ")
 ROWS = (1, 2, 3, 7, 8, 9, 16, 17, 64, 130)
 
 
@@ -64,64 +67,85 @@ class Target:
         return ort.InferenceSession(serialised, options, [(self.provider, settings)])
 
 
-def check_op(target: Target, op: str, k: int, n: int, level: int) -> list[str]:
+def check_op(target: Target, op: str, kind: str, k: int, n: int, level: int) -> list[str]:
     """What is wrong with one operator at one shape, over all numbers of rows."""
     rng = np.random.default_rng(k + n)
-    parts = [random_weights(rng, n, k, half=False) for _ in range(2)]
+    beside = TYPES[(TYPES.index(kind) + 1) % len(TYPES)]
+    parts = [random_weights(rng, kind, n, k), random_weights(rng, beside, n, k)]
     gain = rng.uniform(0.5, 1.5, k).astype(np.float32)
+    bias = rng.standard_normal(2 * n, dtype=np.float32)
     x, skip = rng.standard_normal((2, max(ROWS), k), dtype=np.float32)
-    used = parts if op == "RmsNormSwiGLUQ4" else parts[:1]
+    used = parts[:1] if op == "MatMulQ" else parts
     tensors: dict[str, Array | None] = {"x": None}
-    attributes: dict[str, Any] = {"K": k, "N": n, "accuracy_level": level}
-    if op != "MatMulQ4":
+    types = " ".join(part.type for part in used)
+    attributes: dict[str, Any] = {"types": types, "accuracy_level": level}
+    if op != "MatMulQ":
         tensors |= {"skip": None, "gain": gain}
         attributes["epsilon"] = EPSILON
-    if op == "RmsNormSwiGLUQ4":
-        attributes["F"] = attributes.pop("N")
-    for number, (q, d, m) in enumerate(used):
-        tensors |= {f"{number}.q": q, f"{number}.d": d, f"{number}.m": m}
-    outputs = ("y",) if op == "MatMulQ4" else ("y", "residual")
+    if op == "RmsNormMatMulQ":
+        tensors["bias"] = bias
+    tensors |= {f"w{number}": part.rows for number, part in enumerate(used)}
+    outputs = ("y",) if op == "MatMulQ" else ("y", "residual")
     opened = target.session(model(op, tensors, attributes, outputs))
 
     def run(rows: slice) -> list[Array]:
-        feeds = {"x": x[rows]} | ({"skip": skip[rows]} if op != "MatMulQ4" else {})
+        feeds = {"x": x[rows]} | ({"skip": skip[rows]} if op != "MatMulQ" else {})
         found: list[Array] = opened.run(None, feeds)
         return found
 
-    wrong = []
     options: dict[str, Any] = {"accuracy_level": level}
+    if op == "MatMulQ":
+        expected: tuple[Array, ...] = (ops.matmul_q(x, *used, **options),)
+    elif op == "RmsNormMatMulQ":
+        expected = ops.rms_norm_matmul_q(x, skip, gain, bias, used, epsilon=EPSILON, **options)
+    else:
+        expected = ops.rms_norm_swiglu_q(x, skip, gain, *used, epsilon=EPSILON, **options)
+    wrong = []
+    title = f"{op} {types} K {k} N {n} level {level}"
     for rows in ROWS:
-        a, s = x[:rows], skip[:rows]
-        found = run(slice(rows))
-        if op == "MatMulQ4":
-            expected: tuple[Array, ...] = (ops.matmul_q4(a, *used[0], **options),)
-        elif op == "RmsNormMatMulQ4":
-            expected = ops.rms_norm_matmul_q4(a, s, gain, *used[0], epsilon=EPSILON, **options)
-        else:
-            expected = ops.rms_norm_swiglu_q4(a, s, gain, *used, epsilon=EPSILON, **options)
         limit = 2e-3 if level == 4 else 1e-5
-        for name, f, e in zip(outputs, found, expected, strict=True):
-            if not difference(f, e) < limit:
-                wrong.append(f"{op} K {k} N {n} level {level} rows {rows}: {name} is off")
+        for name, f, e in zip(outputs, run(slice(rows)), expected, strict=True):
+            if not difference(f, e[:rows]) < limit:
+                wrong.append(f"{title} rows {rows}: {name} is off")
     together = run(slice(9))[0]
     if not all(np.array_equal(run(slice(row, row + 1))[0][0], together[row]) for row in range(9)):
-        wrong.append(f"{op} K {k} N {n} level {level}: a row depends on its neighbours")
+        wrong.append(f"{title}: a row depends on its neighbours")
     return wrong
+
+
+def check_gather(target: Target, kind: str) -> list[str]:
+    """What is wrong with the lookup of rows in one type."""
+    weights = random_weights(np.random.default_rng(3), kind, 100, 512)
+    serialised = model("GatherQ", {"ids": None, "w": weights.rows}, {"types": kind}, ("y",))
+    ids = np.array([[0, 99, 7]])
+    found = target.session(serialised).run(None, {"ids": ids})[0]
+    right = np.array_equal(found, ops.gather_q(ids, weights))
+    return [] if right else [f"GatherQ {kind} is off"]
 
 
 def verify(target: Target) -> int:
     """Number of failures, each printed."""
+    checks: list[tuple[str, Callable[[], list[str]]]] = [
+        (
+            f"{op} {kind} K {k} N {n} level {level}",
+            functools.partial(check_op, target, op, kind, k, n, level),
+        )
+        for op in OPS
+        for kind in TYPES
+        for k, n in SHAPES
+        for level in (1, 4)
+    ]
+    for kind in TYPES:
+        checks.append((f"GatherQ {kind}", functools.partial(check_gather, target, kind)))
     failures = 0
-    for op in ("MatMulQ4", "RmsNormMatMulQ4", "RmsNormSwiGLUQ4"):
-        for k, n in SHAPES:
-            for level in (1, 4):
-                try:
-                    wrong = check_op(target, op, k, n, level)
-                except Exception as error:  # anything ONNX Runtime raises is a finding
-                    wrong = [f"{op} K {k} N {n} level {level}: {error}"]
-                failures += len(wrong)
-                for line in wrong:
-                    print("WRONG", line)
+    for title, check in checks:
+        try:
+            wrong = check()
+        except Exception as error:  # anything ONNX Runtime raises is a finding
+            wrong = [f"{title}: {error}"]
+        failures += len(wrong)
+        for line in wrong:
+            print("WRONG", line)
     print(f"verification: {failures} failures\n")
     return failures
 
@@ -159,8 +183,8 @@ def benchmark(target: Target) -> list[dict[str, Any]]:
     print("| case | rows | CUDA graph | ours, us | GB/s | ORT, us | times |")
     print("|---|---|---|---|---|---|---|")
     for case in CASES:
-        # 6 bits a weight as stored; 128 MB is twice an H200's L2.
-        copies = max(2, (128 << 20) // (case.weight_bytes * 6 // 5))
+        # 128 MB is twice an H200's L2.
+        copies = max(2, (128 << 20) // case.weight_bytes)
         for rows in (1, 4, 8, 32):
             for graph in (False, True) if target.device == "cuda" else (False,):
                 times = {
@@ -168,7 +192,7 @@ def benchmark(target: Target) -> list[dict[str, Any]]:
                     for variant in ("ours", "ORT")
                 }
                 ours, theirs = (statistics.median(times[v]) for v in ("ours", "ORT"))
-                rate = case.weight_bytes * 6 / 5 / ours / 1e3
+                rate = case.weight_bytes / ours / 1e3
                 print(
                     f"| {case.name} | {rows} | {'yes' if graph else 'no'} | {ours:.1f} "
                     f"| {rate:.0f} | {theirs:.1f} | {theirs / ours:.2f} |",

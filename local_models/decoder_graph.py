@@ -13,12 +13,14 @@ import numpy as np
 from onnx import TensorProto
 
 from local_models import quantize
+from local_models.blocks import BLOCK_TYPES
 from local_models.family import read_shape
-from local_models.gguf import GgufFile
+from local_models.fused_products import FusedProducts, can_be_fused
+from local_models.gguf import GgufFile, Tensor
 from local_models.messages import InvalidModel
-from local_models.onnx_builder import MICROSOFT, TOLLHOUSE, OnnxBuilder
+from local_models.onnx_builder import MICROSOFT, OnnxBuilder
 from local_models.products import Products
-from local_models.quantize import Float, Matrix, Quantized
+from local_models.quantize import Float, Order
 
 _WAYS = ("past", "present")
 
@@ -37,14 +39,19 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class DecoderGraph:
-    """Builds one graph. Methods append to it and return their result's name."""
+    """Builds one graph. Methods append to it and return their result's name.
 
-    def __init__(self, gguf: GgufFile, options: Options, folder: Path) -> None:
+    source: the path of gguf; the graph's folder links to it, and the fused operators' weights are
+    read there.
+    """
+
+    def __init__(self, gguf: GgufFile, options: Options, folder: Path, source: Path) -> None:
         self._gguf = gguf
         self._options = options
         self._shape = read_shape(gguf)
-        self._onnx = OnnxBuilder(folder)
-        self._products = Products(self._onnx, options.accuracy_level)
+        self._onnx = OnnxBuilder(folder, source)
+        self._plain = Products(self._onnx, options.accuracy_level)
+        self._fused = FusedProducts(self._onnx, options.accuracy_level)
 
     def write(self) -> None:
         """Write ``model.onnx`` and ``weights.bin`` into the folder. Raises InvalidModel."""
@@ -72,14 +79,14 @@ class DecoderGraph:
             onnx.node("Gather", [self._unpaired(name, "input_ids"), "last"], axis=1)
             for name in (x, skip)
         )
-        h, _ = self._norm(last, last_skip, "output_norm.weight")
+        h, _ = self._norm(last, last_skip, self._gain("output_norm.weight"))
         own = "output.weight" if "output.weight" in self._gguf.tensors else "token_embd.weight"
         head = self._matrix(own, shape.vocabulary, shape.width)
-        if self._options.pairs and isinstance(head, Quantized):
-            product = self._linear(self._paired(h, last), "head", head)
+        if self._options.pairs and head.type in BLOCK_TYPES:
+            product = self._linear(self._paired(h, last), head)
             self._unpaired(product, last, result="logits")
         else:
-            self._linear(h, "head", head, result="logits")
+            self._linear(h, head, result="logits")
 
     def _rotary_tables(self) -> None:
         shape = self._shape
@@ -92,7 +99,9 @@ class DecoderGraph:
 
     def _embed(self) -> str:
         table = self._matrix("token_embd.weight", self._shape.vocabulary, self._shape.width)
-        return self._products.embed("embedding", table, "input_ids")
+        if self._is_fused(table):
+            return self._fused.embed(table, "input_ids")
+        return self._plain.embed("embedding", quantize.matrix(table), "input_ids")
 
     def _layer(self, layer: int, x: str, skip: str) -> tuple[str, str]:
         shape, block = self._shape, f"blk.{layer}"
@@ -101,59 +110,64 @@ class DecoderGraph:
         output = self._matrix(
             f"{block}.attn_output.weight", shape.width, shape.heads * shape.head_dim
         )
-        attended = self._linear(seen, f"{block}.attn_output", output)
+        attended = self._linear(seen, output)
         gate, up = (
             self._matrix(f"{block}.ffn_{name}.weight", shape.feed_forward, shape.width)
             for name in ("gate", "up")
         )
-        if self._options.fused:
-            hidden, residual = self._fused_norm(
-                "RmsNormSwiGLUQ4", residual, attended, f"{block}.ffn_norm.weight", [gate, up], "F"
+        gain = self._gain(f"{block}.ffn_norm.weight")
+        if self._is_fused(gate, up):
+            hidden, residual = self._fused.norm_swiglu(
+                residual, attended, gain, gate, up, shape.epsilon
             )
         else:
-            h, residual = self._norm(residual, attended, f"{block}.ffn_norm.weight")
-            gated = self._linear(h, f"{block}.gate", gate)
+            h, residual = self._norm(residual, attended, gain)
             # QuickGelu is x * sigmoid(alpha * x): with alpha 1 it is SiLU, in one pass.
-            gated = self._onnx.node("QuickGelu", [gated], domain=MICROSOFT, alpha=1.0)
-            hidden = self._onnx.node("Mul", [gated, self._linear(h, f"{block}.up", up)])
+            gated = self._onnx.node(
+                "QuickGelu", [self._linear(h, gate)], domain=MICROSOFT, alpha=1.0
+            )
+            hidden = self._onnx.node("Mul", [gated, self._linear(h, up)])
         down = self._matrix(f"{block}.ffn_down.weight", shape.width, shape.feed_forward)
-        return residual, self._linear(hidden, f"{block}.ffn_down", down)
+        return residual, self._linear(hidden, down)
 
     def _qkv(self, block: str, x: str, skip: str) -> tuple[str, str]:
         """Queries, keys and values of the normalised rows, side by side; and the residual."""
-        weights, bias = self._qkv_weights(block)
-        gain = f"{block}.attn_norm.weight"
-        if self._options.fused and len(weights) == 1:
-            qkv, residual = self._fused_norm("RmsNormMatMulQ4", x, skip, gain, weights, "N")
-        else:
-            h, residual = self._norm(x, skip, gain)
-            parts = [
-                self._linear(h, f"{block}.qkv.{number}", part)
-                for number, part in enumerate(weights)
-            ]
-            qkv = parts[0] if len(parts) == 1 else self._onnx.node("Concat", parts, axis=-1)
+        shape = self._shape
+        gain = self._gain(f"{block}.attn_norm.weight")
+        parts: list[tuple[Tensor, Order | None]] = []
+        for name, heads in (("q", shape.heads), ("k", shape.kv_heads), ("v", shape.kv_heads)):
+            size = heads * shape.head_dim
+            order = None
+            if name != "v" and not shape.half_split:
+                order = quantize.half_split_order(heads, shape.head_dim)
+            parts.append((self._matrix(f"{block}.attn_{name}.weight", size, shape.width), order))
+        bias = self._qkv_bias(block, parts)
+        if self._is_fused(*(tensor for tensor, _ in parts)):
+            return self._fused.norm_linear(x, skip, gain, parts, bias, shape.epsilon)
+        h, residual = self._norm(x, skip, gain)
+        matrices = [
+            weights if order is None else quantize.rows(weights, order)
+            for weights, order in ((quantize.matrix(tensor), order) for tensor, order in parts)
+        ]
+        products = [
+            self._plain.linear(h, f"{block}.qkv.{number}", weights)
+            for number, weights in enumerate(quantize.stacked(matrices))
+        ]
+        qkv = products[0] if len(products) == 1 else self._onnx.node("Concat", products, axis=-1)
         if bias is not None:
             qkv = self._onnx.node("Add", [qkv, self._onnx.weight(f"{block}.qkv.bias", bias)])
         return qkv, residual
 
-    def _qkv_weights(self, block: str) -> tuple[list[Matrix], Float | None]:
-        """The three matrices on top of each other, and their biases where the file has any."""
-        shape = self._shape
-        parts: list[Matrix] = []
+    def _qkv_bias(self, block: str, parts: list[tuple[Tensor, Order | None]]) -> Float | None:
+        """The three biases, in their rows' order; None where the file has none."""
         biases = []
-        for name, heads in (("q", shape.heads), ("k", shape.kv_heads), ("v", shape.kv_heads)):
-            size = heads * shape.head_dim
-            part = self._matrix(f"{block}.attn_{name}.weight", size, shape.width)
-            bias = np.zeros(size, np.float32)
+        for name, (tensor, order) in zip("qkv", parts, strict=True):
+            bias = np.zeros(tensor.shape[0], np.float32)
             if f"{block}.attn_{name}.bias" in self._gguf.tensors:
-                bias = self._floats(f"{block}.attn_{name}.bias", size)
-            if name != "v" and not shape.half_split:
-                order = quantize.half_split_order(heads, shape.head_dim)
-                part, bias = quantize.rows(part, order), bias[order]
-            parts.append(part)
-            biases.append(bias)
+                bias = self._floats(f"{block}.attn_{name}.bias", len(bias))
+            biases.append(bias if order is None else bias[order])
         bias = np.concatenate(biases)
-        return quantize.stacked(parts), bias if bias.any() else None
+        return bias if bias.any() else None
 
     def _attention(self, layer: int, qkv: str) -> str:
         shape, onnx = self._shape, self._onnx
@@ -217,7 +231,6 @@ class DecoderGraph:
 
     def _norm(self, x: str, skip: str, gain: str) -> tuple[str, str]:
         epsilon = self._shape.epsilon
-        self._gain(gain)
         if not skip:
             return self._onnx.node("SimplifiedLayerNormalization", [x, gain], epsilon=epsilon), x
         h, residual = f"{gain}.h", f"{gain}.residual"
@@ -230,52 +243,19 @@ class DecoderGraph:
         )
         return h, residual
 
-    def _fused_norm(
-        self, op: str, x: str, skip: str, gain: str, parts: list[Matrix], size_name: str
-    ) -> tuple[str, str]:
-        self._gain(gain)
-        inputs, size = [x, skip, gain], 0
-        for number, part in enumerate(parts):
-            if not isinstance(part, Quantized) or part.bits != 4:
-                raise InvalidModel("the fused operators take 4-bit weights only")
-            inputs += self._q4(f"{gain}.{number}", part)
-            size = len(part.codes)
-        y, residual = f"{gain}.y", f"{gain}.residual"
-        self._onnx.node(
-            op,
-            inputs,
-            results=[y, residual],
-            domain=TOLLHOUSE,
-            K=self._shape.width,
-            epsilon=self._shape.epsilon,
-            accuracy_level=self._options.accuracy_level,
-            attributes={size_name: size},
-        )
-        return y, residual
+    def _is_fused(self, *tensors: Tensor) -> bool:
+        return self._options.fused and all(can_be_fused(tensor) for tensor in tensors)
 
-    def _linear(self, x: str, name: str, weights: Matrix, result: str | None = None) -> str:
-        if not self._options.fused or not isinstance(weights, Quantized) or weights.bits != 4:
-            return self._products.linear(x, name, weights, result)
-        rows, columns = weights.codes.shape
-        return self._onnx.node(
-            "MatMulQ4",
-            [x, *self._q4(name, weights)],
-            result=result,
-            domain=TOLLHOUSE,
-            accuracy_level=self._options.accuracy_level,
-            N=rows,
-            K=columns,
-        )
+    def _linear(self, x: str, weights: Tensor, result: str | None = None) -> str:
+        if self._is_fused(weights):
+            return self._fused.linear(x, weights, result)
+        return self._plain.linear(x, f"{weights.name}.T", quantize.matrix(weights), result)
 
-    def _q4(self, name: str, weights: Quantized) -> list[str]:
-        parts = (("q", weights.low), ("d", weights.d), ("m", weights.offsets))
-        return [self._onnx.weight(f"{name}.{part}", array) for part, array in parts]
-
-    def _matrix(self, name: str, rows: int, columns: int) -> Matrix:
+    def _matrix(self, name: str, rows: int, columns: int) -> Tensor:
         tensor = self._gguf.tensors.get(name)
         if tensor is None or tensor.shape != (rows, columns):
             raise InvalidModel(f"the model has no tensor {name} of shape {rows} x {columns}")
-        return quantize.matrix(tensor)
+        return tensor
 
     def _gain(self, name: str) -> str:
         return self._onnx.weight(name, self._floats(name, self._shape.width))

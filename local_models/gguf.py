@@ -59,13 +59,15 @@ class Tensor(msgspec.Struct, frozen=True):
     """One tensor as the file stores it.
 
     shape: rows first, as NumPy writes it (GGUF writes it the other way round). stored: a view of
-    the file, of shape [..., K] for floats and [..., K / weights of a record] for blocks.
+    the file, of shape [..., K] for floats and [..., K / weights of a record] for blocks. offset:
+    where it begins in the file, in bytes.
     """
 
     name: str
     type: str
     shape: tuple[int, ...]
     stored: npt.NDArray[Any]
+    offset: int
 
     def dequantized(self) -> npt.NDArray[np.float32]:
         """The weights as float32, of ``shape``."""
@@ -185,7 +187,7 @@ class GgufFile:
         if 8 * math.prod(max(1, length) for length in shape) >= 2**63:
             raise self._broken(f"tensor {name} has a shape that cannot be")
         stored = np.frombuffer(self._bytes, dtype, count=math.prod(units), offset=begin)
-        return Tensor(name, type_name, shape, stored.reshape(units))
+        return Tensor(name, type_name, shape, stored.reshape(units), begin)
 
     def _broken(self, reason: str) -> InvalidModel:
         return InvalidModel(f"{self._path.name} is not a usable GGUF file: {reason}")

@@ -9,23 +9,25 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from local_models import fused_products
 from local_models.decoder_graph import DecoderGraph, Options
 from local_models.gguf import GgufFile
 from local_models.messages import ModelUnavailable
 
-CONVERTER_VERSION = 3
+CONVERTER_VERSION = 4
 """Raise it when the same GGUF file must give another graph: every cached graph is then rebuilt."""
 
 GRAPHS_MAX = 6
-"""Graphs kept beside a model, the newest; one takes about as much room as the model."""
+"""Graphs kept beside a model, the newest.
+
+One of ONNX Runtime's own operators takes about as much room as the model, a fused one nearly none.
+"""
 
 
 def can_be_fused(gguf: GgufFile) -> bool:
-    """Whether every matrix of the decoder's blocks has the 4-bit form the fused operators take."""
+    """Whether our operators take every matrix of the decoder's blocks."""
     blocks = (tensor for name, tensor in gguf.tensors.items() if name.startswith("blk."))
-    return all(
-        tensor.type in ("Q4_0", "Q4_1", "Q4_K") for tensor in blocks if len(tensor.shape) == 2
-    )
+    return all(fused_products.can_be_fused(t) for t in blocks if len(t.shape) == 2)
 
 
 def ensure_graph(gguf_path: Path, options: Options) -> Path:
@@ -51,7 +53,7 @@ def _build(gguf_path: Path, options: Options, folder: Path) -> None:
     folder.parent.mkdir(exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
     try:
-        DecoderGraph(GgufFile(gguf_path), options, scratch).write()
+        DecoderGraph(GgufFile(gguf_path), options, scratch, gguf_path).write()
         os.rename(scratch, folder)
     except OSError:
         if not folder.is_dir():  # Another process may have been faster; its graph is ours.

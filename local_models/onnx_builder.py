@@ -4,6 +4,7 @@ Knows ONNX; does not know models. Weights are not kept: a graph of two gigabytes
 memory of its largest matrix.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +15,29 @@ from onnx import TensorProto, helper
 
 MICROSOFT, TOLLHOUSE = "com.microsoft", "tollhouse"
 
+Attribute = int | float | str
+
+_WEIGHTS, _SOURCE = "weights.bin", "source"
 _INLINE_BYTES_MAX = 1024
 _ALIGNMENT_BYTES = 4096  # ONNX Runtime maps external weights by page.
 
 
 class OnnxBuilder:
-    """Nodes, inputs, outputs and weights of one graph, written into a folder."""
+    """Nodes, inputs, outputs and weights of one graph, written into a folder.
 
-    def __init__(self, folder: Path) -> None:
+    source: a file whose parts may be weights where they are. The folder gets a hard link to it,
+    which costs no room; where there can be none, such weights are copied like others.
+    """
+
+    def __init__(self, folder: Path, source: Path) -> None:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
         self._folder = folder
         self._nodes: list[onnx.NodeProto] = []
         self._weights: dict[str, onnx.TensorProto] = {}
-        self._file = (folder / "weights.bin").open("wb")
+        self._file = (folder / _WEIGHTS).open("wb")
+        self._source = source
+        self._linked: bool | None = None
 
     def node(
         self,
@@ -37,8 +47,8 @@ class OnnxBuilder:
         result: str | None = None,
         results: list[str] | None = None,
         domain: str = "",
-        attributes: dict[str, int | float] | None = None,
-        **more: int | float,
+        attributes: dict[str, Attribute] | None = None,
+        **more: Attribute,
     ) -> str:
         """Append a node with its attributes; the name of its first result."""
         attributes = more | (attributes or {})
@@ -54,17 +64,31 @@ class OnnxBuilder:
             self._weights[name] = self._stored(name, np.ascontiguousarray(array))
         return name
 
+    def source_weight(self, name: str, array: npt.NDArray[Any], offset: int) -> str:
+        """A constant that lies in the source file, ``offset`` bytes from its start; the name."""
+        if self._linked is None:
+            self._linked = self._link()
+        if not self._linked:
+            return self.weight(name, array)
+        if name not in self._weights:
+            self._weights[name] = _external(name, array, _SOURCE, offset)
+        return name
+
+    def _link(self) -> bool:
+        try:
+            # ONNX Runtime opens no file outside the graph's folder, nor a symbolic link to one.
+            os.link(self._source.resolve(), self._folder / _SOURCE)
+        except OSError:  # Another file system, or one without hard links.
+            return False
+        return True
+
     def _stored(self, name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
-        tensor = TensorProto(name=name, dims=array.shape)
-        tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
         if array.nbytes <= _INLINE_BYTES_MAX:
+            tensor = _declared(name, array)
             tensor.raw_data = array.tobytes()
             return tensor
         self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT_BYTES))
-        tensor.data_location = TensorProto.EXTERNAL
-        place = {"location": "weights.bin", "offset": self._file.tell(), "length": array.nbytes}
-        for key, value in place.items():
-            tensor.external_data.add(key=key, value=str(value))
+        tensor = _external(name, array, _WEIGHTS, self._file.tell())
         self._file.write(array.data)
         return tensor
 
@@ -87,3 +111,18 @@ class OnnxBuilder:
     def close(self) -> None:
         """Close the weights' file, also where nothing was written to its end."""
         self._file.close()
+
+
+def _declared(name: str, array: npt.NDArray[Any]) -> onnx.TensorProto:
+    tensor = TensorProto(name=name, dims=array.shape)
+    tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+    return tensor
+
+
+def _external(name: str, array: npt.NDArray[Any], file: str, offset: int) -> onnx.TensorProto:
+    tensor = _declared(name, array)
+    tensor.data_location = TensorProto.EXTERNAL
+    place = {"location": file, "offset": offset, "length": array.nbytes}
+    for key, value in place.items():
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor

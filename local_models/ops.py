@@ -1,33 +1,142 @@
 """What each operator means, in NumPy: the reference that graphs and kernels are compared with.
 
-Written for reading, not for speed, and from the formulas alone: shares no code with graph.py or
-the kernels. Knows arrays; does not know ONNX, files or tokens.
-
-Quantized weights: a matrix W [N, K] is cut along K into blocks of 32. Block b of row n holds 32
-codes 0..15, a scale d and an offset m: W[n, k] = d[n, b] * code + m[n, b]. Codes are packed two
-in a byte, the even k in the low half: q uint8 [N, K/32, 16].
+Written for reading, not for speed, and from the formulas alone: shares no code with graph.py,
+blocks.py or the kernels. Knows arrays; does not know ONNX, files or tokens.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Float = npt.NDArray[np.float32]
-Codes = npt.NDArray[np.uint8]
+Bytes = npt.NDArray[np.uint8]
 
 BLOCK = 32
+RECORDS = {
+    "Q4_0": (18, 32),
+    "Q4_1": (20, 32),
+    "Q5_0": (22, 32),
+    "Q5_1": (24, 32),
+    "Q8_0": (34, 32),
+    "Q4_K": (144, 256),
+    "Q5_K": (176, 256),
+    "Q6_K": (210, 256),
+}
+"""Bytes of a type's record, and how many weights it holds."""
 
 
-def unpack_q4(q: Codes) -> Codes:
-    """Codes 0..15, one in a byte. q: uint8 [N, K/32, 16]; returns uint8 [N, K]."""
-    codes: Codes = np.stack([q & 0x0F, q >> 4], axis=-1).reshape(q.shape[0], -1)
-    return codes
+class Records(NamedTuple):
+    """A matrix W [N, K] as GGUF stores it: a type of ``RECORDS``, and uint8 [N, bytes of a row]."""
+
+    type: str
+    rows: Bytes
 
 
-def dequantize_q4(q: Codes, d: Float, m: Float) -> Float:
-    """W = d * code + m. q: uint8 [N, K/32, 16]; d, m: float32 [N, K/32]; returns [N, K]."""
-    codes = unpack_q4(q).reshape(*d.shape, BLOCK).astype(np.float32)
-    weights: Float = (d[..., None] * codes + m[..., None]).reshape(q.shape[0], -1)
+def dequantize(weights: Records) -> Float:
+    """W as float32 [N, K]. Source: ggml's block definitions, ggml-common.h and ggml-quants.c."""
+    size_bytes, count = RECORDS[weights.type]
+    records = weights.rows.reshape(-1, size_bytes)
+    found: Float = _DEQUANTIZE[weights.type](records).astype(np.float32)
+    return found.reshape(len(weights.rows), -1, count).reshape(len(weights.rows), -1)
+
+
+def _half(records: Bytes, at: int) -> Float:
+    """The fp16 number at byte ``at`` of each record, as float32 [records, 1]."""
+    half = np.ascontiguousarray(records[:, at : at + 2]).view("<f2")
+    return half.astype(np.float32)
+
+
+def _nibbles(packed: Bytes) -> Bytes:
+    """All low halves of a record's bytes, then all high ones."""
+    return np.concatenate([packed & 15, packed >> 4], axis=1)
+
+
+def _bits(packed: Bytes) -> Bytes:
+    """One bit in a byte, the lowest of the first byte first."""
+    return np.unpackbits(packed, axis=1, bitorder="little")
+
+
+def _q4_0(r: Bytes) -> Float:
+    return _half(r, 0) * (_nibbles(r[:, 2:]).astype(np.float32) - 8)
+
+
+def _q4_1(r: Bytes) -> Float:
+    return _half(r, 0) * _nibbles(r[:, 4:]) + _half(r, 2)
+
+
+def _q5_0(r: Bytes) -> Float:
+    codes = _nibbles(r[:, 6:]) + 16 * _bits(r[:, 2:6])
+    return _half(r, 0) * (codes.astype(np.float32) - 16)
+
+
+def _q5_1(r: Bytes) -> Float:
+    codes = _nibbles(r[:, 8:]) + 16 * _bits(r[:, 4:8])
+    return _half(r, 0) * codes + _half(r, 2)
+
+
+def _q8_0(r: Bytes) -> Float:
+    codes = np.ascontiguousarray(r[:, 2:]).view(np.int8)
+    weights: Float = _half(r, 0) * codes.astype(np.float32)
     return weights
+
+
+def _k_scales(r: Bytes) -> tuple[Float, Float]:
+    """Scale and minimum of the eight blocks of Q4_K and Q5_K records: float32 [records, 8, 1].
+
+    Twelve bytes hold sixteen numbers of six bits. Of blocks 0..3 they are the lower six of bytes
+    0..3 (scales) and 4..7 (minima); of blocks 4..7 the halves of bytes 8..11 with those bytes'
+    upper two on top.
+    """
+    first, second, third = r[:, 4:8], r[:, 8:12], r[:, 12:16]
+    scales = np.concatenate([first & 63, (third & 15) + 16 * (first >> 6)], axis=1)
+    minima = np.concatenate([second & 63, (third >> 4) + 16 * (second >> 6)], axis=1)
+    return (_half(r, 0) * scales)[..., None], (_half(r, 2) * minima)[..., None]
+
+
+def _k_nibbles(packed: Bytes) -> Bytes:
+    """Each 32 bytes hold a block in their low halves and the next in their high: [.., 8, 32]."""
+    pairs = packed.reshape(-1, 4, 32)
+    return np.stack([pairs & 15, pairs >> 4], axis=2).reshape(-1, 8, 32)
+
+
+def _q4_k(r: Bytes) -> Float:
+    scale, minimum = _k_scales(r)
+    return scale * _k_nibbles(r[:, 16:]) - minimum
+
+
+def _q5_k(r: Bytes) -> Float:
+    scale, minimum = _k_scales(r)
+    fifth: Bytes = np.stack([r[:, 16:48] >> block & 1 for block in range(8)], axis=1)
+    return scale * (_k_nibbles(r[:, 48:]) + 16 * fifth) - minimum
+
+
+def _q6_k(r: Bytes) -> Float:
+    low, high = r[:, :128].reshape(-1, 2, 2, 32), r[:, 128:192].reshape(-1, 2, 32)
+    codes = np.empty((len(r), 2, 4, 32), np.float32)
+    for block in range(4):
+        nibble = low[:, :, block % 2] >> (4 * (block // 2)) & 15
+        codes[:, :, block] = nibble + 16 * (high >> (2 * block) & 3)
+    scales = np.ascontiguousarray(r[:, 192:208]).view(np.int8)
+    return (_half(r, 208) * scales)[..., None] * (codes.reshape(-1, 16, 16) - 32)
+
+
+_DEQUANTIZE = {
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q8_0": _q8_0,
+    "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
+    "Q6_K": _q6_k,
+}
+
+
+def gather_q(ids: npt.NDArray[np.int64], weights: Records) -> Float:
+    """tollhouse.GatherQ: rows of W. ids: int64 [...]; returns float32 [..., K]."""
+    rows = dequantize(Records(weights.type, weights.rows[ids.reshape(-1)]))
+    return rows.reshape(*ids.shape, -1)
 
 
 def quantize_activations(x: Float) -> Float:
@@ -43,14 +152,14 @@ def quantize_activations(x: Float) -> Float:
     return rounded
 
 
-def matmul_q4(x: Float, q: Codes, d: Float, m: Float, *, accuracy_level: int = 1) -> Float:
-    """tollhouse.MatMulQ4: x @ W^T. x: float32 [..., K]; returns [..., N].
+def matmul_q(x: Float, weights: Records, *, accuracy_level: int = 1) -> Float:
+    """tollhouse.MatMulQ: x @ W^T. x: float32 [..., K]; returns [..., N].
 
     accuracy_level 1 takes x as it is, 4 takes what quantize_activations leaves of it.
     """
     if accuracy_level == 4:
         x = quantize_activations(x)
-    y: Float = x @ dequantize_q4(q, d, m).T
+    y: Float = x @ dequantize(weights).T
     return y
 
 
@@ -64,24 +173,26 @@ def rms_norm(x: Float, gain: Float, epsilon: float) -> Float:
     return y
 
 
-def rms_norm_matmul_q4(
+def rms_norm_matmul_q(
     x: Float,
     skip: Float | None,
     gain: Float,
-    q: Codes,
-    d: Float,
-    m: Float,
+    bias: Float | None,
+    parts: list[Records],
     *,
     epsilon: float,
     accuracy_level: int = 1,
 ) -> tuple[Float, Float]:
-    """tollhouse.RmsNormMatMulQ4: add the skip, normalise, multiply.
+    """tollhouse.RmsNormMatMulQ: add the skip, normalise, multiply with each part, add the bias.
 
-    x, skip: float32 [..., K]; returns y [..., N] and the residual x + skip [..., K].
+    x, skip: float32 [..., K]; bias: [sum of N]. Returns y [..., sum of N], the parts' products
+    side by side, and the residual x + skip [..., K].
     """
     residual = x if skip is None else x + skip
-    y = matmul_q4(rms_norm(residual, gain, epsilon), q, d, m, accuracy_level=accuracy_level)
-    return y, residual
+    h = rms_norm(residual, gain, epsilon)
+    products = [matmul_q(h, part, accuracy_level=accuracy_level) for part in parts]
+    y: Float = np.concatenate(products, axis=-1)
+    return y if bias is None else y + bias, residual
 
 
 def silu(x: Float) -> Float:
@@ -90,25 +201,25 @@ def silu(x: Float) -> Float:
     return y
 
 
-def rms_norm_swiglu_q4(
+def rms_norm_swiglu_q(
     x: Float,
     skip: Float | None,
     gain: Float,
-    gate: tuple[Codes, Float, Float],
-    up: tuple[Codes, Float, Float],
+    gate: Records,
+    up: Records,
     *,
     epsilon: float,
     accuracy_level: int = 1,
 ) -> tuple[Float, Float]:
-    """tollhouse.RmsNormSwiGLUQ4: add the skip, normalise, silu(h @ gate^T) * (h @ up^T).
+    """tollhouse.RmsNormSwiGLUQ: add the skip, normalise, silu(h @ gate^T) * (h @ up^T).
 
-    x, skip: float32 [..., K]; gate, up: (q, d, m) of [F, K] matrices; returns y [..., F] and the
-    residual [..., K]. Source: Shazeer 2020, eq. 6.
+    x, skip: float32 [..., K]; gate, up: [F, K]. Returns y [..., F] and the residual [..., K].
+    Source: Shazeer 2020, eq. 6.
     """
     residual = x if skip is None else x + skip
     h = rms_norm(residual, gain, epsilon)
-    gated = silu(matmul_q4(h, *gate, accuracy_level=accuracy_level))
-    return gated * matmul_q4(h, *up, accuracy_level=accuracy_level), residual
+    gated = silu(matmul_q(h, gate, accuracy_level=accuracy_level))
+    return gated * matmul_q(h, up, accuracy_level=accuracy_level), residual
 
 
 def rotate(x: Float, positions: npt.NDArray[np.int64], base: float) -> Float:

@@ -37,11 +37,6 @@ class Quantized(msgspec.Struct, frozen=True):
     m: Float | None = None
 
     @property
-    def offsets(self) -> Float:
-        """m, or what stands for it: -2**(bits - 1) * d, exact."""
-        return self.m if self.m is not None else -np.float32(1 << (self.bits - 1)) * self.d
-
-    @property
     def correction(self) -> Float | None:
         """W - d * (code - 2**(bits - 1)): what a product with the middle code as 0 leaves out.
 
@@ -61,28 +56,6 @@ class Quantized(msgspec.Struct, frozen=True):
         even, odd = self.codes[:, 0::2], self.codes[:, 1::2]
         packed: Codes = (even & np.uint8(15)) | (odd << np.uint8(4))
         return packed.reshape(len(packed), -1, 16)
-
-    @property
-    def high(self) -> Codes | None:
-        """What is above the lower four bits; None where there is nothing.
-
-        5 bits: uint8 [N, K / 32, 4], bit k % 8 of byte k // 8. 6 bits: [N, K / 32, 8], a pair of
-        bits for each k, four in a byte, the lowest k lowest. 8 bits: [N, K / 32, 16], as ``low``.
-        """
-        upper: Codes = self.codes >> np.uint8(4)
-        packed: Codes
-        match self.bits:
-            case 4:
-                return None
-            case 5:
-                packed = np.packbits(upper, axis=-1, bitorder="little")
-            case 6:
-                packed = upper[:, 0::4].copy()
-                for place in (1, 2, 3):
-                    packed |= upper[:, place::4] << np.uint8(2 * place)
-            case 8:
-                packed = upper[:, 0::2] | (upper[:, 1::2] << np.uint8(4))
-        return packed.reshape(len(packed), self.codes.shape[1] // BLOCK, -1)
 
     @property
     def in_bytes(self) -> Codes:

@@ -13,39 +13,75 @@
 #include <vector>
 
 #include "isa.h"
-#include "q4_matrix.h"
+#include "product.h"
 
 namespace tollhouse::bench {
 
-// Random weights [n, k] in the graph's form, with scales that fp16 holds exactly.
+// Random weights [n, k] in the records of a type, every bit drawn, with small scales.
 struct Weights {
+  Type type;
   int n, k;
-  std::vector<uint8_t> q;
-  std::vector<float> d, m;
+  std::vector<uint8_t> records;
 
-  Weights(int n_, int k_, unsigned seed) : n(n_), k(k_) {
+  Weights(Type type_, int n_, int k_, unsigned seed) : type(type_), n(n_), k(k_) {
     std::mt19937 random(seed);
-    const size_t blocks = static_cast<size_t>(n) * k / kBlock;
-    for (size_t i = 0; i < blocks * kBlock / 2; i++) q.push_back(static_cast<uint8_t>(random()));
-    for (size_t i = 0; i < blocks; i++) {
-      d.push_back(static_cast<float>(1 + random() % 15) / 1024);
-      m.push_back(-static_cast<float>(random() % 128) / 1024);
+    const Form form = form_of(type);
+    records.resize(static_cast<size_t>(n) * row_bytes());
+    for (uint8_t& byte : records) byte = static_cast<uint8_t>(random());
+    // 2^-10 to 2^-9 as fp16, and a hundredth of it where small scales multiply it once more.
+    const uint8_t high_byte = form.is_k() ? 0x04 : 0x14;
+    for (size_t at = 0; at < records.size(); at += form.bytes) {
+      const size_t d = at + (type == Type::kQ6_K ? 208 : 0);
+      records[d + 1] = high_byte;
+      if (form.minimum) records[d + 3] = high_byte;
     }
   }
 
-  Q4Source source() const { return {q.data(), d.data(), m.data()}; }
+  size_t row_bytes() const {
+    const Form form = form_of(type);
+    return static_cast<size_t>(k / kBlock / form.blocks) * form.bytes;
+  }
 
-  // The definition, in double: sum over k of (d q + m) x.
+  QuantizedMatrix packed() const { return {type, n, k, records.data()}; }
+
+  // The definition, in double: sum over k of (scale * code + shift) x.
   double product(int row, const float* x) const {
+    const Form form = form_of(type);
     double sum = 0;
-    for (int i = 0; i < k; i++) {
-      const size_t at = static_cast<size_t>(row) * k + i;
-      const int code = q[at / 2] >> at % 2 * 4 & 15;
-      sum += (static_cast<double>(d[at / kBlock]) * code + m[at / kBlock]) * x[i];
+    for (int b = 0; b < k / kBlock; b++) {
+      const uint8_t* record = records.data() + row * row_bytes() + b / form.blocks * form.bytes;
+      const Affine w = affine_at(type, record, b % form.blocks);
+      for (int i = 0; i < kBlock; i++) {
+        const Codes eight = codes_at(type, record, b % form.blocks, i % 16 / 4);
+        const int code = (i < 16 ? eight.low : eight.high) >> i % 4 * 8 & 255u;
+        const double weight = i < 16 ? static_cast<double>(w.low_scale) * code + w.low_shift
+                                     : static_cast<double>(w.high_scale) * code + w.high_shift;
+        sum += weight * x[b * kBlock + i];
+      }
     }
     return sum;
   }
 };
+
+// Enough copies of matrices to read past a 32 MB last-level cache.
+inline std::vector<Matrices> cold_copies(std::initializer_list<const Weights*> parts) {
+  std::vector<Matrices> copies;
+  size_t size_bytes = 0;
+  while (copies.size() < 2 || size_bytes < size_t{64} << 20) {
+    Matrices& matrices = copies.emplace_back();
+    for (const Weights* part : parts) {
+      matrices.push_back(part->packed());
+      size_bytes += matrices.back().size_bytes();
+    }
+  }
+  return copies;
+}
+
+inline size_t size_bytes_of(const Matrices& matrices) {
+  size_t sum = 0;
+  for (const QuantizedMatrix& matrix : matrices) sum += matrix.size_bytes();
+  return sum;
+}
 
 inline std::vector<float> normal(size_t count, unsigned seed) {
   std::mt19937 random(seed);
@@ -76,11 +112,6 @@ inline void check(const std::vector<float>& found, const std::vector<double>& ex
     std::fprintf(stderr, "wrong: off by %.2f%% of the largest value\n", 100 * worst / largest);
     std::exit(1);
   }
-}
-
-// Enough copies of a matrix to read past a 32 MB last-level cache.
-inline int cold_copies(size_t size_bytes) {
-  return static_cast<int>(std::max<size_t>(2, (size_t{64} << 20) / size_bytes));
 }
 
 template <class Run>

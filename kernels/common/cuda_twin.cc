@@ -1,4 +1,4 @@
-// The CUDA kernels' host twin: the CTA program of q4_cta.cuh, run by loops instead of a GPU.
+// The CUDA kernels' host twin: the CTA program of cuda_cta.cuh, run by loops instead of a GPU.
 //
 // Built as a library of its own for tests/local_models/test_cuda_twin.py; never shipped. Warps run one
 // after another, forwards or backwards: a phase whose result depends on that order has a race.
@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "q4_cta.cuh"
+#include "cuda_cta.cuh"
 
 namespace tollhouse::cuda {
 namespace {
@@ -23,12 +23,12 @@ struct HostCta {
 
   template <int kCount, class F>
   void sums(float (&totals)[kCount], const F& f) {
-    std::array<std::array<float, kCount>, kBlock> lanes{};
-    for (int i = 0; i < kBlock; i++) {
-      const int lane = backwards ? kBlock - 1 - i : i;
+    std::array<std::array<float, kCount>, kWarpLanes> lanes{};
+    for (int i = 0; i < kWarpLanes; i++) {
+      const int lane = backwards ? kWarpLanes - 1 - i : i;
       f(lane, lanes[lane].data());
     }
-    for (int distance = kBlock / 2; distance > 0; distance /= 2) {
+    for (int distance = kWarpLanes / 2; distance > 0; distance /= 2) {
       for (int lane = 0; lane < distance; lane++) {
         for (int i = 0; i < kCount; i++) lanes[lane][i] += lanes[lane + distance][i];
       }
@@ -39,7 +39,7 @@ struct HostCta {
   template <class F>
   float largest(const F& f) {
     float value = f(0);
-    for (int lane = 1; lane < kBlock; lane++) value = std::max(value, f(lane));
+    for (int lane = 1; lane < kWarpLanes; lane++) value = std::max(value, f(lane));
     return value;
   }
 
@@ -50,7 +50,7 @@ struct HostCta {
 };
 
 template <bool kNorm, bool kGated, bool kInt8, int kRows>
-void run_grid(const Q4Problem& p, int columns_per_cta, bool backwards) {
+void run_grid(const Problem& p, int columns_per_cta, bool backwards) {
   // Not a number until written: what a CTA reads before writing shows in the result.
   const size_t floats = Shared<kInt8, kRows>::size_bytes(p.width / kBlock) / sizeof(float);
   for (int row = 0; row < p.rows; row += kRows) {
@@ -65,13 +65,13 @@ void run_grid(const Q4Problem& p, int columns_per_cta, bool backwards) {
 }
 
 template <bool kNorm, bool kGated, bool kInt8>
-void run_rows(const Q4Problem& p, int rows_per_cta, int columns_per_cta, bool backwards) {
+void run_rows(const Problem& p, int rows_per_cta, int columns_per_cta, bool backwards) {
   if (rows_per_cta == 1) return run_grid<kNorm, kGated, kInt8, 1>(p, columns_per_cta, backwards);
   run_grid<kNorm, kGated, kInt8, 8>(p, columns_per_cta, backwards);
 }
 
 template <bool kNorm, bool kGated>
-void run(const Q4Problem& p, bool int8, int rows_per_cta, int columns_per_cta, bool backwards) {
+void run(const Problem& p, bool int8, int rows_per_cta, int columns_per_cta, bool backwards) {
   if (int8) return run_rows<kNorm, kGated, true>(p, rows_per_cta, columns_per_cta, backwards);
   run_rows<kNorm, kGated, false>(p, rows_per_cta, columns_per_cta, backwards);
 }
@@ -79,15 +79,25 @@ void run(const Q4Problem& p, bool int8, int rows_per_cta, int columns_per_cta, b
 }  // namespace
 }  // namespace tollhouse::cuda
 
-// Runs one grid. op: 0 MatMulQ4, 1 RmsNormMatMulQ4, 2 RmsNormSwiGLUQ4; rows_per_cta: 1 or 8.
+// Runs one grid. op: 0 MatMulQ, 1 RmsNormMatMulQ, 2 RmsNormSwiGLUQ; rows_per_cta: 1 or 8.
 extern "C" __attribute__((visibility("default"))) void tollhouse_twin_run(
-    const tollhouse::cuda::Q4Problem* problem, int op, bool int8, int rows_per_cta,
+    const tollhouse::cuda::Problem* problem, int op, bool int8, int rows_per_cta,
     int columns_per_cta, bool backwards) {
   using tollhouse::cuda::run;
   switch (op) {
     case 0: return run<false, false>(*problem, int8, rows_per_cta, columns_per_cta, backwards);
     case 1: return run<true, false>(*problem, int8, rows_per_cta, columns_per_cta, backwards);
     default: return run<true, true>(*problem, int8, rows_per_cta, columns_per_cta, backwards);
+  }
+}
+
+// Runs GatherQ's threads, one after another.
+extern "C" __attribute__((visibility("default"))) void tollhouse_twin_gather(
+    const tollhouse::cuda::GatherProblem* problem) {
+  for (int index = 0; index < problem->count; index++) {
+    for (int eight = 0; eight < problem->width / 8; eight++) {
+      tollhouse::cuda::gather_one(*problem, index, eight);
+    }
   }
 }
 

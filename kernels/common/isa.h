@@ -4,8 +4,11 @@
 // by what the CPU reports, or by TOLLHOUSE_ISA (avx512vnni, avx2 or scalar) for tests and bug hunts.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+
+#include "gguf_blocks.h"
 
 namespace tollhouse {
 
@@ -14,20 +17,34 @@ enum class Accuracy : int { kFloat = 1, kInt8 = 4 };
 
 constexpr int kRowsMax = 16;  // rows of activations that one call of a dot product takes
 
+// The codes of weight 0 that types without a minimum have.
+constexpr std::array<int, 4> kOffsets = {8, 16, 32, 128};
+
+// Place of a type's offset in kOffsets; past its end where the type has a minimum instead.
+constexpr size_t offset_place(Type type) {
+  size_t place = 0;
+  while (place < kOffsets.size() && kOffsets[place] != form_of(type).offset) place++;
+  return place;
+}
+
 // Activations of one call, ready for the dot products: for each group of kRowsMax rows, block after
 // block, the rows of the group side by side. All rows of a register block then sit at constant
-// distances from one pointer (README.md, "What was tried"). Block sums carry the affine term of W:
-// sum_k (d q + m) x = d * sum_k q x + m * sum_k x.
+// distances from one pointer (README.md, "What was tried"). Sums carry the affine part of W:
+// sum_k (d (code - offset) + m) x = d * (sum_k code x - offset * sum_k x) + m * sum_k x.
 struct Activations {
   int rows;
   int blocks;
-  const float* x;      // Accuracy::kFloat: [groups, blocks, kRowsMax, 32]
-  const int8_t* q;     // Accuracy::kInt8, likewise: x ~ scale * q
-  const float* scale;  // Accuracy::kInt8: [groups, blocks, kRowsMax]
-  const float* sum;    // [groups, blocks, kRowsMax], of the block as multiplied: scale * sum(q)
+  const float* x;       // Accuracy::kFloat: [groups, blocks, kRowsMax, 32]
+  const float* halves;  // Accuracy::kFloat: [groups, blocks, kRowsMax, 2], sums of 16 k
+  const int8_t* q;      // Accuracy::kInt8, as x: x ~ scale * q
+  const float* scale;   // Accuracy::kInt8: [groups, blocks, kRowsMax]
+  const float* sum;     // likewise: scale * sum(q)
+  // Accuracy::kInt8: [groups, blocks, kRowsMax, 2], -offset * sum(q) of 16 k: where the integer
+  // sums begin. One array for each offset that a type has; null where no matrix of the call has it.
+  std::array<const int32_t*, kOffsets.size()> starts;
 
-  // Index of the first block of a row in scale and sum; times 32, in x and q. The next block of the
-  // same row is kRowsMax further on.
+  // Index of the first block of a row in scale and sum; times 32, in x and q; times 2, in halves and
+  // starts. The next block of the same row is kRowsMax further on.
   size_t first_block(int row) const {
     return static_cast<size_t>(row / kRowsMax) * blocks * kRowsMax + row % kRowsMax;
   }
@@ -37,17 +54,19 @@ struct Activations {
 // A row's result depends on nothing but that row: not on its neighbours, not on the thread.
 using Dot = void (*)(const uint8_t* tile, const Activations&, int first_row, int rows, float* out);
 
+using Dots = std::array<Dot, kTypes>;  // by Type
+
 struct Isa {
   const char* name;
-  Dot float_dot[2];  // [half_scales]
-  Dot int8_dot[2];
+  Dots float_dots, int8_dots;
   // residual = x + skip (skip may be null); h = residual / rms(residual) * gain. residual may be null.
   void (*rms_norm)(const float* x, const float* skip, const float* gain, float epsilon, int width,
                    float* residual, float* h);
   // One row into its places in Activations. Symmetric int8 per block: scale = max|x| / 127, round to
-  // nearest even.
-  void (*quantize)(const float* x, int blocks, int8_t* q, float* scale, float* sum);
-  void (*arrange)(const float* x, int blocks, float* arranged, float* sum);
+  // nearest even. halves: sum(q) of 16 k, as starts.
+  void (*quantize)(const float* x, int blocks, int8_t* q, float* scale, float* sum,
+                   int32_t* halves);
+  void (*arrange)(const float* x, int blocks, float* arranged, float* halves);
   // y = silu(gate) * up
   void (*swiglu)(const float* gate, const float* up, int count, float* y);
 };

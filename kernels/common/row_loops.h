@@ -25,7 +25,7 @@ void rms_norm(const float* x, const float* skip, const float* gain, float epsilo
   for (int i = 0; i < width; i++) h[i] = sum[i] * inverse * gain[i];
 }
 
-void quantize(const float* x, int blocks, int8_t* q, float* scale, float* sum) {
+void quantize(const float* x, int blocks, int8_t* q, float* scale, float* sum, int32_t* halves) {
   for (int b = 0; b < blocks; b++, x += kBlock, q += kRowsMax * kBlock) {
     float largest = 0;
 #pragma omp simd reduction(max : largest)
@@ -35,26 +35,33 @@ void quantize(const float* x, int blocks, int8_t* q, float* scale, float* sum) {
     // Adding 1.5 * 2^23 leaves no room for a fraction: the sum's low bits are the nearest integer.
     constexpr float kRound = 12582912.0f;
     int total = 0;
-#pragma omp simd reduction(+ : total)
-    for (int i = 0; i < kBlock; i++) {
-      const int rounded = static_cast<int>(x[i] * inverse + kRound - kRound);
-      q[i] = static_cast<int8_t>(rounded);
-      total += rounded;
+    for (int half = 0; half < 2; half++) {
+      int sixteen = 0;
+#pragma omp simd reduction(+ : sixteen)
+      for (int i = half * kBlock / 2; i < (half + 1) * kBlock / 2; i++) {
+        const int rounded = static_cast<int>(x[i] * inverse + kRound - kRound);
+        q[i] = static_cast<int8_t>(rounded);
+        sixteen += rounded;
+      }
+      halves[2 * b * kRowsMax + half] = sixteen;
+      total += sixteen;
     }
     scale[b * kRowsMax] = largest / 127.0f;
     sum[b * kRowsMax] = largest / 127.0f * static_cast<float>(total);
   }
 }
 
-void arrange(const float* x, int blocks, float* arranged, float* sum) {
+void arrange(const float* x, int blocks, float* arranged, float* halves) {
   for (int b = 0; b < blocks; b++, x += kBlock, arranged += kRowsMax * kBlock) {
-    float total = 0;
-#pragma omp simd reduction(+ : total)
-    for (int i = 0; i < kBlock; i++) {
-      arranged[i] = x[i];
-      total += x[i];
+    for (int half = 0; half < 2; half++) {
+      float sixteen = 0;
+#pragma omp simd reduction(+ : sixteen)
+      for (int i = half * kBlock / 2; i < (half + 1) * kBlock / 2; i++) {
+        arranged[i] = x[i];
+        sixteen += x[i];
+      }
+      halves[2 * b * kRowsMax + half] = sixteen;
     }
-    sum[b * kRowsMax] = total;
   }
 }
 

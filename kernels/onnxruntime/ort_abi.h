@@ -15,7 +15,7 @@ namespace tollhouse::ort {
 constexpr uint32_t kApiVersion = 18;
 
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
-enum ElementType : int { kFloat = 1, kUint8 = 2 };
+enum ElementType : int { kFloat = 1, kUint8 = 2, kInt64 = 7 };
 enum Presence : int { kRequired = 0, kOptional = 1 };
 
 struct Status;
@@ -103,6 +103,9 @@ class Api {
   }
   Status* attribute(const KernelInfo* info, const char* name, int64_t* out) const {
     return call<86, Status*>(info, name, out);
+  }
+  Status* attribute(const KernelInfo* info, const char* name, char* out, size_t* size) const {
+    return call<87, Status*>(info, name, out, size);
   }
   Status* node_name(const KernelInfo* info, char* out, size_t* size) const {
     return call<244, Status*>(info, out, size);

@@ -47,6 +47,12 @@ struct Dims {
     for (size_t i = 0; i + 1 < rank; i++) product *= at[i];
     return product;
   }
+  Dims with(int64_t size) const {
+    Dims other = *this;
+    if (rank == kRankMax) throw Refused("a tensor has rank " + std::to_string(rank) + " already");
+    other.at[other.rank++] = size;
+    return other;
+  }
   Dims with_last(int64_t size) const {
     Dims other = *this;
     other.at[rank - 1] = size;
@@ -92,7 +98,7 @@ class Node {
 
   const Api& api() const { return api_; }
 
-  // "RmsNormMatMulQ4 'blk.0.qkv'": how every message starts.
+  // "RmsNormMatMulQ 'blk.0.qkv'": how every message starts.
   std::string title() const {
     char name[256] = "";
     size_t size = sizeof name;
@@ -103,21 +109,31 @@ class Node {
   int64_t integer(const char* name) const { return attribute<int64_t>(name); }
   float real(const char* name) const { return attribute<float>(name); }
 
-  // Data of an input that must be an initializer of exactly this shape.
-  template <class T>
-  const T* constant(size_t index, const char* name, const Dims& shape) const {
+  // An attribute of up to 255 bytes.
+  std::string text(const char* name) const {
+    char value[256] = "";
+    size_t size = sizeof value;
+    if (Status* status = api_.attribute(info_, name, value, &size)) {
+      api_.release(status);
+      throw Refused(title() + ": attribute " + name + " is missing or not a short text");
+    }
+    return value;
+  }
+
+  struct Constant {
+    const void* data;
+    Dims dims;
+  };
+
+  // An input that must be an initializer.
+  Constant constant(size_t index, const char* name) const {
     int is_constant = 0;
     const Value* value = nullptr;
     must(api_.constant_input(info_, index, &is_constant, &value));
     if (is_constant == 0 || value == nullptr) {
       throw Refused(title() + ": " + name + " must be a constant initializer");
     }
-    const std::string what = title() + ": " + name;
-    const Dims found = read_dims(api_, value, what);
-    if (!(found == shape)) {
-      throw Refused(what + " has shape " + found.text() + ", expected " + shape.text());
-    }
-    return static_cast<const T*>(read_data(api_, value));
+    return {read_data(api_, value), read_dims(api_, value, title() + ": " + name)};
   }
 
  private:
@@ -141,16 +157,18 @@ class Call {
  public:
   Call(const Api& api, KernelContext* context) : api_(api), context_(context) {}
 
+  template <class T>
   struct Input {
-    const float* data = nullptr;  // null: an optional input that the node leaves out
+    const T* data = nullptr;  // null: an optional input that the node leaves out
     Dims dims;
   };
 
-  Input input(size_t index, const std::string& what) const {
+  template <class T = float>
+  Input<T> input(size_t index, const std::string& what) const {
     const Value* value = nullptr;
     must(api_.input(context_, index, &value));
     if (value == nullptr) return {};
-    return {static_cast<const float*>(read_data(api_, value)), read_dims(api_, value, what)};
+    return {static_cast<const T*>(read_data(api_, value)), read_dims(api_, value, what)};
   }
 
   // Data of an input whose shape was checked when the kernel was made.

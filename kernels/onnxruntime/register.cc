@@ -1,9 +1,11 @@
-// The library's door on the CPU: three operators for ONNX Runtime, and the stamp of their sources.
+// The library's door on the CPU: the operators for ONNX Runtime, and the stamp of their sources.
 #include "../common/isa.h"
-#include "../matmul_q4/matmul_q4.h"
-#include "../rmsnorm_matmul_q4/rmsnorm_matmul_q4.h"
-#include "../rmsnorm_swiglu_q4/rmsnorm_swiglu_q4.h"
-#include "q4_node.h"
+#include "../gather_q/gather_q.h"
+#include "../matmul_q/matmul_q.h"
+#include "../rmsnorm_matmul_q/rmsnorm_matmul_q.h"
+#include "../rmsnorm_swiglu_q/rmsnorm_swiglu_q.h"
+#include "mapped_pages.h"
+#include "weights_node.h"
 
 #define TOLLHOUSE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -17,74 +19,111 @@ Threads pool_of(const Call& call) {
           }};
 }
 
-InputRows rows_of(const Q4Call& c, const Q4Attributes& a) {
-  return {c.x, c.rows, a.width, c.gain, c.skip, a.epsilon, c.residual};
+InputRows rows_of(const ProductCall& c, const Weighted& w) {
+  return {c.x, c.rows, c.gain, c.skip, w.epsilon, c.residual};
 }
 
-class MatMulQ4 {
+Matrices repacked(const Weighted& weighted) {
+  Matrices matrices;
+  for (const Source& s : weighted.sources) {
+    matrices.emplace_back(s.type, s.rows, s.width, s.records);
+    drop_mapped_pages(s.records, s.size_bytes);
+  }
+  return matrices;
+}
+
+class MatMulQ {
  public:
-  static constexpr const char* kName = "MatMulQ4";
+  static constexpr const char* kName = "MatMulQ";
   static constexpr auto& kInputs = kMatMulInputs;
   static constexpr auto& kOutputs = kMatMulOutputs;
 
-  explicit MatMulQ4(const Node& node)
-      : a_(Q4Attributes::read(node, "N", false)),
-        w_(a_.columns, a_.width, {a_.source(node, kInputs, 1)}) {}
+  explicit MatMulQ(const Node& node)
+      : w_(Weighted::read_product(node, kInputs, 1, 1, false)), matrices_(repacked(w_)) {}
 
   void compute(const Call& call) const {
-    const Q4Call c = Q4Call::read(call, a_, false);
+    const auto c = ProductCall::read(call, w_, w_.columns(), false, false);
     if (c.rows == 0) return;
-    matmul_q4(*chosen_isa(), Accuracy{a_.accuracy_level}, w_, c.x, c.rows, c.y, pool_of(call));
+    matmul_q(*chosen_isa(), Accuracy{w_.accuracy_level}, matrices_, c.x, c.rows, c.y,
+             pool_of(call));
   }
 
  private:
-  Q4Attributes a_;
-  Q4Matrix w_;
+  Weighted w_;
+  Matrices matrices_;
 };
 
-class RmsNormMatMulQ4 {
+class RmsNormMatMulQ {
  public:
-  static constexpr const char* kName = "RmsNormMatMulQ4";
+  static constexpr const char* kName = "RmsNormMatMulQ";
   static constexpr auto& kInputs = kRmsNormMatMulInputs;
   static constexpr auto& kOutputs = kRmsNormOutputs;
 
-  explicit RmsNormMatMulQ4(const Node& node)
-      : a_(Q4Attributes::read(node, "N", true)),
-        w_(a_.columns, a_.width, {a_.source(node, kInputs, 3)}) {}
+  explicit RmsNormMatMulQ(const Node& node)
+      : w_(Weighted::read_product(node, kInputs, 4, 1, true)), matrices_(repacked(w_)) {}
 
   void compute(const Call& call) const {
-    const Q4Call c = Q4Call::read(call, a_, true);
+    const auto c = ProductCall::read(call, w_, w_.columns(), true, true);
     if (c.rows == 0) return;
-    rmsnorm_matmul_q4(*chosen_isa(), Accuracy{a_.accuracy_level}, w_, rows_of(c, a_), c.y,
-                      pool_of(call));
+    rmsnorm_matmul_q(*chosen_isa(), Accuracy{w_.accuracy_level}, matrices_, rows_of(c, w_), c.bias,
+                     c.y, pool_of(call));
   }
 
  private:
-  Q4Attributes a_;
-  Q4Matrix w_;
+  Weighted w_;
+  Matrices matrices_;
 };
 
-class RmsNormSwiGLUQ4 {
+class RmsNormSwiGLUQ {
  public:
-  static constexpr const char* kName = "RmsNormSwiGLUQ4";
+  static constexpr const char* kName = "RmsNormSwiGLUQ";
   static constexpr auto& kInputs = kRmsNormSwiGLUInputs;
   static constexpr auto& kOutputs = kRmsNormOutputs;
 
-  explicit RmsNormSwiGLUQ4(const Node& node)
-      : a_(Q4Attributes::read(node, "F", true)),
-        gate_up_(a_.columns, a_.width, {a_.source(node, kInputs, 3), a_.source(node, kInputs, 6)}) {
+  explicit RmsNormSwiGLUQ(const Node& node)
+      : w_(Weighted::read_product(node, kInputs, 3, 2, true)), matrices_(repacked(w_)) {
+    w_.require_equal_rows();
   }
 
   void compute(const Call& call) const {
-    const Q4Call c = Q4Call::read(call, a_, true);
+    const auto c = ProductCall::read(call, w_, w_.sources[0].rows, true, false);
     if (c.rows == 0) return;
-    rmsnorm_swiglu_q4(*chosen_isa(), Accuracy{a_.accuracy_level}, gate_up_, rows_of(c, a_), c.y,
-                      pool_of(call));
+    rmsnorm_swiglu_q(*chosen_isa(), Accuracy{w_.accuracy_level}, matrices_, rows_of(c, w_), c.y,
+                     pool_of(call));
   }
 
  private:
-  Q4Attributes a_;
-  Q4Matrix gate_up_;
+  Weighted w_;
+  Matrices matrices_;
+};
+
+class GatherQ {
+ public:
+  static constexpr const char* kName = "GatherQ";
+  static constexpr auto& kInputs = kGatherInputs;
+  static constexpr auto& kOutputs = kMatMulOutputs;
+
+  explicit GatherQ(const Node& node) : w_(Weighted::read(node, kInputs, 1, 1)) {}
+
+  void compute(const Call& call) const {
+    const auto ids = call.input<int64_t>(0, w_.title + ": ids");
+    const Source& s = w_.sources[0];
+    size_t count = 1;
+    for (size_t i = 0; i < ids.dims.rank; i++) count *= static_cast<size_t>(ids.dims.at[i]);
+    for (size_t i = 0; i < count; i++) {
+      if (ids.data[i] < 0 || ids.data[i] >= s.rows) {
+        throw Refused(w_.title + ": id " + std::to_string(ids.data[i]) + " is none of 0 to " +
+                      std::to_string(s.rows - 1));
+      }
+    }
+    float* y = call.output(0, ids.dims.with(s.width));
+    // Read where they are: a few rows of a mapped file, and not a copy of it all.
+    const auto* records = static_cast<const uint8_t*>(call.data(1));
+    gather_q(s.type, records, s.width, ids.data, count, y);
+  }
+
+ private:
+  Weighted w_;
 };
 
 }  // namespace
@@ -111,8 +150,9 @@ TOLLHOUSE_EXPORT tollhouse::ort::Status* RegisterCustomOps(
                              "TOLLHOUSE_ISA names no instruction set of this CPU: unset it, or "
                              "choose avx512vnni, avx2 or scalar");
   }
-  static const Op<MatMulQ4> matmul("CPUExecutionProvider");
-  static const Op<RmsNormMatMulQ4> rmsnorm_matmul("CPUExecutionProvider");
-  static const Op<RmsNormSwiGLUQ4> rmsnorm_swiglu("CPUExecutionProvider");
-  return register_ops(api, options, matmul, rmsnorm_matmul, rmsnorm_swiglu);
+  static const Op<MatMulQ> matmul("CPUExecutionProvider");
+  static const Op<RmsNormMatMulQ> rmsnorm_matmul("CPUExecutionProvider");
+  static const Op<RmsNormSwiGLUQ> rmsnorm_swiglu("CPUExecutionProvider");
+  static const Op<GatherQ> gather("CPUExecutionProvider");
+  return register_ops(api, options, matmul, rmsnorm_matmul, rmsnorm_swiglu, gather);
 }

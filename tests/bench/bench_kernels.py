@@ -1,6 +1,6 @@
-"""Benchmark: fused 4-bit operators against ONNX Runtime's own chain of the same arithmetic.
+"""Benchmark: fused operators on Q4_1 weights against ONNX Runtime's chain of the same arithmetic.
 
-One command, SmolLM2-135M's shapes, accuracy level 4 on both sides:
+One command, SmolLM2-135M's shapes and type, accuracy level 4 on both sides:
 
     python tests/bench/bench_kernels.py [--rounds 15] [--json raw.json]
 
@@ -100,16 +100,16 @@ class GraphMaker:
     def _operator(self, name: str) -> str:
         case = self._case
         parts = [self._matrix(f"{name}.{part}") for part in range(2 if case.gated else 1)]
-        sizes = {"K": case.width, "F" if case.gated else "N": case.columns, "accuracy_level": 4}
         if self._variant == "ours":
-            weights = [f"{part}.{tensor}" for part in parts for tensor in "qdm"]
-            op = {(0, 0): "MatMulQ4", (1, 0): "RmsNormMatMulQ4", (1, 1): "RmsNormSwiGLUQ4"}[
-                case.norm, case.gated
-            ]
+            of_node = {"types": " ".join(["Q4_1"] * len(parts)), "accuracy_level": 4}
             if not case.norm:
-                return self._node(op, ["x", *weights], TOLLHOUSE, **sizes)
-            inputs = ["x", "skip", "gain", *weights]
-            return self._node(op, inputs, TOLLHOUSE, epsilon=EPSILON, **sizes)
+                return self._node("MatMulQ", ["x", *parts], TOLLHOUSE, **of_node)
+            of_node["epsilon"] = EPSILON
+            if case.gated:
+                inputs = ["x", "skip", "gain", *parts]
+                return self._node("RmsNormSwiGLUQ", inputs, TOLLHOUSE, **of_node)
+            inputs = ["x", "skip", "gain", "", *parts]
+            return self._node("RmsNormMatMulQ", inputs, TOLLHOUSE, **of_node)
         h = "x"
         if case.norm:
             norm = "SkipSimplifiedLayerNormalization"
@@ -146,12 +146,13 @@ class GraphMaker:
         q = rng.integers(0, 256, (case.columns, blocks, BLOCK // 2), dtype=np.uint8)
         d = rng.uniform(0.002, 0.004, (case.columns, blocks)).astype(np.float16)
         m = (-8 * d.astype(np.float32) * rng.uniform(0.9, 1.1, d.shape)).astype(np.float16)
+        if self._variant == "ours":
+            self._add(name, records_of(q, d, m))
+            return name
         d, m = d.astype(np.float32), m.astype(np.float32)
         self._add(f"{name}.q", q)
         self._add(f"{name}.d", d)
-        if self._variant == "ours":
-            self._add(f"{name}.m", m)
-        elif self._variant == "ORT":
+        if self._variant == "ORT":
             self._add(f"{name}.offset", np.ascontiguousarray((m + 8 * d).T))
         return name
 
@@ -162,6 +163,16 @@ class GraphMaker:
         result = f"{op}.{len(self._nodes)}"
         self._nodes.append(helper.make_node(op, inputs, [result], domain=domain, **attributes))
         return result
+
+
+def records_of(
+    q: npt.NDArray[np.uint8], d: npt.NDArray[np.float16], m: npt.NDArray[np.float16]
+) -> npt.NDArray[np.uint8]:
+    """Codes in MatMulNBits' order, with scales and minima, as rows of Q4_1 records."""
+    codes = np.stack([q & 15, q >> 4], axis=-1).reshape(*q.shape[:2], BLOCK)
+    packed = codes[..., :16] | codes[..., 16:] << 4
+    halves = np.stack([d, m], axis=-1).view(np.uint8)
+    return np.concatenate([halves, packed], axis=-1).reshape(len(q), -1)
 
 
 class Runner:

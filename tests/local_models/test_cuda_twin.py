@@ -1,7 +1,7 @@
 """The CUDA kernels' program, run by loops on the CPU, against the operators' NumPy definition.
 
-kernels/common/q4_cta.cuh is one text for both machines. What only a GPU can show (shuffles, launch,
-speed) is kernels/verify_gpu.py's to check.
+kernels/common/cuda_cta.cuh is one text for both machines. What only a GPU can show (shuffles,
+launch, speed) is kernels/verify_gpu.py's to check.
 """
 
 import ctypes
@@ -15,34 +15,53 @@ import numpy as np
 import pytest
 
 from local_models import ops
-from tests.local_models.q4_weights import Array, Weights, difference, random_weights
+from tests.local_models.quantized_weights import TYPES, Array, difference, random_weights
 
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "kernels" / "build.sh"
 EPSILON = 1e-5
-OPS = ("MatMulQ4", "RmsNormMatMulQ4", "RmsNormSwiGLUQ4")
+OPS = ("MatMulQ", "RmsNormMatMulQ", "RmsNormSwiGLUQ")
 
 
-class Q4Weights(ctypes.Structure):
-    """struct Q4Weights of kernels/common/q4_problem.h."""
+class Weights(ctypes.Structure):
+    """struct Weights of kernels/common/cuda_problem.h."""
 
-    _fields_ = [("q", ctypes.c_void_p), ("d", ctypes.c_void_p), ("m", ctypes.c_void_p)]
+    _fields_ = [("records", ctypes.c_void_p), ("type", ctypes.c_int), ("columns", ctypes.c_int)]
+
+    @classmethod
+    def of(cls, weights: ops.Records) -> "Weights":
+        return cls(weights.rows.ctypes.data, TYPES.index(weights.type), len(weights.rows))
 
 
-class Q4Problem(ctypes.Structure):
-    """struct Q4Problem of kernels/common/q4_problem.h."""
+class Problem(ctypes.Structure):
+    """struct Problem of kernels/common/cuda_problem.h."""
 
     _fields_ = [
         ("x", ctypes.c_void_p),
         ("skip", ctypes.c_void_p),
         ("gain", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
         ("epsilon", ctypes.c_float),
-        ("weights", Q4Weights * 2),
+        ("weights", Weights * 3),
         ("rows", ctypes.c_int),
         ("width", ctypes.c_int),
         ("columns", ctypes.c_int),
         ("y", ctypes.c_void_p),
         ("residual", ctypes.c_void_p),
+    ]
+
+
+class GatherProblem(ctypes.Structure):
+    """struct GatherProblem of kernels/common/cuda_problem.h."""
+
+    _fields_ = [
+        ("ids", ctypes.c_void_p),
+        ("records", ctypes.c_void_p),
+        ("type", ctypes.c_int),
+        ("count", ctypes.c_int),
+        ("rows", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("y", ctypes.c_void_p),
     ]
 
 
@@ -59,7 +78,7 @@ def run(
     twin: ctypes.CDLL,
     op: str,
     tensors: dict[str, Array | None],
-    parts: list[Weights],
+    parts: list[ops.Records],
     *,
     level: int,
     rows_per_cta: int,
@@ -69,17 +88,18 @@ def run(
     """One launch's worth of CTAs; y and the residual are not a number where nothing was written."""
     x = tensors["x"]
     assert x is not None
-    columns = parts[0][0].shape[0]
+    columns = len(parts[0].rows) if op == "RmsNormSwiGLUQ" else sum(len(p.rows) for p in parts)
     y = np.full((len(x), columns), np.nan, np.float32)
     residual = np.full_like(x, np.nan)
-    problem = Q4Problem(
-        *(None if a is None else a.ctypes.data for a in (x, tensors["skip"], tensors["gain"])),
+    places = [tensors.get(name) for name in ("x", "skip", "gain", "bias")]
+    problem = Problem(
+        *(None if a is None else a.ctypes.data for a in places),
         EPSILON,
-        (Q4Weights * 2)(*(Q4Weights(*(a.ctypes.data for a in part)) for part in parts)),
+        (Weights * 3)(*(Weights.of(part) for part in parts)),
         *x.shape,
         columns,
         y.ctypes.data,
-        residual.ctypes.data if op != "MatMulQ4" else None,
+        residual.ctypes.data if op != "MatMulQ" else None,
     )
     twin.tollhouse_twin_run(
         ctypes.byref(problem),
@@ -93,56 +113,87 @@ def run(
 
 
 def expected(
-    op: str, tensors: dict[str, Array | None], parts: list[Weights], level: int
+    op: str, tensors: dict[str, Array | None], parts: list[ops.Records], level: int
 ) -> tuple[Array, Array | None]:
     """What ops.py says."""
     x, skip, gain = tensors["x"], tensors["skip"], tensors["gain"]
     assert x is not None
     assert gain is not None
-    if op == "MatMulQ4":
-        return ops.matmul_q4(x, *parts[0], accuracy_level=level), None
+    if op == "MatMulQ":
+        return ops.matmul_q(x, parts[0], accuracy_level=level), None
     options: dict[str, Any] = {"epsilon": EPSILON, "accuracy_level": level}
-    if op == "RmsNormMatMulQ4":
-        return ops.rms_norm_matmul_q4(x, skip, gain, *parts[0], **options)
-    return ops.rms_norm_swiglu_q4(x, skip, gain, parts[0], parts[1], **options)
+    if op == "RmsNormMatMulQ":
+        return ops.rms_norm_matmul_q(x, skip, gain, tensors["bias"], parts, **options)
+    return ops.rms_norm_swiglu_q(x, skip, gain, parts[0], parts[1], **options)
+
+
+def parts_of(op: str, rng: np.random.Generator, kind: str, n: int, k: int) -> list[ops.Records]:
+    """One matrix, three of several types and heights, or gate and up of two types."""
+    first = random_weights(rng, kind, n, k)
+    if op == "MatMulQ":
+        return [first]
+    kinds = [other for other in TYPES if k % ops.RECORDS[other][1] == 0]
+    beside = kinds[(kinds.index(kind) + 1) % len(kinds)]
+    if op == "RmsNormSwiGLUQ":
+        return [first, random_weights(rng, beside, n, k)]
+    return [first, random_weights(rng, beside, 7, k), random_weights(rng, kind, 3, k)]
 
 
 @pytest.mark.parametrize("level", [1, 4])
 @pytest.mark.parametrize("op", OPS)
-def test_the_cuda_program_means_what_numpy_says(twin: ctypes.CDLL, op: str, level: int) -> None:
+@pytest.mark.parametrize("kind", TYPES)
+def test_the_cuda_program_means_what_numpy_says(
+    twin: ctypes.CDLL, kind: str, op: str, level: int
+) -> None:
     """Widths of part of a warp's reach and more, odd columns, full and partial groups of rows."""
     rng = np.random.default_rng(21)
-    for k, n in ((32, 5), (160, 33), (576, 40), (1536, 16)):
-        parts = [random_weights(rng, n, k, half=False) for _ in range(2)]
-        for rows, rows_per_cta in ((1, 1), (3, 1), (1, 8), (8, 8), (11, 8)):
+    count = ops.RECORDS[kind][1]
+    for records, n in ((1, 5), (5, 33), (9, 16)):
+        k = records * count
+        parts = parts_of(op, rng, kind, n, k)
+        for rows, rows_per_cta in ((1, 1), (3, 1), (1, 8), (11, 8)):
             x, skip = rng.standard_normal((2, rows, k), dtype=np.float32)
             gain = rng.uniform(0.5, 1.5, k).astype(np.float32)
-            for tensors in (
-                {"x": x, "skip": skip, "gain": gain},
-                {"x": x, "skip": None, "gain": gain},
-            ):
-                if op == "MatMulQ4":
-                    tensors["skip"] = None
-                found, residual = run(
-                    twin, op, tensors, parts, level=level, rows_per_cta=rows_per_cta
-                )
-                y, sums = expected(op, tensors, parts, level)
-                # int8: a step of a value that lies between two steps; floats: rounding.
-                assert difference(found, y) < (2e-3 if level == 4 else 1e-5), (k, n, rows)
-                if sums is not None:
-                    np.testing.assert_array_equal(residual, sums)
+            bias = rng.standard_normal(n + 10, dtype=np.float32)
+            tensors: dict[str, Array | None] = {"x": x, "skip": skip, "gain": gain, "bias": bias}
+            if op != "RmsNormMatMulQ":
+                tensors["bias"] = None
+            if op == "MatMulQ" or rows == 3:
+                tensors["skip"] = None
+            found, residual = run(twin, op, tensors, parts, level=level, rows_per_cta=rows_per_cta)
+            y, sums = expected(op, tensors, parts, level)
+            # int8: a step of a value that lies between two steps; floats: rounding.
+            assert difference(found, y) < (2e-3 if level == 4 else 1e-5), (k, n, rows)
+            if sums is not None:
+                np.testing.assert_array_equal(residual, sums)
 
 
-def test_int8_activations_that_fit_exactly_lose_nothing(twin: ctypes.CDLL) -> None:
+@pytest.mark.parametrize("kind", TYPES)
+def test_gathered_rows_are_what_numpy_says(twin: ctypes.CDLL, kind: str) -> None:
+    """Bit for bit; a row that is not there is not a number, and nothing is read outside."""
+    weights = random_weights(np.random.default_rng(24), kind, 6, 512)
+    ids = np.array([5, 0, 5, 6, -1], np.int64)
+    y = np.zeros((len(ids), 512), np.float32)
+    problem = GatherProblem(
+        ids.ctypes.data, *(weights.rows.ctypes.data, TYPES.index(kind)), *(len(ids), 6, 512),
+        y.ctypes.data,
+    )  # fmt: skip
+    twin.tollhouse_twin_gather(ctypes.byref(problem))
+    np.testing.assert_array_equal(y[:3], ops.gather_q(ids[:3], weights))
+    assert np.isnan(y[3:]).all()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_int8_activations_that_fit_exactly_lose_nothing(twin: ctypes.CDLL, kind: str) -> None:
     """127 in each block makes the scale a power of two: level 4 then equals level 1."""
     rng = np.random.default_rng(22)
-    steps = rng.integers(-126, 127, (8, 18, 32)).astype(np.float32)
+    steps = rng.integers(-126, 127, (8, 16, 32)).astype(np.float32)
     steps[:, :, 31] = 127
-    x = (steps * np.float32(2.0**-6)).reshape(8, 576)
-    weights = random_weights(rng, 24, 576)
-    tensors: dict[str, Array | None] = {"x": x, "skip": None, "gain": np.ones(576, np.float32)}
-    found, _ = run(twin, "MatMulQ4", tensors, [weights] * 2, level=4, rows_per_cta=8)
-    assert difference(found, ops.matmul_q4(x, *weights)) < 1e-5
+    x = (steps * np.float32(2.0**-6)).reshape(8, 512)
+    weights = random_weights(rng, kind, 24, 512)
+    tensors: dict[str, Array | None] = {"x": x, "skip": None, "gain": np.ones(512, np.float32)}
+    found, _ = run(twin, "MatMulQ", tensors, [weights], level=4, rows_per_cta=8)
+    assert difference(found, ops.matmul_q(x, weights)) < 1e-5
 
 
 @pytest.mark.parametrize("level", [1, 4])
@@ -152,7 +203,7 @@ def test_no_result_depends_on_the_order_of_warps_or_on_the_grid(
 ) -> None:
     """Bit for bit: warps last to first, and other cuts of the columns. Else a phase has a race."""
     rng = np.random.default_rng(23)
-    parts = [random_weights(rng, 37, 288) for _ in range(2)]
+    parts = parts_of(op, rng, "Q5_0", 37, 288)
     x, skip = rng.standard_normal((2, 9, 288), dtype=np.float32)
     tensors: dict[str, Array | None] = {"x": x, "skip": skip, "gain": np.ones(288, np.float32)}
     results = [

@@ -1,5 +1,7 @@
 """The graph computes what the NumPy decoder computes, whatever the weights are stored as."""
 
+import shutil
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,11 @@ STORED: dict[str, dict[str, int]] = {
     "mixed": {"ffn_down": Q8_0, "ffn_gate": F32, "attn_output": Q4_0, "output": Q8_0},
     "float embedding": {"token_embd": F32},
 }
+
+FUSED = {name: kinds for name, kinds in STORED.items() if F32 not in kinds.values()}
+needs_library = pytest.mark.skipif(
+    native.library_path() is None, reason="the native library is not built"
+)
 
 
 def _open(
@@ -71,12 +78,54 @@ def test_prefill_and_decode_equal_the_reference(
     _close(session.decode([17], [7])[0], reference.logits([17])[0])
 
 
-@pytest.mark.skipif(native.library_path() is None, reason="the native library is not built")
-def test_the_fused_graph_equals_the_reference(tmp_path: Path) -> None:
-    session, reference = _open(tmp_path, {}, accuracy_level=1, fused=True)
+@needs_library
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("kinds", STORED.values(), ids=STORED)
+def test_the_fused_graph_equals_the_reference(
+    tmp_path: Path, kinds: dict[str, int], family: str
+) -> None:
+    """Also where some matrices are of a kind that the operators do not take."""
+    session, reference = _open(tmp_path, kinds, family, accuracy_level=1, fused=True)
     _close(session.prefill(2, PROMPT, 0), reference.logits(PROMPT)[-1])
     session.move(2, 0, len(PROMPT))
     _close(session.decode([17], [7])[0], reference.logits([17])[0])
+
+
+@needs_library
+@pytest.mark.parametrize("accuracy_level", [1, 4])
+@pytest.mark.parametrize("kinds", FUSED.values(), ids=FUSED)
+def test_fused_a_token_alone_gets_the_bits_it_gets_in_a_batch(
+    tmp_path: Path, kinds: dict[str, int], accuracy_level: int
+) -> None:
+    session, _ = _open(tmp_path, kinds, "qwen2", accuracy_level=accuracy_level, fused=True)
+    for slot in range(3):
+        session.prefill(slot, PROMPT, 0)
+    alone = session.decode([9], [7])[0].copy()
+    assert all(np.array_equal(row, alone) for row in session.decode([9, 9, 9], [7, 7, 7]))
+
+
+@needs_library
+def test_a_fused_graph_takes_its_weights_from_the_model_file(tmp_path: Path) -> None:
+    """By a hard link, which takes no room; copied where there can be none, with the same bits."""
+    kinds = FUSED["Q5_0 and Q8_0"]
+    session, _ = _open(tmp_path, kinds, "qwen2", fused=True)
+    linked = session.prefill(0, PROMPT, 0).copy()
+    (folder,) = (tmp_path / "graphs").iterdir()
+    model = tmp_path / "model.gguf"
+    assert (folder / "source").samefile(model)
+    assert (folder / "weights.bin").stat().st_size < model.stat().st_size / 2
+    elsewhere = Path(tempfile.mkdtemp(dir="/dev/shm"))  # Another file system.
+    try:
+        (elsewhere / "model.gguf").symlink_to(model)
+        options = Options(context_tokens=64, fused=True)
+        copied_path = graph.ensure_graph(elsewhere / "model.gguf", options)
+        assert not (copied_path.parent / "source").exists()
+        library = native.library_path()
+        shape = read_shape(GgufFile(model))
+        copied = DecoderSession(copied_path, shape, options, threads=1, slots=1, library=library)
+        assert np.array_equal(copied.prefill(0, PROMPT, 0), linked)
+    finally:
+        shutil.rmtree(elsewhere)
 
 
 @pytest.mark.parametrize("kinds", STORED.values(), ids=STORED)
