@@ -47,7 +47,21 @@ BASE: dict[str, dict[str, Any]] = {
                 "api_version": "2024-10-21",
                 "auth": {"key": "${env:KEY}"},
             },
-            {"name": "l", "api": "local", "runtime": {"model": "smollm2-135m-instruct"}},
+            {
+                "name": "l",
+                "api": "local",
+                "runtime": {"model": "smollm2-135m-instruct", "slots": 4, "context": 2048},
+            },
+            {
+                "name": "f",
+                "api": "local",
+                "runtime": {"path": "/models/x.gguf", "sha256": "0" * 64},
+            },
+            {
+                "name": "h",
+                "api": "local",
+                "runtime": {"hub": "owner/repo@" + "0" * 40 + "/x.gguf"},
+            },
         ],
         "models": [
             {
