@@ -16,6 +16,9 @@ import onnxruntime as ort
 SWITCH = "TOLLHOUSE_NATIVE"
 """Environment variable: `off` runs on ONNX Runtime's own operators alone."""
 
+INTERFACE = 2
+"""The operators that graphs are written for; a library says which it has."""
+
 _LIBRARY = Path(__file__).parent / "lib" / "libtollhouse_ops.so"
 _SOURCES = Path(__file__).parent.parent / "kernels"
 _SOURCE_SUFFIXES = frozenset({".cc", ".h", ".cu", ".cuh", ".sh"})
@@ -26,9 +29,9 @@ _log = logging.getLogger(__name__)
 def library_path() -> Path | None:
     """The built library, or None where the fused operators cannot be used.
 
-    None if it is switched off, not built, does not load, or TOLLHOUSE_ISA asks for an instruction
-    set that this CPU lacks; the log says which, once. A library older than its sources is used,
-    with a warning.
+    None if it is switched off, not built, does not load, has other operators than graphs are
+    written for, or TOLLHOUSE_ISA asks for an instruction set that this CPU lacks; the log says
+    which, once. A library that is merely older than its sources is used, with a warning.
     """
     if os.environ.get(SWITCH, "").lower() == "off":
         return None
@@ -72,8 +75,12 @@ def usable(library: Path, sources: Path) -> Path | None:
         native = ctypes.CDLL(str(library))
         stamp = _text(native, "tollhouse_ops_stamp")
         isa = _text(native, "tollhouse_ops_isa")
+        interface = getattr(native, "tollhouse_ops_interface", lambda: 1)()
     except (OSError, AttributeError) as error:
         _log.warning("fused operators do not load, ONNX Runtime's own are used: %s", error)
+        return None
+    if interface != INTERFACE:
+        _log.warning("fused operators are of another version; rebuild them with `make kernels`")
         return None
     if isa is None:
         _log.warning("TOLLHOUSE_ISA names no instruction set of this CPU; fused operators are off")

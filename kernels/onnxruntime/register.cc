@@ -132,6 +132,9 @@ class GatherQ {
 // SHA-256 of the sources, as build.sh computed it; tells a stale library from a fresh one.
 TOLLHOUSE_EXPORT const char* tollhouse_ops_stamp() { return TOLLHOUSE_STAMP; }
 
+// Raised whenever a graph for other operators would be written: native.py takes no other number.
+TOLLHOUSE_EXPORT int tollhouse_ops_interface() { return 2; }
+
 // The instruction set in use, or null if TOLLHOUSE_ISA asks for one that is not there.
 TOLLHOUSE_EXPORT const char* tollhouse_ops_isa() {
   const tollhouse::Isa* isa = tollhouse::chosen_isa();

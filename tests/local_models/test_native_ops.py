@@ -453,6 +453,33 @@ def test_a_library_that_is_absent_broken_or_stale_is_said_to_be_so(
     assert "older than kernels/" in caplog.text
 
 
+def test_a_library_of_other_operators_is_not_used(
+    library: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Left from before an update: the graphs of today would not open with it."""
+    functions = 'const char* tollhouse_ops_stamp() { return ""; }'
+    functions += 'const char* tollhouse_ops_isa() { return "scalar"; }'
+    for number, interface in enumerate(("", "int tollhouse_ops_interface() { return 99; }")):
+        source, other = tmp_path / f"{number}.c", tmp_path / f"{number}.so"
+        source.write_text(functions + interface)
+        subprocess.run(
+            [
+                os.environ.get("CXX", "g++"),
+                "-x",
+                "c",
+                "-shared",
+                "-fPIC",
+                str(source),
+                "-o",
+                str(other),
+            ],
+            check=True,
+        )
+        caplog.clear()
+        assert native.usable(other, tmp_path) is None
+        assert "of another version; rebuild them with `make kernels`" in caplog.text
+
+
 def test_an_unknown_instruction_set_turns_the_operators_off(library: Path) -> None:
     """A misspelt TOLLHOUSE_ISA must not silently test another set than was asked for."""
     done = subprocess.run(
