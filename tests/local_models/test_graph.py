@@ -1,5 +1,6 @@
 """The graph computes what the NumPy decoder computes, whatever the weights are stored as."""
 
+import hashlib
 import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from local_models.family import read_shape
 from local_models.gguf import GgufFile
 from local_models.messages import InvalidModel, ModelUnavailable
 from local_models.ops import Float, ReferenceDecoder
+from local_models.origins import Origin, read_origin, write_origin
 from local_models.session import DecoderSession
 from tests.local_models import gguf_files
 from tests.local_models.gguf_files import F32, Q4_0, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0
@@ -170,6 +172,21 @@ def test_a_graph_is_built_once_and_appears_whole(tmp_path: Path) -> None:
     assert [folder.name for folder in (tmp_path / "graphs").iterdir()] == [built.pop().parent.name]
     graph.ensure_graph(path, Options(context_tokens=32))
     assert len(list((tmp_path / "graphs").iterdir())) == 2
+
+
+def test_a_repacked_copy_says_that_it_is_changed_and_from_what(tmp_path: Path) -> None:
+    """The licence asks for it, and it stays with the copy when somebody moves the folder."""
+    metadata, tensors, _ = gguf_files.tiny_decoder({})
+    path = tmp_path / "model.gguf"
+    gguf_files.write(path, metadata, tensors)
+    origin = Origin(model="tiny", license="MIT", publisher="someone", revision="a" * 40)
+    write_origin(tmp_path, origin)
+    copy = read_origin(graph.ensure_graph(path, Options()).parent)
+    assert copy is not None
+    assert copy.changed
+    assert (copy.license, copy.publisher, copy.revision) == ("MIT", "someone", "a" * 40)
+    assert copy.remark.startswith("changed by tollhouse: repacked as an ONNX graph from")
+    assert copy.sha256 == {"model.gguf": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def test_only_the_newest_graphs_are_kept(tmp_path: Path) -> None:
