@@ -264,4 +264,4 @@ class DecoderGraph:
         tensor = self._gguf.tensors.get(name)
         if tensor is None or tensor.shape != (length,):
             raise InvalidModel(f"the model has no tensor {name} of length {length}")
-        return tensor.dequantized()
+        return quantize.finite(name, tensor.dequantized())

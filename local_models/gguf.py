@@ -21,6 +21,15 @@ from local_models.messages import InvalidModel
 
 ARRAY_DEPTH_MAX = 4
 DIMENSIONS_MAX = 4
+HEADER_BYTES_MAX = 64 << 20
+"""Metadata and tensor list; those of a vocabulary of 152,000 take 6 MB."""
+
+ENTRIES_MAX = 1 << 22
+"""Metadata values, each in a list counted: a list of bytes takes eight times their room."""
+
+TENSORS_MAX = 1 << 16
+NAME_BYTES_MAX = 255
+ALIGNMENT_MAX = 1 << 20
 
 _SCALARS = {
     0: "B",
@@ -95,6 +104,7 @@ class GgufFile:
             raise InvalidModel(f"{path} cannot be read: {error}") from error
         self._path = path
         self._at = 0
+        self._entries = 0
         self._read()
 
     def _read(self) -> None:
@@ -105,15 +115,19 @@ class GgufFile:
         if version not in (2, 3):
             raise self._broken(f"version {version} is not known")
         tensor_count = self._count(minimum_bytes=24)
-        entry_count = self._count(minimum_bytes=13)
+        if tensor_count > TENSORS_MAX:
+            raise self._broken(
+                f"it announces {tensor_count} tensors; at most {TENSORS_MAX} are read"
+            )
+        entry_count = self._entries_count(minimum_bytes=13)
         self.metadata = {}
         for _ in range(entry_count):
-            key = self._string()
+            key = self._name()
             self.metadata[key] = self._value(self._number("I"), depth=0)
         headers = [self._tensor_header() for _ in range(tensor_count)]
         alignment = self.metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment <= 0:
-            raise self._broken("its alignment is not a positive number")
+        if type(alignment) is not int or not 0 < alignment <= ALIGNMENT_MAX:
+            raise self._broken(f"its alignment is no number from 1 to {ALIGNMENT_MAX}")
         start = -(-self._at // alignment) * alignment
         self.tensors = {header[0]: self._tensor(start, *header) for header in headers}
         if len(self.tensors) != tensor_count:
@@ -123,6 +137,8 @@ class GgufFile:
         end = self._at + size_bytes
         if end > len(self._bytes):
             raise self._broken(f"it ends inside its header, at byte {len(self._bytes)}")
+        if end > HEADER_BYTES_MAX:
+            raise self._broken(f"its header has more than {HEADER_BYTES_MAX} bytes")
         taken = self._bytes[self._at : end]
         self._at = end
         return taken
@@ -136,6 +152,19 @@ class GgufFile:
             raise self._broken(f"it announces {count} entries, more than fit in it")
         return count
 
+    def _entries_count(self, minimum_bytes: int) -> int:
+        count = self._count(minimum_bytes)
+        self._entries += count
+        if self._entries > ENTRIES_MAX:
+            raise self._broken(f"its metadata have more than {ENTRIES_MAX} values")
+        return count
+
+    def _name(self) -> str:
+        name = self._string()
+        if not 0 < len(name.encode(errors="replace")) <= NAME_BYTES_MAX:
+            raise self._broken(f"a name in it has {len(name)} characters")
+        return name
+
     def _string(self) -> str:
         return self._take(self._count(minimum_bytes=1)).decode("utf-8", errors="replace")
 
@@ -148,7 +177,7 @@ class GgufFile:
             element = self._number("I")
             if element not in _SMALLEST_BYTES:
                 raise self._broken(f"metadata type {element} is not known")
-            count = self._count(_SMALLEST_BYTES[element])
+            count = self._entries_count(_SMALLEST_BYTES[element])
             if element in _SCALARS:
                 code = f"{count}{_SCALARS[element]}"
                 return list(struct.unpack("<" + code, self._take(struct.calcsize("<" + code))))
@@ -156,7 +185,7 @@ class GgufFile:
         raise self._broken(f"metadata type {type_number} is not known, or nested too deeply")
 
     def _tensor_header(self) -> tuple[str, tuple[int, ...], int, int]:
-        name = self._string()
+        name = self._name()
         dimensions = self._number("I")
         if not 1 <= dimensions <= DIMENSIONS_MAX:
             raise self._broken(f"tensor {name} has {dimensions} dimensions")
@@ -177,15 +206,14 @@ class GgufFile:
         dtype, unit_weights = (
             (_FLOATS[type_name], 1) if kind is None else (kind.record, kind.weights)
         )
+        if 0 in shape:
+            raise self._broken(f"tensor {name} has no weights: its shape is {shape}")
         if shape[-1] % unit_weights:
             raise self._broken(f"tensor {name}: rows of {shape[-1]} do not divide into blocks")
         units = (*shape[:-1], shape[-1] // unit_weights)
         begin = start + offset
         if begin + dtype.itemsize * math.prod(units) > len(self._bytes):
             raise self._broken(f"tensor {name} reaches beyond its end")
-        # NumPy multiplies the other dimensions even where one of them is 0.
-        if 8 * math.prod(max(1, length) for length in shape) >= 2**63:
-            raise self._broken(f"tensor {name} has a shape that cannot be")
         stored = np.frombuffer(self._bytes, dtype, count=math.prod(units), offset=begin)
         return Tensor(name, type_name, shape, stored.reshape(units), begin)
 

@@ -80,12 +80,21 @@ def matrix(tensor: Tensor) -> Matrix:
         raise InvalidModel(f"tensor {tensor.name} is not a matrix")
     kind = BLOCK_TYPES.get(tensor.type)
     if kind is None:
-        return tensor.dequantized()
-    m = None if kind.offsets is None else kind.per_block(kind.offsets, tensor.stored)
+        return finite(tensor.name, tensor.dequantized())
+    m = None
+    with np.errstate(invalid="ignore"):  # Infinity times 0, of a damaged file.
+        d = finite(tensor.name, kind.per_block(kind.scales, tensor.stored))
+        if kind.offsets is not None:
+            m = finite(tensor.name, kind.per_block(kind.offsets, tensor.stored))
     bits: Bits = kind.bits  # type: ignore[assignment]  # an int in the table of all types
-    return Quantized(
-        bits, kind.block, kind.codes(tensor.stored), kind.per_block(kind.scales, tensor.stored), m
-    )
+    return Quantized(bits, kind.block, kind.codes(tensor.stored), d, m)
+
+
+def finite(name: str, values: Float) -> Float:
+    """The values. Raises InvalidModel where one is no number: every answer would be nonsense."""
+    if not np.isfinite(values).all():
+        raise InvalidModel(f"tensor {name} holds what is no finite number; the file is damaged")
+    return values
 
 
 def rows(weights: Matrix, order: Order) -> Matrix:

@@ -45,7 +45,11 @@ class Tokenizer:
         pieces = _strings(metadata, "tokenizer.ggml.tokens")
         kinds = metadata.get("tokenizer.ggml.token_type") or [1] * len(pieces)
         merges = [merge.split(" ") for merge in _strings(metadata, "tokenizer.ggml.merges")]
-        if len(kinds) != len(pieces) or any(len(merge) != 2 for merge in merges):
+        if (
+            not isinstance(kinds, list)
+            or len(kinds) != len(pieces)
+            or any(len(merge) != 2 for merge in merges)
+        ):
             raise InvalidModel("the vocabulary's lists do not fit together")
         self._ids = {piece: token for token, piece in enumerate(pieces)}
         self._controls = {token for token, kind in enumerate(kinds) if kind == _CONTROL}
@@ -62,10 +66,16 @@ class Tokenizer:
         self._pieces = pieces
         self._bpe = self._build(merges, kinds, metadata.get("tokenizer.ggml.pre"))
         ends = {self._ids[name] for name in _END_NAMES if name in self._ids}
-        ends.add(metadata.get("tokenizer.ggml.eos_token_id", 0))
-        self.end_tokens = frozenset(ends)
+        end = self._token(metadata, "eos", 0)
+        self.end_tokens = frozenset({*ends, end})
         wants_first = metadata.get("tokenizer.ggml.add_bos_token", False)
-        self.first_token = metadata.get("tokenizer.ggml.bos_token_id") if wants_first else None
+        self.first_token = self._token(metadata, "bos", None) if wants_first else None
+
+    def _token(self, metadata: dict[str, Any], name: str, default: int | None) -> Any:
+        token = metadata.get(f"tokenizer.ggml.{name}_token_id", default)
+        if type(token) is not int or not 0 <= token < len(self._pieces):
+            raise InvalidModel(f"the vocabulary has no token {name}_token_id {str(token)[:40]}")
+        return token
 
     def _build(self, merges: list[list[str]], kinds: list[int], split: Any) -> BpeTokenizer:
         try:

@@ -211,7 +211,12 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"general.architecture": "mamba"}, "family 'mamba'"),
+        ({"general.architecture": "mamba"}, "family 'mamba'.*nearest family that is, is llama"),
+        ({"general.architecture": "qwen3"}, "family 'qwen3'.*nearest family that is, is qwen2"),
+        ({"llama.expert_count": 8}, "8 experts are not supported"),
+        ({"llama.rope.scaling.type": "yarn"}, "rotary scaling 'yarn' is not supported"),
+        ({"llama.attention.key_length": 32}, "do not fill a width of 64"),
+        ({"llama.block_count": 2.5}, "positive llama.block_count"),
         ({"llama.block_count": 3}, r"no tensor blk\.2"),
         ({"llama.attention.head_count": 0}, "positive llama.attention.head_count"),
         ({"llama.embedding_length": 32}, "does not fit its metadata"),

@@ -206,6 +206,12 @@ def test_a_conversation_that_cannot_be_rendered_is_refused(
         ({"tokenizer.ggml.merges": ["a b c"]}, "do not fit together"),
         ({"tokenizer.ggml.merges": ["qqq zzz"]}, "merges cannot be used"),
         ({"tokenizer.ggml.tokens": None}, "lack the list"),
+        ({"tokenizer.ggml.token_type": 7}, "do not fit together"),
+        ({"tokenizer.ggml.eos_token_id": 10**9}, "no token eos_token_id 1000000000"),
+        (
+            {"tokenizer.ggml.bos_token_id": "x", "tokenizer.ggml.add_bos_token": True},
+            "no token bos",
+        ),
     ],
 )
 def test_a_vocabulary_that_cannot_be_used_is_refused(
