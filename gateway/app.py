@@ -144,6 +144,7 @@ class UpstreamPool:
                 tenant_share=provider.tenant_share,
                 parallel=process.slots,
                 waiting_max=self._settings.local.waiting_max,
+                ends_nonsense=provider.runtime.ends_nonsense,
             )
             return Hedged(local) if self._settings.local.hedge else local
         timeouts, health, limits = provider.timeouts, provider.health, self._settings.limits

@@ -21,6 +21,7 @@
     ├── UpstreamError             502   the provider failed
     │   ├── UpstreamUnavailable   502   no connection, or it broke before the first byte
     │   ├── UpstreamProtocolError 502   an answer that is no valid HTTP or JSON
+    │   ├── UpstreamNonsense      502   the local model's answer was none, and was ended
     │   ├── UpstreamOverloaded    503   every target is ejected, full or shedding
     │   ├── UpstreamTimeout       504
     │   └── UpstreamStatus        *     the provider's own error, passed on
@@ -265,6 +266,12 @@ class UpstreamProtocolError(UpstreamError):
     """The provider's answer is not valid HTTP, JSON or SSE, or is over a limit."""
 
     code, retryable = "upstream_protocol_error", False
+
+
+class UpstreamNonsense(UpstreamError):
+    """The local model's answer became a loop or another script, and was ended."""
+
+    code, retryable = "upstream_nonsense", False
 
 
 class UpstreamOverloaded(UpstreamError):

@@ -82,6 +82,11 @@ class Guide:
             self._endings = endings(decoded(constraint.source))
 
     @property
+    def closes(self) -> bool:
+        """Whether there is a shortest way to the end, as in JSON."""
+        return self._json is not None
+
+    @property
     def complete(self) -> bool:
         """Nothing may follow."""
         return bool(self._matcher.is_stopped())

@@ -51,7 +51,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     definitions a model may call, ``{"type": "function", "function": {...}}`` each.
     deadline_seconds is on the clock of ``time.monotonic``; a request that passes it finishes as
     an error. Requests with one ``group`` and one prompt are several answers to it: the prompt is
-    read once where their time allows it.
+    read once where their time allows it. ends_nonsense: an answer that has become none
+    (``nonsense.py``) ends early, with that reason and what it is as the message.
     """
 
     request_id: str
@@ -62,6 +63,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: float | None = None
     constraint: Constraint | None = None
     group: str = ""
+    ends_nonsense: bool = False
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from local_models.messages import (
     GenerationRequest,
     TokenLogprob,
 )
+from local_models.nonsense import Detector
 from local_models.sampler import Sampler, log_probabilities
 from local_models.stopping import StopFilter
 from local_models.tokenizer import Detokenizer, Tokenizer
@@ -54,6 +55,7 @@ class Sequence:
         self._sampler = Sampler(request.params)
         self._detokenizer = Detokenizer(tokenizer)
         self._stops = StopFilter(request.params.stop)
+        self._detector = Detector(_asked(request)) if request.ends_nonsense else None
         self._undelivered_tokens = 0
         # Logarithms wait with their token's text: they would give a stop string away.
         self._waiting: list[tuple[int, TokenLogprob]] = []
@@ -91,11 +93,16 @@ class Sequence:
             self._waiting.append((self._decoded_characters, self._logprob(logits, token)))
         text = self._detokenizer.push(token)
         self._decoded_characters += len(text)
+        nonsense = self._detector.push(token, text) if self._detector is not None else None
+        if nonsense is not None and guide is not None and guide.closes:
+            guide.closing, nonsense = True, None
         shown = self._stops.push(text)
         if self._stops.stopped or (guide is not None and guide.complete):
             self.reason = "stop"
         elif self.completion_tokens >= self._tokens_max:
             self.reason = "length"
+        elif nonsense is not None:
+            self.reason, self.message = "nonsense", nonsense
         self._show(shown)
 
     def _choose(self, logits: npt.NDArray[np.float32], guide: Guide | None) -> int:
@@ -148,3 +155,11 @@ class Sequence:
 
     def _shown_as(self, token: int) -> str:
         return self._tokenizer.bytes_of(token).decode("utf-8", errors="replace")
+
+
+def _asked(request: GenerationRequest) -> str:
+    """All that was said before the answer."""
+    if request.prompt is not None:
+        return request.prompt
+    texts = (message.get("content") for message in request.messages or ())
+    return "\n".join(text for text in texts if isinstance(text, str))

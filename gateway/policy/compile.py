@@ -730,6 +730,7 @@ def _runtime(section: schema.Runtime) -> LocalRuntime:
         sha256=section.sha256 or "",
         slots=section.slots,
         context_tokens=section.context,
+        ends_nonsense=section.ends_nonsense,
     )
 
 

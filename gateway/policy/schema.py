@@ -141,6 +141,10 @@ class Runtime(Section):
     context: Annotated[Size, Field(le=1_048_576)] | None = Field(
         None, description="Tokens of prompt and answer together. default: local.context_tokens."
     )
+    ends_nonsense: bool = Field(
+        True,
+        description="End an answer that loops or is in another script, and ask the next model.",
+    )
     device: NotYet = None
     max_batch: NotYet = None
     memory: NotYet = None

@@ -68,6 +68,7 @@ class LocalRuntime(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str = ""  # of a file or of the hub's; empty: not pinned here
     slots: int | None = None  # None, here and below: as tollhouse.yaml says
     context_tokens: int | None = None
+    ends_nonsense: bool = True  # an answer that has become none ends early
 
     @property
     def reference(self) -> str:

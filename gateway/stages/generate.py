@@ -18,6 +18,7 @@ from gateway.errors import (
     BudgetExhausted,
     BudgetUnavailable,
     UpstreamError,
+    UpstreamNonsense,
     UpstreamOverloaded,
     UpstreamProtocolError,
     UpstreamStatus,
@@ -208,7 +209,7 @@ async def _ask(
         if response is not None:
             response.close()
         upstream.report(outcome)
-        if response is not None:
+        if response is not None and status != UpstreamNonsense.code:
             status = status_label(response.status)
         services.metrics.upstream_requests_total.inc((provider.name, attempt.target.name, status))
 

@@ -8,7 +8,12 @@ import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from gateway.errors import UpstreamOverloaded, UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import (
+    UpstreamNonsense,
+    UpstreamOverloaded,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from gateway.upstreams import local_answers, local_openai
 from gateway.upstreams.base import COMPUTE_HEADER, Headers, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import QUEUE_MAX
@@ -34,6 +39,12 @@ EMBEDDINGS_MAX_TOKENS = 512
 
 T = TypeVar("T")
 
+_NONSENSE = {
+    "loop": "it repeated itself",
+    "endless": "it repeated itself with other numbers",
+    "script": "it was in another script than the question",
+    "broken": "it had broken characters",
+}
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 
@@ -51,8 +62,12 @@ class LocalUpstream:
         tenant_share: float = 1.0,
         parallel: int = PENDING_MAX // 2,
         waiting_max: int = QUEUE_MAX,
+        ends_nonsense: bool = False,
     ) -> None:
-        """parallel: requests that the process computes at once; waiting_max: that wait for it."""
+        """parallel: requests that the process computes at once; waiting_max: that wait for it.
+
+        ends_nonsense: as ``GenerationRequest`` has it.
+        """
         self._name = name
         self.slots = LocalSlots(
             name, slots_max=concurrent_max, tenant_share=tenant_share, waiting_max=waiting_max
@@ -61,6 +76,7 @@ class LocalUpstream:
         self._limit = AdaptiveLimit(self.slots, start=2 * parallel, unloaded=parallel)
         self._client = client
         self._model = upstream_model
+        self._ends_nonsense = ends_nonsense
 
     @property
     def name(self) -> str:
@@ -109,6 +125,7 @@ class LocalUpstream:
             model=request.model or self._model,
             context_tokens=model.context_tokens,
             deadline=request.deadline,
+            ends_nonsense=self._ends_nonsense,
         )
         stream = Choices(self._client.generate, call.requests)
         try:
@@ -244,7 +261,11 @@ async def _whole_answer(
 
 def _ended_well(message: Delta | Finished, deadline: float) -> None:
     """Raise where a message says that the answer will never be complete."""
-    if isinstance(message, Finished) and message.reason in ("cancelled", "error"):
+    if not isinstance(message, Finished):
+        return
+    if message.reason == "nonsense":
+        raise UpstreamNonsense(f"the local model's answer was ended: {_NONSENSE[message.message]}.")
+    if message.reason in ("cancelled", "error"):
         if message.refused:
             words = f"The local model cannot serve this request: {message.message}."
             raise refusal(words, "unsupported_value")

@@ -86,7 +86,14 @@ def read_body(body: bytes) -> Body:
 
 
 def read_call(
-    body: Body, *, chat: bool, request_id: str, model: str, context_tokens: int, deadline: float
+    body: Body,
+    *,
+    chat: bool,
+    request_id: str,
+    model: str,
+    context_tokens: int,
+    deadline: float,
+    ends_nonsense: bool = False,
 ) -> Call:
     """A generation from a /chat/completions or /completions body. Raises UpstreamStatus 400.
 
@@ -100,6 +107,7 @@ def read_call(
         deadline_seconds=deadline,
         constraint=_constraint(body),
         tools=read_tools(body) if chat else None,
+        ends_nonsense=ends_nonsense,
     )
     return Call(
         requests=_answers(first, _whole(body, "n", 1, CHOICES_MAX, 1)),

@@ -386,6 +386,20 @@ def test_auto_leaves_to_the_small_model_what_it_serves(
 
 
 @pytest.mark.slow
+def test_nonsense_of_the_small_model_is_answered_by_the_large_one(full: RunningGateway) -> None:
+    """The small model says 'Animal' for ever; nobody sees it, and both attempts are booked."""
+    question = message("List the animals of the world.")
+    body = {"model": "auto", "max_tokens": 700, "temperature": 0, "messages": [question]}
+    answer = httpx.post(
+        full.base_url + "/chat/completions", json=body,
+        headers={"authorization": f"Bearer {full.key('globex')}"}, trust_env=False, timeout=60,
+    )  # fmt: skip
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-tollhouse-model"] == "large"
+    assert "from=small" in answer.headers["x-tollhouse-decision"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"suffix": "end"}, {"echo": True}, {"prompt": ["a", "b"]}])
 def test_auto_completes_what_the_small_model_cannot_serve(
     full: RunningGateway, fields: dict[str, Any]

@@ -50,7 +50,12 @@ BASE: dict[str, dict[str, Any]] = {
             {
                 "name": "l",
                 "api": "local",
-                "runtime": {"model": "smollm2-135m-instruct", "slots": 4, "context": 2048},
+                "runtime": {
+                    "model": "smollm2-135m-instruct",
+                    "slots": 4,
+                    "context": 2048,
+                    "ends_nonsense": True,
+                },
             },
             {
                 "name": "f",

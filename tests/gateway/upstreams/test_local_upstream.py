@@ -22,6 +22,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from gateway.errors import (
     GatewayError,
+    UpstreamNonsense,
     UpstreamOverloaded,
     UpstreamStatus,
     UpstreamTimeout,
@@ -350,6 +351,22 @@ async def test_a_closed_stream_of_several_choices_frees_every_slot(
         return (await client.stats()).generations == 0
 
     await until(free)
+
+
+async def test_an_answer_that_loops_is_ended_and_said_to_be(client: ModelProcessClient) -> None:
+    """Whole: another target may be asked. In a stream: after what was shown, never as its end."""
+    watched = LocalUpstream("local", client, GENERATION, ends_nonsense=True)
+    question = {"role": "user", "content": "List the animals of the world."}
+    body = {"messages": [question], "max_tokens": 700, "temperature": 0}
+    with pytest.raises(UpstreamNonsense, match="repeated itself"):
+        await watched.send(request("/chat/completions", body))
+    response = await watched.send(request("/chat/completions", {**body, "stream": True}))
+    shown = b""
+    with pytest.raises(UpstreamNonsense):
+        while True:
+            shown += await response.receive()
+    assert b"Animal" in shown
+    assert b"[DONE]" not in shown
 
 
 async def test_penalties_and_biases_change_the_answer(upstream: Upstream) -> None:
