@@ -40,14 +40,15 @@ _BOOKED_CACHE_STATUS: dict[str, CacheStatus] = {
 
 def intent(exchange: Exchange, attempt: Attempt, prompt_tokens: int) -> Intent:
     """What must be on record before ``attempt`` is sent. prompt_tokens: an estimate."""
+    attempt.identity = _identity(
+        exchange,
+        attempt.number,
+        attempt.target,
+        _price(attempt.target, exchange.started_us, prompt_tokens),
+        _price(_baseline(exchange), exchange.started_us, prompt_tokens),
+    )
     return Intent(
-        **_identity(
-            exchange,
-            attempt.number,
-            attempt.target,
-            _price(attempt.target, exchange.started_us, prompt_tokens),
-            _price(_baseline(exchange), exchange.started_us, prompt_tokens),
-        ),
+        **attempt.identity,
         prompt_tokens=prompt_tokens,
         held_pico=min(attempt.held_pico, _HELD_PICO_MAX),
         markup_ppm=exchange.tenant.charging.markup_ppm,
@@ -69,6 +70,14 @@ def attempt_event(
         baseline = _baseline_pico(exchange, attempt.target.name, usage, cost, baseline_price)
     error = attempt.error if superseded else (exchange.error or attempt.error)
     state: State = "final" if usage.source in ("provider", "none") else "estimated"
+    identity = attempt.identity
+    if identity is None:
+        identity = _identity(exchange, attempt.number, attempt.target, price, baseline_price)
+    else:  # the prompt was counted meanwhile, and another tier of prices may hold
+        identity["price_id"] = price.price_id if price is not None else None
+        identity["baseline_price_id"] = (
+            baseline_price.price_id if baseline_price is not None else None
+        )
     possible = 0
     if attempt.unknown is not None:
         state = "possible" if attempt.unknown == "possible" else "estimated"
@@ -79,7 +88,7 @@ def attempt_event(
             baseline = cost  # of unknown tokens nothing is saved and nothing lost
     event = plausible(
         UsageEvent(
-            **_identity(exchange, attempt.number, attempt.target, price, baseline_price),
+            **identity,
             state=state,
             cache_status=_BOOKED_CACHE_STATUS[exchange.cache_status],
             status=error.status if error is not None else 200,

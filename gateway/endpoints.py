@@ -142,11 +142,9 @@ class V1:
             size_bytes = _check_body(call.headers, limits)
             enter(exchange, services)
             responder.rate = exchange.rate
-            lease = responder.lease = BodyLease(self._room, exchange.tenant.id)
+            lease = responder.lease = BodyLease(self._room, exchange.tenant.id, size_bytes or 0)
             if size_bytes is None:
                 call.grow = lease.take  # chunked: as it comes
-            else:
-                lease.take(size_bytes)
         except GatewayError as error:
             rest = pipeline.refuse(exchange, services, responder.release, error)
             self._keep(rest)

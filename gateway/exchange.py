@@ -20,7 +20,7 @@ from gateway.stores.limits import Reservation
 from gateway.wire.assemble import replay
 from gateway.wire.openai import Endpoint, ParsedRequest
 from gateway.wire.usage import Usage
-from gateway.wire.verbatim import decode, encode
+from gateway.wire.verbatim import encode
 
 if TYPE_CHECKING:
     from gateway.caches.semantic.index import Vector
@@ -86,6 +86,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     unknown: Literal["charged", "possible"] | None = None
     fresh: bool = False  # on a new connection, because a kept one ended under the attempt before
     upstream_request_id: str | None = None
+    identity: dict[str, Any] | None = None  # as its intent has it: its event has nearly the same
     error: GatewayError | None = None
     ended_monotonic: float = 0.0  # 0.0: still running
 
@@ -206,7 +207,7 @@ class Exchange:
         if not self.request.stream and not _ANSWER_PREFIX[self.endpoint]:
             self.tail = entry.answer  # vectors: megabytes, and nothing in them to renew
             return
-        document = decode(entry.answer)
+        document = entry.document()
         answer_id = _ANSWER_PREFIX[self.endpoint] + self.request_id
         created = self.started_us // 1_000_000
         if self.request.stream:

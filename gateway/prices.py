@@ -116,8 +116,11 @@ class Price(msgspec.Struct, frozen=True, kw_only=True):
     # What a token costs at most: computed once, because every request is bounded by them.
     dearest_input: int = 0
     dearest_output: int = 0
+    always: bool = False  # active at any time: no need to ask
 
     def __post_init__(self) -> None:
+        timeless = self.effective_to_us is None and self.daily_window_us is None
+        msgspec.structs.force_setattr(self, "always", timeless and self.effective_from_us <= 0)
         msgspec.structs.force_setattr(self, "dearest_input", self.rates.dearest_input)
         msgspec.structs.force_setattr(self, "dearest_output", self.rates.dearest_output)
 
@@ -232,7 +235,7 @@ class PriceSchedule(msgspec.Struct, frozen=True):
     def at(self, now_us: int, prompt_tokens: int) -> Price | None:
         """The price of a request begun at ``now_us``; None where no price applies (unpriced)."""
         for price in self.prices:
-            if prompt_tokens >= price.min_input_tokens and price.active(now_us):
+            if prompt_tokens >= price.min_input_tokens and (price.always or price.active(now_us)):
                 return price
         return None
 
@@ -254,7 +257,7 @@ class PriceSchedule(msgspec.Struct, frozen=True):
         worst = 0
         reached = prompt_tokens + 1  # from how many tokens on an earlier price takes all
         for price in self.prices:
-            if price.min_input_tokens < reached and price.active(now_us):
+            if price.min_input_tokens < reached and (price.always or price.active(now_us)):
                 reached = price.min_input_tokens
                 bound = _upper_bound_pico(
                     price, prompt_tokens, output_tokens * choices, compute_seconds
@@ -601,7 +604,7 @@ def content_hash(price: Price) -> str:
         **{
             name: getattr(price, name)
             for name in Price.__struct_fields__
-            if name not in ("price_id", "source_hash", "dearest_input", "dearest_output")
+            if name not in ("price_id", "source_hash", "dearest_input", "dearest_output", "always")
         }
     ).source_hash
 

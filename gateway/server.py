@@ -181,7 +181,8 @@ class Server:
         self.limits = limits
         self.connections: set[GuardedProtocol] = set()
         self.draining = False
-        self.now = 0.0  # loop time of the last sweep; deadlines count from the next
+        # Loop time of the next sweep, from which deadlines count: late by an interval, never early.
+        self.soon = sweep_seconds
         self.sweep_seconds = sweep_seconds
         self._openings: dict[int, bytes] = {}
 
@@ -205,11 +206,12 @@ class Server:
     async def sweep(self) -> None:
         """Look at every connection's deadlines once per interval, for ever."""
         loop = asyncio.get_running_loop()
-        self.now = loop.time()
+        self.soon = loop.time() + self.sweep_seconds
         while True:
             await asyncio.sleep(self.sweep_seconds)
             self._openings.clear()
-            self.now = now = loop.time()
+            now = loop.time()
+            self.soon = now + self.sweep_seconds
             for connection in tuple(self.connections):
                 try:
                     connection.check_deadlines(now)
@@ -333,7 +335,7 @@ class GuardedProtocol(asyncio.Protocol):
         """The client does not read: give it ``write_stall_seconds``, and hear it no further."""
         if self.drained is None:
             self.drained = asyncio.get_running_loop().create_future()
-        self._write_deadline = self._from_now(self._limits.write_stall_seconds)
+        self._write_deadline = self.server.soon + self._limits.write_stall_seconds
         self._unread_bytes = self.transport.get_write_buffer_size()
         self._pause_reading()
 
@@ -352,30 +354,39 @@ class GuardedProtocol(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Start counting a new request."""
-        self._owe("headers", self._limits.header_seconds)
+        patience = self._patience_seconds = self._limits.header_seconds
+        self._owed, self._read_deadline = "headers", self.server.soon + patience  # as _owe does
         self._head_bytes = self._body_bytes = self._headers_count = self._silent_bytes = 0
         self._headers = {}
         self._target = b""
 
     def on_url(self, url: bytes) -> None:
         """Keep the target and count it towards the header limit."""
-        self._count(len(url))
+        self._silent_bytes = 0
+        self._head_bytes += len(url)
+        if self._head_bytes > self._limits.header_bytes_max:
+            raise self._too_large()
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count the header and keep it, unless it is a trailer."""
-        self._count(len(name) + len(value))
+        # A client sends a dozen: whatever is called here, it is called a dozen times.
+        limits = self._limits
+        self._silent_bytes = 0
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > limits.header_bytes_max:
+            raise self._too_large()
         if self._owed != "headers":
             return
         self._headers_count += 1
-        if self._headers_count > self._limits.header_count_max:
-            raise HeadersTooLarge(f"More than {self._limits.header_count_max} headers.")
-        name = name.lower()
-        if name in self._headers:
+        if self._headers_count > limits.header_count_max:
+            raise HeadersTooLarge(f"More than {limits.header_count_max} headers.")
+        name, headers = name.lower(), self._headers
+        if name in headers:
             if name in _SINGLE:
                 raise InvalidRequest(f"The header {name.decode()} is given twice.")
-            value = b"%b, %b" % (self._headers[name], value)  # RFC 9110 §5.3
-        self._headers[name] = value
+            value = b"%b, %b" % (headers[name], value)  # RFC 9110 §5.3
+        headers[name] = value
 
     def on_headers_complete(self) -> None:
         """Refuse a request whose framing or Host is not exactly one; else let it be answered."""
@@ -388,7 +399,8 @@ class GuardedProtocol(asyncio.Protocol):
                 raise InvalidRequest("A request with 'upgrade' must state its content-length.")
         call = self._last = Call(self, parser.get_method(), self._target, headers, keeps, modern)
         self._calls.append(call)
-        self._owe("body", self._limits.body_seconds)
+        patience = self._patience_seconds = self._limits.body_seconds
+        self._owed, self._read_deadline = "body", self.server.soon + patience  # as _owe does
         if len(self._calls) == 1 and not self._served:
             self._served = True
             self._ask(call)
@@ -426,7 +438,7 @@ class GuardedProtocol(asyncio.Protocol):
             return  # says the parser, which does not see the body
         self._silent_bytes = 0
         call, self._last = self._last, None
-        self._owe("nothing", 0.0)
+        self._owed, self._patience_seconds, self._read_deadline = "nothing", 0.0, 0.0
         if call is None:
             return
         call.received = True
@@ -543,11 +555,7 @@ class GuardedProtocol(asyncio.Protocol):
 
     def _owe(self, what: Owed, seconds: float) -> None:
         self._owed, self._patience_seconds = what, seconds
-        self._read_deadline = self._from_now(seconds) if what != "nothing" else 0.0
-
-    def _from_now(self, seconds: float) -> float:
-        """Loop time, by a clock that the sweep sets: late by an interval at most, never early."""
-        return self.server.now + self.server.sweep_seconds + seconds
+        self._read_deadline = self.server.soon + seconds if what != "nothing" else 0.0
 
     def _pause_reading(self) -> None:
         if not self._read_paused and not self.transport.is_closing():
@@ -561,12 +569,6 @@ class GuardedProtocol(asyncio.Protocol):
                 self.transport.resume_reading()
 
     # Refusals
-
-    def _count(self, size: int) -> None:
-        self._silent_bytes = 0
-        self._head_bytes += size
-        if self._head_bytes > self._limits.header_bytes_max:
-            raise self._too_large()
 
     def _too_large(self) -> HeadersTooLarge:
         return HeadersTooLarge(f"The headers exceed {self._limits.header_bytes_max} bytes in all.")

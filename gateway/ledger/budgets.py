@@ -190,7 +190,12 @@ class Budgets:
         counters = self._counters.get(tenant_id)
         if not counters:
             return []
-        return [c for c in self._current(counters, now_us) if covers(c.budget, tags)]
+        covering: list[Counter] = []
+        for counter in self._current(counters, now_us):
+            # Most budgets cover all of a tenant's requests.
+            if not counter.budget.tags or covers(counter.budget, tags):
+                covering.append(counter)
+        return covering
 
     def _current(self, counters: list[Counter], now_us: int) -> Iterable[Counter]:
         """The counters, each replaced by that of its next period where its own is over.
@@ -258,8 +263,7 @@ def refuses(budget: Budget) -> bool:
 
 def covers(budget: Budget, tags: Mapping[str, str]) -> bool:
     """Whether a request with these tags counts in this budget."""
-    # Most budgets cover all of a tenant's requests.
-    return not budget.tags or all(tags.get(name) == value for name, value in budget.tags.items())
+    return all(tags.get(name) == value for name, value in budget.tags.items())
 
 
 def _coverage(budget: Budget) -> tuple[object, ...]:

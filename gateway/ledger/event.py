@@ -126,19 +126,18 @@ def plausible(event: UsageEvent) -> UsageEvent:
     that it is seen and questioned, and neither stops nor distorts the books.
     """
     usage = event.usage
-    amounts = (
-        event.list_pico or 0, event.cost_pico or 0, event.charge_pico or 0,
-        event.baseline_pico or 0, event.overhead_pico, event.possible_cost_pico,
-        event.possible_charge_pico,
-    )  # fmt: skip
-    counts = (
-        usage.prompt_tokens, usage.completion_tokens, usage.compute_us, usage.web_searches,
-    )  # fmt: skip
     if (
-        max(amounts) <= EVENT_PICO_MAX
-        and min(amounts) >= -EVENT_PICO_MAX
-        and max(counts) <= EVENT_TOKENS_MAX
-        and min(counts) >= 0
+        0 <= usage.prompt_tokens <= EVENT_TOKENS_MAX
+        and 0 <= usage.completion_tokens <= EVENT_TOKENS_MAX
+        and 0 <= usage.compute_us <= EVENT_TOKENS_MAX
+        and 0 <= usage.web_searches <= EVENT_TOKENS_MAX
+        and -EVENT_PICO_MAX <= (event.list_pico or 0) <= EVENT_PICO_MAX
+        and -EVENT_PICO_MAX <= (event.cost_pico or 0) <= EVENT_PICO_MAX
+        and -EVENT_PICO_MAX <= (event.charge_pico or 0) <= EVENT_PICO_MAX
+        and -EVENT_PICO_MAX <= (event.baseline_pico or 0) <= EVENT_PICO_MAX
+        and -EVENT_PICO_MAX <= event.overhead_pico <= EVENT_PICO_MAX
+        and -EVENT_PICO_MAX <= event.possible_cost_pico <= EVENT_PICO_MAX
+        and -EVENT_PICO_MAX <= event.possible_charge_pico <= EVENT_PICO_MAX
     ):
         return event
     return msgspec.structs.replace(

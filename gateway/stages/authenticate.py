@@ -14,8 +14,6 @@ def authenticate(exchange: Exchange, services: Services) -> None:
     OpenAI's clients send ``authorization: Bearer``, Azure's ``api-key``, Anthropic's ``x-api-key``.
     Of several credentials the first that is ours counts.
     """
-    if hasattr(exchange, "tenant"):
-        return  # known already: the endpoint asked before it read the body
     headers = exchange.headers
     authorization = headers.get(b"authorization")
     key = None

@@ -56,10 +56,13 @@ class BodyLease:
 
     __slots__ = ("_room", "_size_bytes", "_tenant_id")
 
-    def __init__(self, room: BodyRoom, tenant_id: str) -> None:
+    def __init__(self, room: BodyRoom, tenant_id: str, size_bytes: int = 0) -> None:
+        """size_bytes: what is known of it at once. Raises as ``take`` does."""
+        if size_bytes:
+            room.take(tenant_id, size_bytes)
         self._room: BodyRoom | None = room
         self._tenant_id = tenant_id
-        self._size_bytes = 0
+        self._size_bytes = size_bytes
 
     def take(self, size_bytes: int) -> None:
         """Take so much more. Raises RateLimited or Overloaded."""

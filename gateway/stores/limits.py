@@ -42,19 +42,26 @@ class _Window:
         self.seconds: deque[list[int]] = deque()  # [second, amount], oldest first
         self.total = 0
 
-    def prune(self, now: float) -> None:
-        oldest_live = int(now) - WINDOW_SECONDS
-        while self.seconds and self.seconds[0][0] < oldest_live:
-            self.total -= self.seconds.popleft()[1]
+    def prune(self, now: float) -> int:
+        """Forget what is over a minute old; what is left."""
+        seconds, oldest_live = self.seconds, int(now) - WINDOW_SECONDS
+        while seconds and seconds[0][0] < oldest_live:
+            self.total -= seconds.popleft()[1]
+        return self.total
 
-    def add(self, amount: int, now: float) -> list[int]:
-        """Count ``amount`` and return its second, for a later correction."""
-        second = int(now)
-        if not self.seconds or self.seconds[-1][0] != second:
-            self.seconds.append([second, 0])
-        self.seconds[-1][1] += amount
-        self.total += amount
-        return self.seconds[-1]
+    def take(self, amount: int, limit: int | None, now: float) -> list[int] | None:
+        """Count ``amount`` where the limit allows: its second, for a later correction, or None."""
+        second, seconds = int(now), self.seconds
+        while seconds and seconds[0][0] < second - WINDOW_SECONDS:
+            self.total -= seconds.popleft()[1]
+        total = self.total + amount
+        if limit is not None and total > limit:
+            return None
+        self.total = total
+        if not seconds or seconds[-1][0] != second:
+            seconds.append([second, 0])
+        seconds[-1][1] += amount
+        return seconds[-1]
 
     def count_since(self, oldest: int) -> int:
         """What is counted in this second and later ones."""
@@ -74,7 +81,8 @@ class _Window:
         return float(WINDOW_SECONDS)
 
     def seconds_until_empty(self, now: float) -> float:
-        return max(0.0, self.seconds[-1][0] + WINDOW_SECONDS + 1 - now) if self.seconds else 0.0
+        """How long until all of it has left the window. It must hold something."""
+        return max(0.0, self.seconds[-1][0] + WINDOW_SECONDS + 1 - now)
 
 
 class _Account:
@@ -88,10 +96,7 @@ class _Account:
     def enter(self, limits: RateLimits, now: float) -> list[int] | None:
         """Count one request without asking; the second it is counted in."""
         self.concurrent += 1
-        if limits.requests_per_minute is None:
-            return None
-        self.requests.prune(now)
-        return self.requests.add(1, now)
+        return None if limits.requests_per_minute is None else self.requests.take(1, None, now)
 
 
 class Reservation:
@@ -121,8 +126,7 @@ class Reservation:
             return
         self._tokens = tokens
         if limits.tokens_per_minute is not None:
-            account.tokens.prune(now)
-            self._second = account.tokens.add(tokens, now)
+            self._second = account.tokens.take(tokens, None, now)
 
     def cancel(self) -> None:
         """Take the request back: it was refused, and a refusal does not count."""
@@ -159,12 +163,18 @@ class Limiter:
 
         Raises RateLimited, naming the limit and when to retry.
         """
-        account = self._account(tenant_id)
+        account = self._accounts.get(tenant_id) or self._account(tenant_id)
         if limits.concurrent is not None and account.concurrent >= limits.concurrent:
             raise too_many_at_once(tenant_id, limits.concurrent)
-        if limits.requests_per_minute is not None:
-            _require(account.requests, limits.requests_per_minute, 1, now, tenant_id, "requests")
-        return Reservation(account, account.enter(limits, now))
+        per_minute, counted = limits.requests_per_minute, None
+        if per_minute is not None:
+            requests = account.requests
+            counted = requests.take(1, per_minute, now)
+            if counted is None:
+                wait_seconds = requests.seconds_until(requests.total + 1 - per_minute, now)
+                raise minute_is_full(tenant_id, per_minute, "requests", wait_seconds)
+        account.concurrent += 1
+        return Reservation(account, counted)
 
     def enter_shared(
         self, tenant_id: str, limits: RateLimits, now: float, slack_seconds: int
@@ -193,7 +203,7 @@ class Limiter:
         tokens_max is the worst case, which is held (at most the whole limit); tokens_min what the
         request surely needs: above the limit it can never be served. Raises RateLimited.
         """
-        account = self._account(tenant_id)
+        account = self._accounts.get(tenant_id) or self._account(tenant_id)
         try:
             tokens = _fitting(account, tenant_id, limits, tokens_max, tokens_min, now)
         except RateLimited:
@@ -233,15 +243,6 @@ class Limiter:
         return account
 
 
-def _require(
-    window: _Window, limit: int, amount: int, now: float, tenant_id: str, what: str
-) -> None:
-    window.prune(now)
-    over = window.total + amount - limit
-    if over > 0:
-        raise minute_is_full(tenant_id, limit, what, window.seconds_until(over, now))
-
-
 def _fitting(
     account: _Account, tenant_id: str, limits: RateLimits, tokens_max: int, tokens_min: int,
     now: float,
@@ -253,7 +254,10 @@ def _fitting(
     if tokens_min > per_minute:
         raise never_fits(tenant_id, tokens_min, per_minute)
     tokens = min(tokens_max, per_minute)
-    _require(account.tokens, per_minute, tokens, now, tenant_id, "tokens")
+    over = account.tokens.prune(now) + tokens - per_minute
+    if over > 0:
+        wait_seconds = account.tokens.seconds_until(over, now)
+        raise minute_is_full(tenant_id, per_minute, "tokens", wait_seconds)
     return tokens
 
 
@@ -289,8 +293,8 @@ def _allowance(account: _Account, limits: RateLimits, now: float) -> Allowance:
     return Allowance(
         requests_limit,
         max(0, requests_limit - requests.total) if requests_limit is not None else 0,
-        requests.seconds_until_empty(now),
+        requests.seconds_until_empty(now) if requests.seconds else 0.0,
         tokens_limit,
         max(0, tokens_limit - tokens.total) if tokens_limit is not None else 0,
-        tokens.seconds_until_empty(now),
+        tokens.seconds_until_empty(now) if tokens.seconds else 0.0,
     )

@@ -220,14 +220,14 @@ def complete(answer: dict[str, Any]) -> bool:
     OpenAI's shape. What was found in the web, or is spoken, is not stored.
     """
     choices = answer.get("choices")
-    if answer.get("error") or _says_any(answer, _FOUND):
+    if answer.get("error") or (not _FOUND.isdisjoint(answer) and _says_any(answer, _FOUND)):
         return False
     return isinstance(choices, list) and bool(choices) and all(map(_complete_choice, choices))
 
 
 def _says_any(document: dict[str, Any], names: frozenset[str]) -> bool:
     """Whether one of these fields is there, and not empty."""
-    return not names.isdisjoint(document) and any(document.get(name) for name in names)
+    return any(document.get(name) for name in names)
 
 
 def _complete_choice(choice: Any) -> bool:
@@ -245,7 +245,7 @@ def _complete_choice(choice: Any) -> bool:
 
 
 def _complete_message(message: dict[str, Any], reason: str) -> bool:
-    if _says_any(message, _FOUND_BY_MESSAGE):
+    if not _FOUND_BY_MESSAGE.isdisjoint(message) and _says_any(message, _FOUND_BY_MESSAGE):
         return False
     calls, called = message.get("tool_calls"), message.get("function_call")
     if reason in _CALLING and not (calls or called):

@@ -109,8 +109,7 @@ def parse_request(
     if body.get("prediction"):
         request.predicted_bytes = size_of(body["prediction"])
     if endpoint == "chat":
-        _read_messages(request)
-        shown = request.has_media or any("audio" in message for message in body["messages"])
+        shown = _read_messages(request) or request.has_media
         if shown or request.has_tools or not TOP_FIELDS.isdisjoint(body):
             refuse_kept(body, ("messages", "tools") if shown else ("tools",))
     elif endpoint == "completions":
@@ -282,8 +281,8 @@ def redact(text: str, secrets: Sequence[str]) -> str:
     return _SECRETS.sub("[redacted]", text)
 
 
-def _read_messages(request: ParsedRequest) -> None:
-    """Fill in what a chat request says about its messages and tools."""
+def _read_messages(request: ParsedRequest) -> bool:
+    """Fill in what a chat request says about its messages and tools; whether one is spoken."""
     body = request.body
     measured = PromptSize()
     messages = body.get("messages")
@@ -291,7 +290,7 @@ def _read_messages(request: ParsedRequest) -> None:
         raise InvalidRequest(
             "'messages' must be a list with at least one message.", param="messages"
         )
-    size = 0
+    size, spoken = 0, False
     for index, message in enumerate(messages):
         if type(message) is not dict or type(message.get("role")) is not str:
             raise _no_message(message, index)
@@ -301,8 +300,10 @@ def _read_messages(request: ParsedRequest) -> None:
             if content.startswith(_FILE_REFERENCE):
                 measured.refuse(f"messages[{index}].content")
             if len(message) > 2:
+                spoken = spoken or "audio" in message
                 measured.message(_without_content(message), f"messages[{index}]")
         elif content is None or type(content) is list:
+            spoken = spoken or "audio" in message
             measured.message(message, f"messages[{index}]")
         else:
             raise InvalidRequest(
@@ -317,6 +318,7 @@ def _read_messages(request: ParsedRequest) -> None:
     measured.tell(request)
     request.messages_count = len(messages)
     request.last_user_text = _user_text(messages[-1])
+    return spoken
 
 
 def _without_content(message: dict[str, Any]) -> dict[str, Any]:
@@ -438,8 +440,10 @@ def _include_usage(body: dict[str, Any]) -> bool:
 
 
 def _output_tokens(body: dict[str, Any]) -> int | None:
+    older = positive_of(body, "max_tokens", 0) if "max_tokens" in body else None
+    if "max_completion_tokens" not in body:
+        return older
     newer = positive_of(body, "max_completion_tokens", 0)
-    older = positive_of(body, "max_tokens", 0)
     if newer is None or older is None:
         return older if newer is None else newer
     return max(newer, older) if newer and older else 0  # 0 may mean no limit
@@ -463,7 +467,7 @@ def positive_of(body: dict[str, Any], name: str, least: int = 1) -> int | None:
 
 def choices_of(body: dict[str, Any]) -> int:
     """How many answers may be written, shown or not."""
-    choices = positive_of(body, "n") or 1
+    choices = (positive_of(body, "n") or 1) if "n" in body else 1
     return max(choices, positive_of(body, "best_of", 0) or 1) if "best_of" in body else choices
 
 
