@@ -255,6 +255,9 @@ class DecoderGraph:
         tensor = self._gguf.tensors.get(name)
         if tensor is None or tensor.shape != (rows, columns):
             raise InvalidModel(f"the model has no tensor {name} of shape {rows} x {columns}")
+        kind = BLOCK_TYPES.get(tensor.type)
+        if self._options.fused and kind is not None:
+            quantize.scales(tensor, kind)  # Our operators read the file's own bytes.
         return tensor
 
     def _gain(self, name: str) -> str:

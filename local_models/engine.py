@@ -24,6 +24,7 @@ from local_models.chat_template import ChatTemplate, texts_of
 from local_models.constraints import check as check_constraint
 from local_models.decoder_graph import Options
 from local_models.family import read_shape
+from local_models.fit import require_room
 from local_models.gguf import GgufFile
 from local_models.grammar import Compiler
 from local_models.messages import (
@@ -118,6 +119,8 @@ class Engine:
         gguf_path = model_dir / "model.gguf"
         gguf = GgufFile(gguf_path)
         shape = read_shape(gguf)
+        context_tokens = min(context_tokens, shape.context_tokens)
+        require_room(gguf, shape, slots=slots, context_tokens=context_tokens)
         library = native.library_path()
         if fused is None:
             fused = library is not None and graph.can_be_fused(gguf)
@@ -126,7 +129,7 @@ class Engine:
         options = Options(
             accuracy_level=accuracy_level,
             fused=fused,
-            context_tokens=min(context_tokens, shape.context_tokens),
+            context_tokens=context_tokens,
             pairs=not fused and cpu_traits.single_rows_differ(accuracy_level),
         )
         tokenizer = Tokenizer(gguf.metadata)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from local_models import blocks
-from local_models.blocks import BLOCK_TYPES
+from local_models.blocks import BLOCK_TYPES, BlockType
 from local_models.gguf import Tensor
 from local_models.messages import InvalidModel
 
@@ -81,13 +81,22 @@ def matrix(tensor: Tensor) -> Matrix:
     kind = BLOCK_TYPES.get(tensor.type)
     if kind is None:
         return finite(tensor.name, tensor.dequantized())
+    d, m = scales(tensor, kind)
+    bits: Bits = kind.bits  # type: ignore[assignment]  # an int in the table of all types
+    return Quantized(bits, kind.block, kind.codes(tensor.stored), d, m)
+
+
+def scales(tensor: Tensor, kind: BlockType) -> tuple[Float, Float | None]:
+    """Scales of the blocks, and their offsets where there are any: float32 [N, K / block].
+
+    Raises InvalidModel where one is no finite number.
+    """
     m = None
     with np.errstate(invalid="ignore"):  # Infinity times 0, of a damaged file.
         d = finite(tensor.name, kind.per_block(kind.scales, tensor.stored))
         if kind.offsets is not None:
             m = finite(tensor.name, kind.per_block(kind.offsets, tensor.stored))
-    bits: Bits = kind.bits  # type: ignore[assignment]  # an int in the table of all types
-    return Quantized(bits, kind.block, kind.codes(tensor.stored), d, m)
+    return d, m
 
 
 def finite(name: str, values: Float) -> Float:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from local_models.decoder_graph import DecoderGraph, Options
+from local_models.engine import Engine
 from local_models.family import read_shape
+from local_models.fit import require_room
 from local_models.gguf import GgufFile
-from local_models.messages import InvalidModel
+from local_models.messages import InvalidModel, ModelUnavailable
 from tests.local_models import gguf_files
 from tests.local_models.gguf_files import BF16, F16, F32, Q4_1, Q4_K, Q5_0, Q6_K, Q8_0
 
@@ -117,10 +119,11 @@ WORDS = [b"\xff" * 8, b"\0" * 8, struct.pack("<Q", 2**63), struct.pack("<Q", 2**
 WORDS += [struct.pack("<I", 9), struct.pack("<II", 9, 9), struct.pack("<IIQ", 9, 0, 2**62)]
 
 
-def _read_all(path: Path) -> None:
+def _read_all(path: Path, *, fused: bool = False) -> None:
     """Everything that loading a model reads, up to the weights as the operators take them."""
     gguf = GgufFile(path)
-    options = Options(context_tokens=min(64, read_shape(gguf).context_tokens))
+    context_tokens = min(64, read_shape(gguf).context_tokens)
+    options = Options(context_tokens=context_tokens, fused=fused)
     DecoderGraph(gguf, options, path.parent, path).write()
 
 
@@ -191,11 +194,30 @@ def test_a_large_file_gets_no_large_allocation(
         tracemalloc.stop()
 
 
-def test_scales_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_scales_that_are_no_numbers_are_refused(tmp_path: Path, fused: bool) -> None:
     """A flipped bit can make a scale infinite; each answer of the model would be nonsense."""
     metadata, tensors, _ = gguf_files.tiny_decoder({})
     shape, kind, raw = tensors["blk.1.ffn_up.weight"]
     tensors["blk.1.ffn_up.weight"] = shape, kind, struct.pack("<e", float("inf")) + raw[2:]
     gguf_files.write(tmp_path / "m.gguf", metadata, tensors)
     with pytest.raises(InvalidModel, match=r"blk\.1\.ffn_up\.weight .*damaged"):
-        _read_all(tmp_path / "m.gguf")
+        _read_all(tmp_path / "m.gguf", fused=fused)
+
+
+def test_a_model_that_does_not_fit_says_how_much_it_needs(tmp_path: Path) -> None:
+    """Before anything is allocated: its weights, its cache, and what would need less."""
+    metadata, tensors, _ = gguf_files.tiny_decoder({})
+    metadata["llama.context_length"] = 2**31
+    gguf_files.write(tmp_path / "model.gguf", metadata, tensors)
+    gguf = GgufFile(tmp_path / "model.gguf")
+    shape = read_shape(gguf)
+    # Two layers of keys and values, two heads of 16 numbers, 4 bytes each.
+    cache = "1024.00 GiB for 1 slots of 2147483648 tokens"
+    with pytest.raises(ModelUnavailable, match=rf"needs 1024\.15 GiB of memory .*{cache}"):
+        require_room(gguf, shape, slots=1, context_tokens=2**31)
+    require_room(gguf, shape, slots=1, context_tokens=64)
+    with pytest.raises(ModelUnavailable, match=r"0\.10 GiB are free; fewer slots"):
+        require_room(gguf, shape, slots=1, context_tokens=64, free_bytes=100 << 20)
+    with pytest.raises(ModelUnavailable, match="does not fit"):
+        Engine.load(tmp_path, slots=1, context_tokens=2**31)
