@@ -4,7 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
 DATA ?=
+
+# install LOCK: the locked requirements, then this clone by itself.
+define install
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(1) && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--no-build-isolation -e .
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system demo test test-long test-elsewhere check format bench bench-gateway bench-local \
@@ -14,23 +22,28 @@ help: ## say what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make the environment in .venv
-$(READY): requirements-dev.lock pyproject.toml
+$(READY): requirements-dev.lock pyproject.toml | $(BIN)/python
+	@echo "Installing the locked requirements into $(VENV) ..."
+	@$(call install,requirements-dev.lock)
+	@touch $@ $(DEMO_READY)
+
+# The demo's requirements are some of the tests', in the same versions, and share their environment.
+$(DEMO_READY): requirements-demo.lock pyproject.toml | $(BIN)/python
+	@echo "Installing what the demo needs into $(VENV) ..."
+	@$(call install,requirements-demo.lock)
+	@touch $@
+
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Tollhouse needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing the locked requirements into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
-		-r requirements-dev.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--no-build-isolation -e .
-	@touch $@
+	@$(PYTHON) -m venv $(VENV)
 
 system: ## install what some tests use and Python cannot bring (as root; optional)
 	@sh deploy/system-packages.sh
 
-demo: $(READY) kernels ## the whole job on real models (make demo ARGS=--exit ends it)
+demo: $(DEMO_READY) kernels ## the whole job on real models (make demo ARGS=--exit ends it)
 	@$(BIN)/tollhouse demo $(ARGS)
 
 test: $(READY) system kernels ## every test, from a fresh clone
@@ -53,7 +66,7 @@ format: $(READY) ## let ruff format everything
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-kernels: $(READY) ## build the fused operators where there is a C++ compiler
+kernels: ## build the fused operators where there is a C++ compiler
 	@sh kernels/build.sh
 
 kernels-cuda: ## compile the CUDA twins where there is nvcc
@@ -61,10 +74,10 @@ kernels-cuda: ## compile the CUDA twins where there is nvcc
 
 bench: bench-kernels bench-local bench-gateway ## the benchmarks of kernels, local models and gateway
 
-bench-kernels: kernels ## fused operators against plain ONNX Runtime
+bench-kernels: $(READY) kernels ## fused operators against plain ONNX Runtime
 	@$(BIN)/python -m tests.bench.bench_kernels $(ARGS)
 
-bench-local: kernels ## tokens per second of the local model
+bench-local: $(READY) kernels ## tokens per second of the local model
 	@$(BIN)/python -m tests.bench.bench_local_model $(ARGS)
 	@$(BIN)/python -m tests.bench.bench_embedder $(ARGS)
 	@$(BIN)/python -m tests.bench.bench_cpus
@@ -85,6 +98,9 @@ lock: $(READY) ## write the hash-locked requirements anew
 		--no-emit-index-url pyproject.toml -o requirements.lock
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url pyproject.toml --extra dev -o requirements-dev.lock
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url pyproject.toml --extra demo -c requirements-dev.lock \
+		-o requirements-demo.lock
 
 clean: ## remove what was built here (models stay in the cache)
 	rm -rf $(VENV) .build build dist .mypy_cache .ruff_cache local_models/lib

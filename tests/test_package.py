@@ -1,5 +1,6 @@
 """What the wheel carries: everything the installed command needs, and nothing that is not ours."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -47,3 +48,20 @@ def test_lock_files_name_no_host() -> None:
         text = lock.read_text()
         assert "://" not in text
         assert "--hash=sha256:" in text
+
+
+def _pinned(lock: str) -> dict[str, set[str]]:
+    """Each requirement of a lock file and its versions, which may differ by Python or platform."""
+    pinned: dict[str, set[str]] = {}
+    for line in (ROOT / lock).read_text().splitlines():
+        if found := re.match(r"([a-z0-9][\w.-]*)==([^ ;\\]+)", line):
+            pinned.setdefault(found[1], set()).add(found[2])
+    return pinned
+
+
+def test_the_demo_installs_the_run_time_and_a_client_in_the_tests_versions() -> None:
+    """So `make demo` and `make test` share an environment and neither undoes the other's."""
+    runtime, demo, dev = (_pinned(f"requirements{kind}.lock") for kind in ("", "-demo", "-dev"))
+    assert runtime.keys() | {"openai", "hatchling", "editables"} <= demo.keys()
+    assert {name: dev.get(name) for name in demo} == demo
+    assert not {"mypy", "ruff", "pytest", "playwright", "hypothesis"} & demo.keys()

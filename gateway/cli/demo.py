@@ -46,7 +46,7 @@ def demo(exit_after: bool, port: int, admin_port: int) -> None:
         import openai  # noqa: F401 - only to say early that it is missing
     except ModuleNotFoundError:
         raise click.ClickException(
-            "The demo needs the openai client: pip install 'tollhouse[dev]', or make demo."
+            "The demo needs the openai client: pip install 'tollhouse[demo]', or make demo."
         ) from None
     if not _POLICIES.is_dir():
         raise click.ClickException(
