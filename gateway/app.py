@@ -61,6 +61,7 @@ from gateway.upkeep import (
     watch_departures,
     watch_keys,
 )
+from gateway.upstreams import local_evidence
 from gateway.upstreams.base import Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import Bulkhead
 from gateway.upstreams.health import Outcome
@@ -233,6 +234,8 @@ class Gateway:
         _share(self.services)
         self._leases: asyncio.Task[None] | None = None
         self.policies.subscribe(self._adopt)
+        self.policies.subscribe(local_evidence.prepare)
+        local_evidence.prepare(self.policies.current)
         self._adopt(self.policies.current)
         self.v1 = V1(self.services)
         self._watch_metrics()

@@ -68,7 +68,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reason: str  # shown to admins verbatim
     output_tokens_max: int  # worst case of one choice
     worst_pico: tuple[int, ...]  # what each candidate costs at most
-    instead: str = ""  # why another one than the policy's first is tried first, as a header says it
+    instead: str = ""  # why another one than a policy's first or large is tried first, for a header
     stand_in: Model | None = None  # the last candidate, asked only where the large model is away
 
 

@@ -31,6 +31,7 @@ _COLUMNS = ("tasks", "lenient", "strict", "bound")
 @click.option("--form", type=click.Choice((*FORMS, "both")), default="both", show_default=True)
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option("--minutes", type=float, help="Pause after so long; the same command goes on.")
+@click.option("--at-once", is_flag=True, help="At normal priority, not on idle time.")
 @click.option("--keep-answers", is_flag=True, help="Keep the answers in the progress file, too.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the result file."
@@ -48,6 +49,7 @@ def exam(
     form: str,
     threads: int,
     minutes: float | None,
+    at_once: bool,
     keep_answers: bool,
     out: Path | None,
     models_dir: Path | None,
@@ -79,6 +81,7 @@ def exam(
                 folder,
                 course,
                 threads=threads,
+                idle=not at_once,
                 paused=paused,
                 keep_answers=keep_answers,
                 report=lambda done, of: progress.update(bar, completed=done, total=of),

@@ -123,7 +123,10 @@ def explain(
         temperature=1.0 if request is None or request.temperature is None else request.temperature,
     )
     explanation = explain_request(
-        found, facts, has_json=request is not None and request.has_json_format
+        found,
+        facts,
+        has_json=request is not None and request.has_json_format,
+        by_exam=lambda route: _by_exam(route, request),
     )
     click.echo(msgspec.json.encode(explanation) if as_json else as_text(explanation))
 
@@ -289,6 +292,18 @@ def _read_request(path: Path | None) -> Any:
         return parse_request("chat", path.read_bytes())
     except GatewayError as error:
         raise click.ClickException(f"{path}: {error.message}") from None
+
+
+def _by_exam(route: Any, request: Any) -> str | None:
+    """Why an exam sends a request to the small model of a route; None where it does not."""
+    if request is None:
+        return None
+    from gateway.upstreams.local_evidence import proven
+
+    constrained = request.has_json_format or request.has_tools
+    messages = request.body.get("messages")
+    found = proven(route.small, route.target, messages, constrained=constrained)
+    return found.reason if found is not None else None
 
 
 def _pairs(tags: tuple[str, ...]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 Takes the router's scores as given. Knows no prompt, no model and no traffic.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -31,9 +31,18 @@ class Scores(msgspec.Struct, frozen=True):
 
 
 def evaluate(
-    policy: Policy, facts: RequestFacts, scores: Scores | None = None, *, has_json: bool = False
+    policy: Policy,
+    facts: RequestFacts,
+    scores: Scores | None = None,
+    *,
+    has_json: bool = False,
+    by_exam: Callable[[Route], str | None] = lambda route: None,
 ) -> Outcome:
-    """Which route and targets a request gets; ``has_json``: it asks for structured output."""
+    """Which route and targets a request gets; ``has_json``: it asks for structured output.
+
+    by_exam: why an exam sends the request to the small model of a route that may ask it; None
+    where it does not.
+    """
     if not policy.knows(facts.model):
         hint = suggest(facts.model, policy.known_models)
         return Outcome(None, (), f"the model '{facts.model}' is not known{hint}")
@@ -53,8 +62,13 @@ def evaluate(
     forced = _forced(route, route.small, facts, has_json)
     if forced is not None:
         return Outcome(route, _distinct(route.large, *route.fallback), forced)
+    examined = by_exam(route) if route.target.until_then == "exam" else None
+    if examined is not None:
+        return Outcome(route, _distinct(route.small, route.large, *route.fallback), examined)
     if route.target.unmeasured:
         reason = "no quality is measured yet: large until then (until_then)"
+        if route.target.until_then == "exam":
+            reason = "no quality is measured yet, and no exam proves this: large (until_then)"
         return Outcome(route, _distinct(route.large, *route.fallback), reason)
     both = _distinct(route.small, route.large, *route.fallback)
     if scores is None:

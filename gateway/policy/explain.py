@@ -3,6 +3,7 @@
 A value for the terminal and for ``--json``. Works on a loaded policy alone, without a gateway.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -37,11 +38,18 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def explain(
-    policy: Policy, facts: RequestFacts, scores: Scores | None = None, *, has_json: bool = False
+    policy: Policy,
+    facts: RequestFacts,
+    scores: Scores | None = None,
+    *,
+    has_json: bool = False,
+    by_exam: Callable[[Route], str | None] = lambda route: None,
 ) -> Explanation:
-    """Explain one request. Raises KeyError where its tenant is not in the policy."""
+    """Explain one request; ``by_exam`` as for ``evaluate``. Raises KeyError where its tenant is
+    not in the policy.
+    """
     tenant = policy.tenants[facts.tenant]
-    outcome = evaluate(policy, facts, scores, has_json=has_json)
+    outcome = evaluate(policy, facts, scores, has_json=has_json, by_exam=by_exam)
     route, reason = outcome.route, outcome.reason
     if not tenant.may_use(facts.model):
         route, reason = None, f"the tenant '{tenant.id}' may not use the model '{facts.model}'"

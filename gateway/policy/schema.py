@@ -326,10 +326,10 @@ class TargetSection(Section):
     large_share: Share | None = Field(None, description="Of the requests, to the large model.")
     of: Literal["large"] = Field("large", description="What the share is of.")
     confidence: Share = Field(0.9, description="That the quality is reached.")
-    until_then: Literal["large", "prior"] = Field(
+    until_then: Literal["large", "exam", "prior"] = Field(
         "large",
-        description="Whom easy requests ask while no quality is measured here: large, or as the"
-        " shipped prior guesses.",
+        description="Whom easy requests ask while no quality is measured here: large; small where"
+        " an exam proves the kind of request, else large; or as the shipped prior guesses.",
     )
 
     @model_validator(mode="after")

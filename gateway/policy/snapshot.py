@@ -148,12 +148,14 @@ class QualityTarget(msgspec.Struct, frozen=True, kw_only=True):
     confidence: float = 0.9
     cost: float | None = None  # of the cost of sending all to the large model
     large_share: float | None = None  # of the requests
-    until_then: Literal["large", "prior"] = "large"  # who decides while no quality is measured
+    until_then: Literal["large", "exam", "prior"] = (
+        "large"  # who decides while no quality is measured
+    )
 
     @property
     def unmeasured(self) -> bool:
         """A quality is promised, and nothing but the prior could keep it."""
-        return self.until_then == "large" and self.quality is not None and self.quality > 0.0
+        return self.until_then != "prior" and self.quality is not None and self.quality > 0.0
 
 
 class AlwaysLarge(msgspec.Struct, frozen=True, kw_only=True):

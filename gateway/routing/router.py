@@ -44,6 +44,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float  # the largest gap that may go small; -2 means none, 2 means all
     reason: str
     easy: bool = False  # large only because nothing is measured: small may stand in for it
+    exam: str = ""  # the kind of request that an exam proves the small model to answer rightly
 
 
 class _Heads:

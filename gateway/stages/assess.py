@@ -9,9 +9,9 @@ from gateway.caches.semantic import eligible, partition_key
 from gateway.errors import UpstreamError
 from gateway.exchange import Exchange
 from gateway.policy.snapshot import AlwaysLarge, Model
-from gateway.routing import Score
+from gateway.routing import Decision, Score
 from gateway.services import Services
-from gateway.upstreams import local_openai
+from gateway.upstreams import local_evidence, local_openai
 
 
 def assess(exchange: Exchange, services: Services) -> Awaitable[None] | None:
@@ -30,7 +30,9 @@ def assess(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     score: Score | None = None
     if exchange.pinned is None:
         exchange.forced = _must_be_large(exchange, services)
-        if exchange.forced is None:
+        if exchange.forced is None and exchange.route.target.until_then == "exam":
+            exchange.decision = _by_exam(exchange)
+        if exchange.forced is None and exchange.decision is None:
             score = services.router.score(
                 exchange.request.last_user_text or "", uncertain_around=exchange.route.target
             )
@@ -74,6 +76,26 @@ def _decide(exchange: Exchange, services: Services, score: Score, not_ours_us: i
     exchange.deciding_us = max(0, round(took * 1e6) - not_ours_us)
     services.metrics.classifier_duration_seconds.observe(took)
     services.metrics.difficulty.observe(exchange.decision.difficulty, (exchange.route.name,))
+
+
+def _by_exam(exchange: Exchange) -> Decision | None:
+    """Small where an exam proves the request's kind to keep the target; None: not decided."""
+    target, small, request = exchange.route.target, exchange.route.small, exchange.request
+    assert small is not None, "a route without a fixed target names small and large"
+    if exchange.endpoint != "chat":
+        return None
+    constrained = request.has_json_format or request.has_tools
+    messages = request.body.get("messages")
+    found = local_evidence.proven(small, target, messages, constrained=constrained)
+    if found is None or target.quality is None:
+        return None
+    return Decision(
+        small=True,
+        difficulty=1.0 - found.bound,
+        threshold=1.0 - target.quality,
+        reason=found.reason,
+        exam=found.kind,
+    )
 
 
 def _semantic_refusal(exchange: Exchange, services: Services) -> str | None:

@@ -46,6 +46,8 @@ def plan(exchange: Exchange, services: Services) -> None:
     made = make_plan(exchange, candidates, kind, reason)
     if ejected is not None:
         made = replace(made, instead=f"fallback; from={ejected.name}; because=ejected")
+    elif decision is not None and decision.exam and candidates[0] is route.small:
+        made = replace(made, instead=f"exam; kind={decision.exam}")
     if stand_in is not None and candidates[-1] is stand_in:
         made = replace(made, stand_in=stand_in)
     budget = _used_up(exchange, services, made)

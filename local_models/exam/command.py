@@ -35,15 +35,17 @@ def examine(
     course: Course,
     *,
     threads: int,
+    idle: bool = True,
     paused: Callable[[], bool] = lambda: False,
     report: Callable[[int, int], None] = lambda done, of: None,
     keep_answers: bool = False,
 ) -> Result:
     """Hold the exam, or what is left of it, and count. Raises Interrupted and LocalModelError.
 
-    Progress lies beside the model's file. Lowers the priority of this process for good.
+    Progress lies beside the model's file. idle: lower the priority of this process, for good.
     """
-    os.nice(max(0, NICENESS - os.nice(0)))
+    if idle:
+        os.nice(max(0, NICENESS - os.nice(0)))
     sha256 = sha256_of(model_dir / "model.gguf")
     engine = Engine.load(model_dir, threads=threads, slots=SLOTS, context_tokens=1024)
     with closing(engine):

@@ -44,9 +44,12 @@ class Detected(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 @cache
-def evidence(sha256: str, form: Form = "free", confidence: float = CONFIDENCE) -> dict[str, Proof]:
+def evidence(
+    sha256: str, form: Form = "free", confidence: float = CONFIDENCE, floor: float = 0.0
+) -> dict[str, Proof]:
     """Proofs by kind for a model file; empty where no exam of it came with this package.
 
+    floor: kinds whose share of right answers is below are left out, and cost nothing.
     Raises BadResult for a shipped file that is damaged or of another generator.
     """
     result = shipped(sha256)
@@ -58,7 +61,7 @@ def evidence(sha256: str, form: Form = "free", confidence: float = CONFIDENCE) -
     for kind in KINDS:
         counted = result.kinds.get(kind, {}).get(form)
         found, right = detector.kinds.get(kind, (0, 0))
-        if counted is None or kind not in DETECTABLE or not found:
+        if counted is None or counted.share < floor or kind not in DETECTABLE or not found:
             continue
         bound = counted.bound(alpha) * lower_bound(right, found, alpha)
         proofs[kind] = Proof(kind=kind, bound=bound, tasks=counted.tasks, right=counted.lenient)

@@ -36,14 +36,14 @@ def _at_least(right: int, tasks: int, share: float) -> float:
         return 0.0
     if share >= 1.0:
         return 1.0
-    whole = lgamma(tasks + 1)
-    return sum(
-        exp(
-            whole - lgamma(count + 1) - lgamma(tasks - count + 1)
-            + count * log(share) + (tasks - count) * log1p(-share)
-        )
-        for count in range(right, tasks + 1)
-    )  # fmt: skip
+    first = lgamma(tasks + 1) - lgamma(right + 1) - lgamma(tasks - right + 1)
+    term = exp(first + right * log(share) + (tasks - right) * log1p(-share))
+    total, odds = term, share / (1.0 - share)
+    # Below the counted share terms only fall, so one that is lost to zero loses nothing.
+    for count in range(right, tasks):
+        term *= odds * (tasks - count) / (count + 1)
+        total += term
+    return total
 
 
 def corrected(alpha: float, comparisons: int) -> float:

@@ -218,6 +218,7 @@ BASE["Models"]["providers"].append(
 UNCHECKED = {"redis.url", "workers", "providers[].network.proxy"}
 
 WORDS = [
+    "exam",
     "on", "off", "yes", "no", "y", "n", "true", "false", "True", "FALSE", "'true'", "'on'", "'off'",
     "~", "null", "''", "'null'", "auto", "allow", "deny", "large", "prior", "hard", "soft", "chat",
     "day", "calendar_month", "USD", "EUR", "tenant", "user", "text", "json", "debug", "DEBUG",
