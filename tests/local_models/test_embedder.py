@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from tokenizers import Tokenizer
 
+from local_models import cpu_traits
 from local_models import embedder as embedder_module
 from local_models.catalogue import ensure
 from local_models.embedder import Embedder
@@ -118,20 +119,32 @@ def test_int8_stays_within_a_cosine_of_0_995(embedder: Embedder, reference: Refe
 
 @pytest.mark.slow
 def test_both_forms_of_the_int8_graph_give_the_same_vectors(
-    model_dir: Path, embedder: Embedder, reference: Reference
+    model_dir: Path, reference: Reference
 ) -> None:
-    """The form whose products cannot saturate is exact on every CPU; the shipped one equals it."""
+    """Where products do not saturate the shipped form equals the one that is exact everywhere.
+
+    Both are built here: what calibrates them is computed in float32, whose last bits are the CPU's.
+    """
+    if cpu_traits.byte_products_saturate():
+        pytest.skip("this CPU has the exact form alone")
     config, checkpoint = (
         read_encoder_config(model_dir),
         SafeTensors(model_dir / "model.safetensors"),
     )
-    graph = embedder_module._build(checkpoint, config, reference.tokenizer, "int8", unsigned=True)
-    session = embedder_module._open_session(graph, threads=1)
-    unsigned = Embedder(session, reference.tokenizer, config, "int8")
     texts = [*TEXTS, "kettle " * 126]
-    np.testing.assert_allclose(
-        unsigned.embed(texts).vectors, embedder.embed(texts).vectors, atol=1e-4
+    exact, shipped = (
+        Embedder(
+            embedder_module._open_session(
+                embedder_module._build(checkpoint, config, reference.tokenizer, "int8", unsigned),
+                threads=1,
+            ),
+            reference.tokenizer,
+            config,
+            "int8",
+        ).embed(texts)
+        for unsigned in (True, False)
     )
+    np.testing.assert_allclose(exact.vectors, shipped.vectors, atol=1e-4)
 
 
 def test_vectors_have_unit_length(embedder: Embedder) -> None:
