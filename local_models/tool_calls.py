@@ -69,18 +69,41 @@ def grammar(calling: Calling, style: dict[str, Any]) -> str:
         head = json.dumps(f'{{"name": "{tool.name}", "arguments": ')
         schema = json.dumps({**tool.parameters, "x-guidance": style})
         lines += [f'call{number}: {head} args{number} "}}"', f"args{number}: %json {schema}"]
-    body = "body: " + " | ".join(f"call{number}" for number in range(len(calling.tools)))
     more = f'("\\n{BEGIN}\\n" body "\\n{END}")*' if calling.parallel else ""
-    rest = f'rest: "\\n" body "\\n{END}" {more}'
+    lines += [f'rest: "\\n" body "\\n{END}" {more}', f"body: {_any_of('call', calling)}"]
     if calling.required:
-        start = [f'start: "{BEGIN}" rest']
+        lines.insert(0, f'start: "{BEGIN}" rest')
     else:
-        start = [
-            "start: TEXT | marked rest",
-            f"marked[lazy]: /(.|\\n)*{BEGIN}/",
-            "TEXT: /(.|\\n)*/",
+        lines = [*_unmarked(calling, style), *lines]
+    return "\n".join(lines) + "\n"
+
+
+def _unmarked(calling: Calling, style: dict[str, Any]) -> list[str]:
+    """Rules of an answer that need not call, and may forget the marks where it does.
+
+    What begins as a call of a tool is one, and keeps to its parameters.
+    """
+    names = "|".join(tool.name for tool in calling.tools)
+    unlike = f'~/(```(json)?\\s*)?\\{{\\s*"name"\\s*:\\s*"({names})"(.|\\n)*/'
+    loose = {**style, "whitespace_flexible": True}
+    start = f"start: TEXT | marked rest | {_any_of('bare', calling)} | {_any_of('fenced', calling)}"
+    lines = [start, f"marked[lazy]: /(.|\\n)*{BEGIN}/ & {unlike}", f"TEXT: /(.|\\n)*/ & {unlike}"]
+    for number, tool in enumerate(calling.tools):
+        schema = json.dumps({**tool.parameters, "x-guidance": loose})
+        # One lexeme from the first character on: a shorter one would lose to TEXT, which is longer.
+        head = f'\\{{\\s*"name"\\s*:\\s*"{tool.name}"\\s*,\\s*"arguments"\\s*:\\s*'
+        lines += [
+            f"bare{number}: HEAD{number} loose{number} /\\s*\\}}/",
+            f"fenced{number}: FENCE{number} loose{number} /\\s*\\}}\\s*```/",
+            f"HEAD{number}: /{head}/",
+            f"FENCE{number}: /```(json)?\\s*{head}/",
+            f"loose{number}: %json {schema}",
         ]
-    return "\n".join([*start, rest, body, *lines]) + "\n"
+    return lines
+
+
+def _any_of(rule: str, calling: Calling) -> str:
+    return " | ".join(f"{rule}{number}" for number in range(len(calling.tools)))
 
 
 class Said(msgspec.Struct, frozen=True):

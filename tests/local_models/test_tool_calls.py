@@ -147,6 +147,48 @@ def test_random_answers_call_only_what_there_is(
         compiler.close()
 
 
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        ('{"name": "weather", "arguments": {"city": "Bern"}}', True),
+        (
+            '```json\n{\n  "name": "weather",\n  "arguments": {\n    "city": "Bern"\n  }\n}\n```',
+            True,
+        ),
+        ('{"name": "weather", "arguments": {"town": "Bern"}}', False),
+        ('```json\n{"name": "weather", "arguments": {}}\n```', False),
+        ('{"name": "weather"}', False),
+        ('{"name": "Anna", "arguments": {"town": "Bern"}}', True),
+        ('```json\n{"name": "Anna"}\n```', True),
+        ("A text of `code` and {braces}.", True),
+        ('Well: {"name": "weather"}', True),
+        ('<tool_call>\n{"name": "weather", "arguments": {"town": "x"}}\n</tool_call>', False),
+        ('<tool_call>\n{"name": "snow", "arguments": {}}\n</tool_call>', False),
+    ],
+    ids=range(11),
+)
+def test_what_begins_as_a_call_of_a_tool_keeps_to_its_parameters(
+    tokenizer: Tokenizer, answer: str, kept: bool
+) -> None:
+    """With the marks and without; every other text is free."""
+    compiler = Compiler(tokenizer)
+    try:
+        guide = compiler.compile(form(Calling(TOOLS)), lambda: None).result(timeout=30)
+        tokens = tokenizer.encode(answer)
+        allowed = True
+        for token in tokens:
+            allowed = bool(guide.allowed()[token])
+            if not allowed:
+                break
+            guide.accept(token)
+        else:
+            mask = guide.allowed()
+            allowed = guide.complete or any(mask[end] for end in tokenizer.end_tokens)
+        assert allowed == kept
+    finally:
+        compiler.close()
+
+
 def test_a_required_call_is_made_and_a_possible_one_leaves_the_text_free(engine: Engine) -> None:
     """By a model that knows no tools."""
     asked = request("r", "What is the weather in Bern?", 90, temperature=0.8, seed=1)
