@@ -5,8 +5,9 @@
 Needs a GPU of compute capability 8.0, 8.6, 8.9 or 9.0, nvcc 12 or 13, onnxruntime-gpu of the same
 CUDA major version, and this repository's test dependencies. Builds the CUDA library, checks every
 operator against NumPy at many shapes, checks that a row does not depend on its neighbours, then
-times each against the CUDA provider's own chain of the same arithmetic, with and without CUDA
-graphs. Prints the machine and a table; the exit status is 1 if anything was wrong.
+answers with a whole model on the device and on the CPU, then times each operator against the CUDA
+provider's own chain of the same arithmetic, with and without CUDA graphs. Prints the machine and
+a table; the exit status is 1 if anything was wrong.
 
 `--dry-run` does the same with the CPU's library and provider: it tests this script, not the GPU.
 """
@@ -21,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,9 @@ from quantized_weights import TYPES, difference, random_weights  # noqa: E402
 from test_native_ops import EPSILON, model  # noqa: E402
 
 from local_models import ops  # noqa: E402
+from local_models.catalogue import ensure  # noqa: E402
+from local_models.engine import Engine  # noqa: E402
+from tests.local_models.generating import request, run  # noqa: E402
 
 Array = npt.NDArray[Any]
 
@@ -137,6 +141,7 @@ def verify(target: Target) -> int:
     ]
     for kind in TYPES:
         checks.append((f"GatherQ {kind}", functools.partial(check_gather, target, kind)))
+    checks.append(("engine", functools.partial(check_engine, target)))
     failures = 0
     for title, check in checks:
         try:
@@ -148,6 +153,42 @@ def verify(target: Target) -> int:
             print("WRONG", line)
     print(f"verification: {failures} failures\n")
     return failures
+
+
+PROMPTS = ("What is the capital of France?", "List three prime numbers.", "How do I boil an egg?")
+
+
+def answers(device: Literal["cpu", "cuda"]) -> tuple[list[str], float]:
+    """The default model's greedy answers on a device, by ONNX Runtime's operators; tokens/s."""
+    engine = Engine.load(ensure("smollm2-135m-instruct"), device=device, fused=False)
+    try:
+        # One after the other and then all at once: slots move when a neighbour ends.
+        alone = [run(engine, [request(text, text, 32)])[text].text for text in PROMPTS]
+        start = time.perf_counter()
+        sizes = dict(zip(PROMPTS, (8, 32, 24), strict=True))
+        together = run(engine, [request(text, text, size) for text, size in sizes.items()])
+        tokens = sum(outcome.finished.completion_tokens for outcome in together.values())
+        rate = tokens / (time.perf_counter() - start)
+    finally:
+        engine.close()
+    for text, whole in zip(PROMPTS, alone, strict=True):
+        if not whole.startswith(together[text].text):
+            raise ValueError(f"{device}: the answer to {text!r} depends on its batch")
+    return alone, rate
+
+
+def check_engine(target: Target) -> list[str]:
+    """What is wrong with a whole model on the device, beside the same on the CPU.
+
+    Half-precision attention may choose another word; an answer that differs in its first words is
+    another model.
+    """
+    device: Literal["cpu", "cuda"] = "cpu" if target.device == "cpu" else "cuda"
+    expected, cpu_rate = answers("cpu")
+    found, rate = answers(device)
+    print(f"engine: {rate:.0f} tokens/s on {device}, {cpu_rate:.0f} on the CPU")
+    pairs = zip(PROMPTS, expected, found, strict=True)
+    return [f"engine: {p!r}: {e!r} became {f!r}" for p, e, f in pairs if e[:20] != f[:20]]
 
 
 def time_case(

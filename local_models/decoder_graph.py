@@ -29,13 +29,15 @@ class Options(msgspec.Struct, frozen=True):
     """What of the graph can be chosen. accuracy_level: 1 float activations, 4 int8 activations.
 
     pairs: a token that is computed alone has a row of zeros for company, because on some CPUs
-    ONNX Runtime's loop for one row gives other bits than its loop for many.
+    ONNX Runtime's loop for one row gives other bits than its loop for many. half_cache: attention
+    in half precision, the only one that ONNX Runtime has on a GPU.
     """
 
     accuracy_level: int = 4
     fused: bool = False
     context_tokens: int = 2048
     pairs: bool = False
+    half_cache: bool = False
 
 
 class DecoderGraph:
@@ -94,8 +96,9 @@ class DecoderGraph:
         if "rope_freqs.weight" in self._gguf.tensors:  # Some llamas turn their slow pairs slower.
             speed /= self._floats("rope_freqs.weight", len(speed))
         angle = np.outer(np.arange(self._options.context_tokens, dtype=np.float64), speed)
-        self._onnx.weight("cos", np.cos(angle).astype(np.float32))
-        self._onnx.weight("sin", np.sin(angle).astype(np.float32))
+        dtype = np.float16 if self._options.half_cache else np.float32
+        self._onnx.weight("cos", np.cos(angle).astype(dtype))
+        self._onnx.weight("sin", np.sin(angle).astype(dtype))
 
     def _embed(self) -> str:
         table = self._matrix("token_embd.weight", self._shape.vocabulary, self._shape.width)
@@ -173,10 +176,13 @@ class DecoderGraph:
         shape, onnx = self._shape, self._onnx
         context = self._options.context_tokens
         cache: list[str | int] = ["batch", shape.kv_heads, context, shape.head_dim]
+        kind = TensorProto.FLOAT16 if self._options.half_cache else TensorProto.FLOAT
         names = {way: [f"{way}.{layer}.{what}" for what in ("key", "value")] for way in _WAYS}
         for way, values in zip(_WAYS, (onnx.inputs, onnx.outputs), strict=True):
-            values += [onnx.value(name, TensorProto.FLOAT, cache) for name in names[way]]
+            values += [onnx.value(name, kind, cache) for name in names[way]]
         qkv = self._unpaired(qkv, "input_ids")
+        if self._options.half_cache:
+            qkv = onnx.node("Cast", [qkv], to=TensorProto.FLOAT16)
         seen = onnx.node(
             "GroupQueryAttention",
             [qkv, "", "", *names["past"], "last_positions", "total_tokens", "cos", "sin"],
@@ -187,6 +193,8 @@ class DecoderGraph:
             do_rotary=1,
             rotary_interleaved=0,
         )
+        if self._options.half_cache:
+            seen = onnx.node("Cast", [seen], to=TensorProto.FLOAT)
         return self._paired(seen, "input_ids")
 
     def _paired(self, x: str, like: str) -> str:

@@ -23,12 +23,14 @@ from local_models import cpu_traits, graph, native, sampler
 from local_models.chat_template import ChatTemplate, texts_of
 from local_models.constraints import check as check_constraint
 from local_models.decoder_graph import Options
+from local_models.devices import choose
 from local_models.family import read_shape
 from local_models.fit import require_room
 from local_models.gguf import GgufFile
 from local_models.grammar import Compiler
 from local_models.messages import (
     Delta,
+    Device,
     EngineBusy,
     Finished,
     FinishReason,
@@ -109,28 +111,35 @@ class Engine:
         context_tokens: int = 2048,
         accuracy_level: int = 4,
         fused: bool | None = None,
+        device: Device = "auto",
     ) -> "Engine":
         """Load the model in a catalogue's folder; the first time, its graph is built there.
 
         fused: our own operators; None takes them when the native library is there and the weights
-        suit it. context_tokens: at most what the model was trained for. Raises InvalidModel or
-        ModelUnavailable.
+        suit it. context_tokens: at most what the model was trained for. device: ``auto`` takes
+        a GPU where ONNX Runtime can use one; ``info`` says which it is, and why not the other.
+        Raises InvalidModel or ModelUnavailable.
         """
         gguf_path = model_dir / "model.gguf"
         gguf = GgufFile(gguf_path)
         shape = read_shape(gguf)
         context_tokens = min(context_tokens, shape.context_tokens)
         require_room(gguf, shape, slots=slots, context_tokens=context_tokens)
+        placement = choose(device)
+        on_gpu = placement.device == "cuda"
         library = native.library_path()
         if fused is None:
-            fused = library is not None and graph.can_be_fused(gguf)
+            fused = not on_gpu and library is not None and graph.can_be_fused(gguf)
         if fused and library is None:
             raise InvalidModel("the fused operators need the native library, which is not built")
+        if fused and on_gpu:
+            raise InvalidModel("the engine has no fused operators on a GPU yet")
         options = Options(
             accuracy_level=accuracy_level,
             fused=fused,
             context_tokens=context_tokens,
-            pairs=not fused and cpu_traits.single_rows_differ(accuracy_level),
+            pairs=not fused and not on_gpu and cpu_traits.single_rows_differ(accuracy_level),
+            half_cache=on_gpu,
         )
         tokenizer = Tokenizer(gguf.metadata)
         if len(tokenizer) != shape.vocabulary:
@@ -142,6 +151,7 @@ class Engine:
             threads=threads,
             slots=slots,
             library=library if fused else None,
+            device=placement.device,
         )
         info = ModelInfo(
             name=model_dir.name,
@@ -149,6 +159,8 @@ class Engine:
             vocabulary=shape.vocabulary,
             fused=fused,
             accuracy_level=accuracy_level,
+            device=placement.device,
+            device_reason=placement.reason,
         )
         return cls(session, tokenizer, ChatTemplate(gguf.metadata, tokenizer), info)
 

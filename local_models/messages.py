@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+Device = Literal["auto", "cpu", "cuda"]
 FinishReason = Literal["stop", "length", "cancelled", "error", "nonsense"]
 ConstraintKind = Literal["json", "regex", "choice", "calls"]
 
@@ -107,13 +108,18 @@ class Finished(msgspec.Struct, frozen=True):
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a loaded model is. context_tokens bounds prompt and answer together."""
+    """What a loaded model is. context_tokens bounds prompt and answer together.
+
+    device: ``cpu`` or ``cuda``; device_reason: one sentence, why it is not ``cuda``.
+    """
 
     name: str
     context_tokens: int
     vocabulary: int
     fused: bool
     accuracy_level: int
+    device: str = "cpu"
+    device_reason: str = ""
 
 
 class LocalModelError(Exception):

@@ -21,6 +21,7 @@ import msgspec
 from local_models import protocol
 from local_models.catalogue import ensure
 from local_models.messages import (
+    Device,
     EngineBusy,
     InvalidPrompt,
     LocalModelError,
@@ -60,6 +61,7 @@ class Models(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     context_tokens: int
     models_dir: Path | None
+    device: Device = "auto"
 
 
 class ModelServer:
@@ -133,11 +135,14 @@ class ModelServer:
                 threads=models.threads,
                 slots=models.slots,
                 context_tokens=models.context_tokens,
+                device=models.device,
             )
 
         self._engine = await _in_daemon_thread(load)
         # Under the name by which it was asked for: that is how a gateway knows it.
         info = msgspec.structs.replace(self._engine.info, name=models.generation)
+        where = f"{info.device}: {info.device_reason}" if info.device_reason else info.device
+        _log.info("%s runs on %s", info.name, where)
         self._tell(generation_state="ready", generation=info, generation_message="")
 
     def _progress(self, message: str) -> ProgressLines:

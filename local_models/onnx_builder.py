@@ -22,6 +22,17 @@ _INLINE_BYTES_MAX = 1024
 _ALIGNMENT_BYTES = 4096  # ONNX Runtime maps external weights by page.
 
 
+def identity_model(kind: int) -> bytes:
+    """A model that gives its input ``x``, one row of numbers of this ONNX type, as ``y``."""
+    x, y = (helper.make_tensor_value_info(name, kind, ["numbers"]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "copy", [x], [y])
+    opset = helper.make_opsetid("", 18)
+    model: bytes = helper.make_model(
+        graph, opset_imports=[opset], ir_version=10
+    ).SerializeToString()
+    return model
+
+
 class OnnxBuilder:
     """Nodes, inputs, outputs and weights of one graph, written into a folder.
 

@@ -72,6 +72,9 @@ def parse_arguments(arguments: list[str]) -> Settings:
     parser.add_argument("--threads", type=int, default=2, help="of generation")
     parser.add_argument("--slots", type=int, default=4, help="generations that run at once")
     parser.add_argument("--context-tokens", type=int, default=2048)
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="of generation"
+    )
     parser.add_argument("--models-dir", type=Path, default=None)
     parser.add_argument("--nice", type=int, default=0, help="added to the process's niceness")
     parser.add_argument("--outlive-parent", action="store_true")

@@ -1,7 +1,7 @@
 """Run a decoder graph: ONNX Runtime on buffers that stay where they are.
 
-Owns the key-value cache: per layer two arrays [slots, kv_heads, context, head_dim], bound as past
-and present at once, so that nothing is copied between steps. Rows 0..n-1 decode together; any
+Owns the key-value cache, bound as past and present at once, so that nothing is copied between
+steps; on a GPU it stays there, and only tokens and logits travel. Rows 0..n-1 decode together; any
 slot prefills alone, because GroupQueryAttention on the CPU takes several new tokens only for a
 batch of one. Knows slots and positions; does not know requests or sampling. Not thread-safe.
 """
@@ -14,7 +14,8 @@ import onnxruntime as ort
 
 from local_models.decoder_graph import Options
 from local_models.family import Shape
-from local_models.messages import InvalidModel
+from local_models.key_values import KeyValueCache, providers
+from local_models.messages import InvalidModel, ModelUnavailable
 
 SPIN_MICROSECONDS_MAX = 100
 """How long a worker thread of a running step looks for its next operator before it sleeps.
@@ -37,19 +38,18 @@ class DecoderSession:
         threads: int,
         slots: int,
         library: Path | None,
+        device: str = "cpu",
     ) -> None:
-        self._session = _open(graph_path, threads, library)
+        self._session = _open(graph_path, threads, library, device)
         self.slots = slots
         self._shape = shape
         self._context_tokens = options.context_tokens
-        # Memory comes from the operating system page by page, as positions are used. Zeros, because
-        # attention multiplies what it masks by 0, and 0 times a stray NaN is NaN.
-        extents = (slots, shape.kv_heads, options.context_tokens, shape.head_dim)
-        self._cache = {
-            f"{layer}.{what}": np.zeros(extents, np.float32)
-            for layer in range(shape.layers)
-            for what in ("key", "value")
-        }
+        self._cache = KeyValueCache(
+            [f"{layer}.{what}" for layer in range(shape.layers) for what in ("key", "value")],
+            (slots, shape.kv_heads, options.context_tokens, shape.head_dim),
+            np.float16 if options.half_cache else np.float32,
+            device,
+        )
         self._tokens = np.zeros((slots, 1), np.int64)
         self._last_positions = np.zeros(slots, np.int32)
         self._total_tokens = np.zeros((), np.int32)
@@ -88,8 +88,7 @@ class DecoderSession:
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` positions of one slot over another."""
-        for cache in self._cache.values():
-            cache[target, :, :length] = cache[source, :, :length]
+        self._cache.move(source, target, length)
 
     def _bind_decode(self, rows: int) -> ort.IOBinding:
         binding = self._bind_cache(0, rows)
@@ -104,11 +103,7 @@ class DecoderSession:
 
     def _bind_cache(self, first: int, rows: int) -> ort.IOBinding:
         binding = self._session.io_binding()
-        for layer in range(self._shape.layers):
-            for what in ("key", "value"):
-                view = self._cache[f"{layer}.{what}"][first : first + rows]
-                _bind(binding.bind_input, f"past.{layer}.{what}", view)
-                _bind(binding.bind_output, f"present.{layer}.{what}", view)
+        self._cache.bind(binding, first, rows)
         return binding
 
 
@@ -117,7 +112,9 @@ def _bind(bind: "ort.IOBinding.bind_input", name: str, array: npt.NDArray[np.gen
     bind(name, "cpu", 0, array.dtype.type, list(array.shape), array.ctypes.data)
 
 
-def _open(graph_path: Path, threads: int, library: Path | None) -> ort.InferenceSession:
+def _open(
+    graph_path: Path, threads: int, library: Path | None, device: str
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -129,6 +126,9 @@ def _open(graph_path: Path, threads: int, library: Path | None) -> ort.Inference
     if library is not None:
         options.register_custom_ops_library(str(library))
     try:
-        return ort.InferenceSession(str(graph_path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(graph_path), options, providers=providers(device))
     except Exception as error:  # ONNX Runtime's exceptions have no common base of their own.
         raise InvalidModel(f"ONNX Runtime refuses {graph_path}: {error}") from error
+    if device == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise ModelUnavailable("ONNX Runtime's CUDA provider does not open; its log says why")
+    return session

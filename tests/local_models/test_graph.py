@@ -160,6 +160,20 @@ def test_rows_of_a_batch_do_not_see_each_other(tmp_path: Path) -> None:
     _close(together, np.array(alone))
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_attention_in_half_precision_is_near_the_reference(tmp_path: Path, family: str) -> None:
+    """The graph for GPUs, on the CPU: chunks, a moved slot, and a step of the batch."""
+    session, reference = _open(tmp_path, {}, family, accuracy_level=1, half_cache=True)
+    expected: Float = reference.logits(PROMPT)
+    largest = float(np.abs(expected).max())
+    session.prefill(2, PROMPT[:4], 0)
+    found = session.prefill(2, PROMPT[4:], 4)
+    np.testing.assert_allclose(found, expected[6], rtol=0, atol=0.01 * largest)
+    session.move(2, 0, len(PROMPT))
+    found = session.decode([17], [7])[0]
+    np.testing.assert_allclose(found, reference.logits([17])[0], rtol=0, atol=0.01 * largest)
+
+
 def test_a_graph_is_built_once_and_appears_whole(tmp_path: Path) -> None:
     """Four builders at once: one folder, nothing half-built beside it; other options, another."""
     metadata, tensors, _ = gguf_files.tiny_decoder({})
