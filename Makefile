@@ -43,7 +43,8 @@ $(BIN)/python:
 system: ## install what some tests use and Python cannot bring (as root; optional)
 	@sh deploy/system-packages.sh
 
-demo: $(DEMO_READY) kernels ## the whole job on real models (make demo ARGS=--exit ends it)
+demo: ## the whole job on real models (make demo ARGS=--exit ends it)
+	@$(MAKE) --no-print-directory -j2 $(DEMO_READY) kernels # a download beside a compiler
 	@$(BIN)/tollhouse demo $(ARGS)
 
 test: $(READY) system kernels ## every test, from a fresh clone
