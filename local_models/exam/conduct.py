@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from local_models.exam.forms import engine_constraint
+from local_models.exam.forms import bare, engine_constraint
 from local_models.exam.generate import tasks
 from local_models.exam.task import FORMS, GENERATOR_VERSION, Form, Task
 from local_models.messages import (
@@ -29,6 +29,10 @@ _log = logging.getLogger(__name__)
 
 PROGRESS_BYTES_MAX = 64 << 20
 """A progress file over this is not one of ours: 27 kinds in both forms have 10 MB at most."""
+
+
+FIELD_TOKENS = 8
+"""More than a task's own limit, for the name and the brackets of a JSON field."""
 
 
 class Answers(Protocol):
@@ -130,6 +134,8 @@ def conduct(
             if message.reason in ("error", "cancelled"):
                 raise LocalModelError(f"{request_id} failed: {message.message or message.reason}")
             answer = "".join(texts)
+            if form == "constrained":
+                answer = bare(task.constraint, answer)
             verdict = task.judge(answer)
             entry = Judged(
                 kind=task.kind,
@@ -163,7 +169,7 @@ def _request(request_id: str, task: Task, form: Form) -> GenerationRequest:
     return GenerationRequest(
         request_id=request_id,
         messages=({"role": "user", "content": task.prompt},),
-        params=SamplingParams(max_tokens=task.max_tokens, temperature=0.0),
+        params=SamplingParams(max_tokens=task.max_tokens + FIELD_TOKENS, temperature=0.0),
         constraint=engine_constraint(task.constraint) if form == "constrained" else None,
     )
 

@@ -13,11 +13,35 @@ def engine_constraint(constraint: Constraint) -> EngineConstraint:
         case "choice":
             return EngineConstraint("choice", json.dumps(constraint.choices))
         case "regex":
-            return EngineConstraint("regex", constraint.regex)
+            if not constraint.name:
+                return EngineConstraint("regex", constraint.regex)
+            return EngineConstraint("json", json.dumps(_field(constraint)))
         case "json_schema":
             return EngineConstraint("json", json.dumps(constraint.schema))
         case "tool":
             return EngineConstraint("json", json.dumps(_calls(constraint.tools)))
+
+
+def bare(constraint: Constraint, output: str) -> str:
+    """The answer in a constrained output: what its one field holds, else the output itself.
+
+    An output that was cut short is left as it is, and judged so.
+    """
+    if not constraint.name:
+        return output
+    try:
+        return str(json.loads(output)[constraint.name])
+    except (ValueError, KeyError, TypeError):
+        return output
+
+
+def _field(constraint: Constraint) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {constraint.name: {"type": "string", "pattern": f"^(?:{constraint.regex})$"}},
+        "required": [constraint.name],
+        "additionalProperties": False,
+    }
 
 
 def _calls(tools: tuple[dict[str, Any], ...]) -> dict[str, Any]:

@@ -32,13 +32,16 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine may be told about the form of the output, without being told the answer.
 
     choice: one of ``choices``. regex: the whole output matches ``regex`` (no anchors, no look
-    around, no back references). json_schema: the output is a JSON document of ``schema``. tool:
-    the output is a call of one of ``tools``, each as OpenAI's ``{"type": "function", ...}``.
+    around, no back references); with a ``name``, the output is a JSON object whose one field
+    matches: a model that is held to a bare form begins a sentence all the same. json_schema: the
+    output is a JSON document of ``schema``. tool: the output is a call of one of ``tools``, each
+    as OpenAI's ``{"type": "function", ...}``.
     """
 
     type: Literal["choice", "regex", "json_schema", "tool"]
     choices: tuple[str, ...] = ()
     regex: str = ""
+    name: str = ""
     schema: dict[str, Any] | None = None
     tools: tuple[dict[str, Any], ...] = ()
 

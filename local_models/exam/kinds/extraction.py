@@ -59,7 +59,9 @@ def _email(rng: Random) -> Filling:
     return Filling(
         slots={"text": text},
         truth=Exact(text=mail, similar=r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+", case_matters=False),
-        constraint=matching(r"[a-z0-9._+-]{1,40}@[a-z0-9-]{1,30}(\.[a-z]{2,8}){1,2}"),
+        constraint=matching(
+            r"[a-z0-9._+-]{1,40}@[a-z0-9-]{1,30}(\.[a-z]{2,8}){1,2}", "email_address"
+        ),
     )
 
 
@@ -114,8 +116,9 @@ def _field(rng: Random) -> Filling:
             "field": asked,
             "lower": asked.lower(),
         },
-        truth=Names(accepted=(record[asked],), rivals=others),
-        constraint=matching(r"[A-Za-z0-9][A-Za-z0-9 .-]{0,39}"),
+        # A price is a price without its currency, too.
+        truth=Names(accepted=(record[asked], record[asked].removesuffix(" EUR")), rivals=others),
+        constraint=matching(r"[A-Za-z0-9][A-Za-z0-9 .-]{0,39}", "value"),
     )
 
 
@@ -171,7 +174,7 @@ def _number(rng: Random) -> Filling:
             also=(reference.removeprefix("INV-"), reference.removeprefix("T")),
             case_matters=False,
         ),
-        constraint=matching(r"(INV-|T)?[0-9]{4,10}"),
+        constraint=matching(r"(INV-|T)?[0-9]{4,10}", "number"),
     )
 
 
@@ -235,7 +238,8 @@ def _date(rng: Random) -> Filling:
         truth=Exact(text=written, also=forms, similar=ANY_DATE),
         constraint=matching(
             r"([0-9]{1,2} [A-Z][a-z]{2,8} [0-9]{4}|[A-Z][a-z]{2,8} [0-9]{1,2}, [0-9]{4}"
-            r"|[0-9]{4}-[0-9]{2}-[0-9]{2})"
+            r"|[0-9]{4}-[0-9]{2}-[0-9]{2})",
+            "date",
         ),
     )
 

@@ -23,7 +23,7 @@ def _iso(rng: Random) -> Filling:
     return Filling(
         slots={"date": written},
         truth=Exact(text=day.isoformat(), similar=ANY_DATE, given=date_forms(day)),
-        constraint=matching(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"),
+        constraint=matching(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "date"),
     )
 
 
@@ -62,7 +62,7 @@ def _telephone(rng: Random) -> Filling:
     return Filling(
         slots={"phone": written, "example": example},
         truth=Exact(text=form, similar=r"[+(]?\d[\d() ./-]{8,}\d", given=(written, example)),
-        constraint=matching(regex),
+        constraint=matching(regex, "phone"),
     )
 
 
@@ -121,7 +121,7 @@ def _case(rng: Random) -> Filling:
     return Filling(
         slots={"text": text, "case": rng.choice(_SAID[case])},
         truth=Exact(text=wanted, also=also),
-        constraint=matching(rf"[{letters}][{letters} ]{{3,59}}"),
+        constraint=matching(rf"[{letters}][{letters} ]{{3,59}}", "text"),
     )
 
 

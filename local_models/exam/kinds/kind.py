@@ -38,6 +38,6 @@ def one_of(*choices: str) -> Constraint:
     return Constraint(type="choice", choices=choices)
 
 
-def matching(regex: str) -> Constraint:
-    """The output matches."""
-    return Constraint(type="regex", regex=regex)
+def matching(regex: str, name: str = "") -> Constraint:
+    """The output matches, as the field ``name`` of a JSON object where it has a name."""
+    return Constraint(type="regex", regex=regex, name=name)

@@ -32,7 +32,7 @@ def _capital(rng: Random) -> Filling:
             accepted=(capital, *CAPITAL_SPELLINGS.get(capital, ())),
             rivals=tuple(sorted(rival for rival in rivals if rival not in country)),
         ),
-        constraint=matching(r"[A-Z][A-Za-zÀ-ÿ'. -]{2,24}"),
+        constraint=matching(r"[A-Z][A-Za-zÀ-ÿ'. -]{2,24}", "capital"),
     )
 
 
@@ -64,14 +64,14 @@ def _element(rng: Random) -> Filling:
             family="symbol",
             slots={"name": name},
             truth=Names(accepted=(symbol,), rivals=others, exact_case=True),
-            constraint=matching(r"[A-Z][a-z]?"),
+            constraint=matching(r"[A-Z][a-z]?", "symbol"),
         )
     others = tuple(other for other in ELEMENTS if other != name)
     return Filling(
         family="name",
         slots={"symbol": symbol},
         truth=Names(accepted=(name, *ELEMENT_SPELLINGS.get(name, ())), rivals=others),
-        constraint=matching(r"[A-Z]?[a-z]{2,13}"),
+        constraint=matching(r"[A-Z]?[a-z]{2,13}", "element"),
     )
 
 
@@ -119,7 +119,7 @@ def _translate(rng: Random) -> Filling:
     return Filling(
         slots={"word": english, "language": language},
         truth=Names(accepted=(*accepted, *with_article), rivals=tuple(sorted(others))),
-        constraint=matching(_WORD),
+        constraint=matching(_WORD, "translation"),
     )
 
 
@@ -157,7 +157,7 @@ def _spelling(rng: Random) -> Filling:
         family="correct",
         slots={"wrong": wrong},
         truth=Corrected(accepted=(right,), misspelt=wrong),
-        constraint=matching(r"[A-Za-z]{3,16}"),
+        constraint=matching(r"[A-Za-z]{3,16}", "correct_spelling"),
     )
 
 

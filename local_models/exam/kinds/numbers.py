@@ -28,7 +28,7 @@ def _arithmetic(rng: Random) -> Filling:
     return Filling(
         slots={"a": a, "b": b, "sign": sign, "words": words},
         truth=Number(value=str(value)),
-        constraint=matching(INTEGER),
+        constraint=matching(INTEGER, "result"),
     )
 
 
@@ -120,7 +120,7 @@ def _sort(rng: Random) -> Filling:
     return Filling(
         slots={"items": ", ".join(items), "order": order, "what": what},
         truth=Sequence(items=tuple(ordered)),
-        constraint=matching(regex),
+        constraint=matching(regex, "sorted"),
     )
 
 
@@ -166,7 +166,7 @@ def _units(rng: Random) -> Filling:
     return Filling(
         slots={"value": f"{value}", "source": source, "target": target},
         truth=Number(value=f"{result:f}", units=(f" {target}", f" {short}", short)),
-        constraint=matching(r"[0-9]{1,7}(\.[0-9]{1,3})?"),
+        constraint=matching(r"[0-9]{1,7}(\.[0-9]{1,3})?", "value"),
     )
 
 
@@ -209,7 +209,7 @@ def _days(rng: Random) -> Filling:
         family="date",
         slots={"start": first.isoformat(), "step": step, "way": "after" if after else "before"},
         truth=Exact(text=last.isoformat(), similar=r"\d{4}-\d\d-\d\d", given=(first.isoformat(),)),
-        constraint=matching(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}"),
+        constraint=matching(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}", "date"),
     )
 
 
@@ -245,7 +245,7 @@ def _count(rng: Random) -> Filling:
     return Filling(
         slots={"items": ", ".join(items)},
         truth=Number(value=str(len(items)), units=(" items", " words")),
-        constraint=matching(r"[0-9]{1,2}"),
+        constraint=matching(r"[0-9]{1,2}", "count"),
     )
 
 
@@ -291,7 +291,7 @@ def _story(rng: Random) -> Filling:
         truth=Number(
             value=str(value), units=(f" {thing}", " dollars", " pages", " years", " years old")
         ),
-        constraint=matching(r"[0-9]{1,4}"),
+        constraint=matching(r"[0-9]{1,4}", "result"),
     )
 
 

@@ -222,7 +222,7 @@ def _summary(rng: Random) -> Filling:
         truth=Wording(
             required=required, words_max=words, words_min=4, sentences_max=1, example=example
         ),
-        constraint=matching(r"[A-Z][A-Za-z0-9 ,'-]{15,160}\."),
+        constraint=matching(r"[A-Z][A-Za-z0-9 ,'-]{15,160}\.", "summary"),
     )
 
 
@@ -270,7 +270,7 @@ def _rewrite(rng: Random) -> Filling:
             sentences_max=1,
             example=rewritten,
         ),
-        constraint=matching(r"[A-Z][A-Za-z ]{10,100}\."),
+        constraint=matching(r"[A-Z][A-Za-z ]{10,100}\.", "sentence"),
     )
 
 
