@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.progress import Progress
 
-from local_models.catalogue import default_models_dir, ensure
+from local_models.catalogue import default_models_dir, ensure, load_catalogue
 from local_models.exam import results
 from local_models.exam.conduct import Course, Interrupted
 from local_models.exam.generate import SEED, TASKS, TASKS_MAX
@@ -31,6 +31,7 @@ _COLUMNS = ("tasks", "lenient", "strict", "bound")
 @click.option("--form", type=click.Choice((*FORMS, "both")), default="both", show_default=True)
 @click.option("--threads", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option("--minutes", type=float, help="Pause after so long; the same command goes on.")
+@click.option("--shipped", is_flag=True, help="Show the result that came along; ask nothing.")
 @click.option("--at-once", is_flag=True, help="At normal priority, not on idle time.")
 @click.option("--keep-answers", is_flag=True, help="Keep the answers in the progress file, too.")
 @click.option(
@@ -49,6 +50,7 @@ def exam(
     form: str,
     threads: int,
     minutes: float | None,
+    shipped: bool,
     at_once: bool,
     keep_answers: bool,
     out: Path | None,
@@ -61,6 +63,9 @@ def exam(
     # Here, for it brings ONNX Runtime along, which no other command of this file wants.
     from local_models.exam import command
 
+    if shipped:
+        _show_shipped(name)
+        return
     chosen = tuple(kind.strip() for kind in kinds.split(",") if kind.strip())
     unknown = [kind for kind in chosen if kind not in KINDS]
     if unknown:
@@ -96,6 +101,21 @@ def exam(
         click.echo(f"{each}, lenient, mean over kinds: {command.mean(result, each) or 0.0:.3f}")
     if out is not None:
         click.echo(f"written to {results.write(result, out)}")
+
+
+def _show_shipped(name: str) -> None:
+    from local_models.exam import command
+
+    entry = load_catalogue().get(name)
+    if entry is None or "model.gguf" not in entry.files:
+        raise click.ClickException(f"there is no model {name!r} that answers")
+    try:
+        result = results.shipped(entry.files["model.gguf"].sha256)
+    except LocalModelError as error:
+        raise click.ClickException(str(error)) from error
+    if result is None:
+        raise click.ClickException(f"no exam of {name} came along; measure it without --shipped")
+    _show(result, command.table(result))
 
 
 def _show(result: results.Result, rows: Iterable[tuple[str, ...]]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import local_models
+from local_models.exam.report import markdown, shipped_results
 from local_models.origins import ORIGIN_FILE
 
 README = (Path(local_models.__file__).parent / "README.md").read_text(encoding="utf-8")
@@ -35,3 +36,11 @@ def test_every_file_it_names_exists() -> None:
     named = set(re.findall(r"`(\w+\.(?:py|yaml))`", README)) - {ORIGIN_FILE}
     assert len(named) > 10
     assert [name for name in named if not (folder / name).is_file()] == []
+
+
+def test_the_exams_table_is_that_of_the_shipped_results() -> None:
+    """Regenerate with ``python -m local_models.exam.report``."""
+    _, _, rest = README.partition("<!-- exam: python -m local_models.exam.report -->\n")
+    shown, end, _ = rest.partition("<!-- end -->")
+    assert end
+    assert shown == markdown(shipped_results())

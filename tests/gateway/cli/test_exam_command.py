@@ -48,3 +48,13 @@ def test_an_unknown_kind_or_model_is_one_sentence(tmp_path: Path) -> None:
     absent = CliRunner().invoke(cli, ["models", "exam", "gpt-9", "--models-dir", str(tmp_path)])
     assert absent.exit_code == 1
     assert "Error: there is no model 'gpt-9'; known are " in absent.output
+
+
+def test_a_shipped_result_is_shown_without_asking_anything() -> None:
+    """And a model that brought none, or answers nothing, is one sentence."""
+    shown = CliRunner().invoke(cli, ["models", "exam", "smollm2-135m-instruct", "--shipped"])
+    assert shown.exit_code == 0, shown.output
+    assert re.search(r"^capital +\| +\d+ +\d\.\d{3} ", shown.output, re.M)
+    refused = CliRunner().invoke(cli, ["models", "exam", "all-minilm-l6-v2", "--shipped"])
+    assert refused.exit_code == 1
+    assert "Error: there is no model 'all-minilm-l6-v2' that answers" in refused.output
