@@ -28,6 +28,7 @@ from local_models.family import read_shape
 from local_models.fit import require_room
 from local_models.gguf import GgufFile
 from local_models.grammar import Compiler
+from local_models.labels import LabelSequence
 from local_models.messages import (
     Delta,
     Device,
@@ -181,7 +182,8 @@ class Engine:
             raise PromptTooLong(
                 f"the prompt has {len(prompt)} tokens; the context window is {limit}"
             )
-        sequence = Sequence(request, prompt, deliver, self._tokenizer, limit)
+        kind = LabelSequence if request.labels else Sequence
+        sequence = kind(request, prompt, deliver, self._tokenizer, limit)
         with self._changed:
             if self._closed:
                 raise EngineBusy("the engine is closed")

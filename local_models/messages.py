@@ -54,6 +54,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     an error. Requests with one ``group`` and one prompt are several answers to it: the prompt is
     read once where their time allows it. ends_nonsense: an answer that has become none
     (``nonsense.py``) ends early, with that reason and what it is as the message.
+    labels: nothing is generated; the end tells how likely each is as the answer (``labels.py``).
     """
 
     request_id: str
@@ -65,6 +66,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     constraint: Constraint | None = None
     group: str = ""
     ends_nonsense: bool = False
+    labels: tuple[str, ...] = ()
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -96,7 +98,7 @@ class Finished(msgspec.Struct, frozen=True):
     """The last message of every request. compute_us is its share of the engine thread's time.
 
     message: why, of an error or of nonsense. refused: the error is the request's own, and a
-    second try would be the same.
+    second try would be the same. scores: the labels' log-probabilities, in their order.
     """
 
     reason: FinishReason
@@ -105,6 +107,7 @@ class Finished(msgspec.Struct, frozen=True):
     compute_us: int
     message: str = ""
     refused: bool = False
+    scores: tuple[float, ...] = ()
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):

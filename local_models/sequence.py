@@ -45,6 +45,7 @@ class Sequence:
         self.guide: Future[Guide] | None = None
         """Of a request with a constraint; it has a result before the first token is chosen."""
         self.message = ""
+        self.scores: tuple[float, ...] = ()
         self.prompt_logits: npt.NDArray[np.float32] | None = None
         """float32 [vocabulary] after the prompt, of a request in a group."""
         self.reason: FinishReason | None = None
@@ -129,6 +130,7 @@ class Sequence:
             compute_us=round(self.compute_seconds * 1e6),
             message=message or self.message,
             refused=refused,
+            scores=self.scores,
         )
         self._deliver(self.request.request_id, finished)
 

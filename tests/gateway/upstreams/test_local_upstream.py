@@ -30,6 +30,7 @@ from gateway.errors import (
 )
 from gateway.upstreams.base import COMPUTE_HEADER, Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.local import LocalUpstream, ModelProcessClient
+from gateway.upstreams.local_labels import score_labels
 from local_models.catalogue import ensure
 from local_models.embedder import Embedder
 from local_models.messages import Delta, Finished, GenerationRequest, SamplingParams
@@ -367,6 +368,24 @@ async def test_an_answer_that_loops_is_ended_and_said_to_be(client: ModelProcess
             shown += await response.receive()
     assert b"Animal" in shown
     assert b"[DONE]" not in shown
+
+
+async def test_labels_are_scored_with_calibration(client: ModelProcessClient) -> None:
+    """Each judged text asks four times; the probabilities are of the labels alone."""
+    found = []
+    for text in ("I love it, wonderful and great!", "I hate it, awful and terrible!"):
+        messages = [{"role": "user", "content": f"Is this positive or negative? {text}"}]
+        asked: dict[str, Any] = {"request_id": "r", "deadline": time.monotonic() + 30}
+        labels = ("positive", "negative")
+        plain = await score_labels(client, messages, labels, content="", **asked)
+        scored = await score_labels(client, messages, labels, content=text, **asked)
+        assert math.isclose(sum(scored.probabilities), 1)
+        assert scored.tokens > 3 * plain.tokens / 2
+        assert scored.compute_us > plain.compute_us > 0
+        found.append(scored.probabilities[0])
+    assert found[0] > found[1]
+    with pytest.raises(UpstreamStatus, match="labels must differ"):
+        await score_labels(client, messages, ("a", "a"), content="", **asked)
 
 
 async def test_penalties_and_biases_change_the_answer(upstream: Upstream) -> None:
