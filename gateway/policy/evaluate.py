@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from gateway.policy import schema
+from gateway.policy.capability import Needs, not_for_small
 from gateway.policy.snapshot import AUTO, Model, Policy, RequestFacts, Route
 from gateway.yaml_documents import Document, Where, suggest
 
@@ -59,7 +60,8 @@ def evaluate(
         return Outcome(route, _distinct(fixed, *route.fallback), reason)
     assert route.small is not None, "compile.py checks routes"
     assert route.large is not None, "compile.py checks routes"
-    forced = _forced(route, route.small, facts, has_json)
+    needs = Needs(facts.has_tools, facts.has_images, has_json, facts.input_tokens)
+    forced = not_for_small(route.always_large, route.small, needs)
     if forced is not None:
         return Outcome(route, _distinct(route.large, *route.fallback), forced)
     examined = by_exam(route) if route.target.until_then == "exam" else None
@@ -93,24 +95,6 @@ def fixed_target(policy: Policy, route: Route, model: str) -> Model | None:
     if model in route.models and route.to is not None:
         return route.to
     return policy.models.get(model) or route.to
-
-
-def _forced(route: Route, small: Model, facts: RequestFacts, has_json: bool) -> str | None:
-    """Why the small model is not even considered; None if it is."""
-    rule, can = route.always_large, small.capabilities
-    if facts.has_tools and (rule.tools or "tools" not in can):
-        return "tools go to the large model"
-    if facts.has_images and (rule.images or "vision" not in can):
-        return "images go to the large model"
-    if has_json and (rule.json_schema or "json_schema" not in can):
-        return "structured output goes to the large model"
-    over = rule.prompt_tokens_over
-    if over is not None and facts.input_tokens > over:
-        return f"about {facts.input_tokens} prompt tokens, over {over}"
-    window = small.context_tokens
-    if window is not None and facts.input_tokens > window:
-        return f"about {facts.input_tokens} prompt tokens do not fit the small model's {window}"
-    return None
 
 
 def _distinct(*models: Model) -> tuple[Model, ...]:

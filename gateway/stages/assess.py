@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from gateway.caches.semantic import eligible, partition_key
 from gateway.errors import UpstreamError
 from gateway.exchange import Exchange
+from gateway.policy.capability import Needs, not_for_small
 from gateway.policy.snapshot import AlwaysLarge, Model
 from gateway.routing import Decision, Score
 from gateway.services import Services
@@ -131,19 +132,15 @@ def _must_be_large(exchange: Exchange, services: Services) -> str | None:
 
 
 def _not_for_small(exchange: Exchange, rule: AlwaysLarge, small: Model) -> str | None:
-    request, capabilities = exchange.request, small.capabilities
-    if request.has_tools and (rule.tools or "tools" not in capabilities):
-        return "tools always go to the large model"
-    if request.has_media and (rule.images or "vision" not in capabilities):
-        return "images, audio and files always go to the large model"
-    if request.has_json_format and (rule.json_schema or "json_schema" not in capabilities):
-        return "structured output always goes to the large model"
-    tokens = exchange.facts.input_tokens
-    if rule.prompt_tokens_over is not None and tokens > rule.prompt_tokens_over:
-        return f"about {tokens} prompt tokens, over {rule.prompt_tokens_over}"
-    window = small.context_tokens
-    if window is not None and tokens + (request.max_output_tokens or 0) > window:
-        return f"about {tokens} prompt tokens do not fit the small model's {window}"
-    if small.provider.api == "local":
+    request = exchange.request
+    needs = Needs(
+        tools=request.has_tools,
+        media=request.has_media,
+        json=request.has_json_format,
+        input_tokens=exchange.facts.input_tokens,
+        output_tokens=request.max_output_tokens or 0,
+    )
+    reason = not_for_small(rule, small, needs)
+    if reason is None and small.provider.api == "local":
         return local_openai.refusal(request.body, chat=exchange.endpoint == "chat")
-    return None
+    return reason

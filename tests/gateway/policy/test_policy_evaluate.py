@@ -76,7 +76,7 @@ def test_a_match_names_what_does_not_hold() -> None:
         ({}, Scores(0.5, 0.98), ["large"], "small is not good enough: 0.50 of 0.98"),
         ({}, None, ["small", "large"], "the difficulty decides"),
         ({"has_tools": True}, GOOD, ["large"], "tools go to the large model"),
-        ({"has_images": True}, GOOD, ["large"], "images go to the large model"),
+        ({"has_images": True}, GOOD, ["large"], "images, audio and files go to the large model"),
         ({"input_tokens": 6001}, GOOD, ["large"], "about 6001 prompt tokens, over 6000"),
         ({"model": "large"}, None, ["large"], "the route has one target"),
         ({"model": "small"}, None, ["small"], "a model that is named is not routed"),

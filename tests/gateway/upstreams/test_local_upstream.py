@@ -31,6 +31,7 @@ from gateway.errors import (
 from gateway.upstreams.base import COMPUTE_HEADER, Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.local import LocalUpstream, ModelProcessClient
 from gateway.upstreams.local_labels import score_labels
+from gateway.upstreams.local_openai import refusal
 from local_models.catalogue import ensure
 from local_models.embedder import Embedder
 from local_models.messages import Delta, Finished, GenerationRequest, SamplingParams
@@ -368,6 +369,26 @@ async def test_an_answer_that_loops_is_ended_and_said_to_be(client: ModelProcess
             shown += await response.receive()
     assert b"Animal" in shown
     assert b"[DONE]" not in shown
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"response_format": schema_format({"type": "object"})}, None),
+        ({"response_format": schema_format({"uniqueItems": True})}, "uniqueItems"),
+        ({"tools": [function("f")], "tool_choice": "required"}, None),
+        ({"tools": [function("f", {"not": {}})]}, "schema.not"),
+        ({"n": 8, "presence_penalty": 1}, None),
+        ({"n": 9}, "n must be"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ],
+)
+def test_a_router_hears_what_cannot_be_served_before_it_chooses(
+    fields: dict[str, Any], told: str | None
+) -> None:
+    """The same checks as of the request itself, without a model."""
+    reason = refusal({**CHAT, **fields}, chat=True)
+    assert reason is None if told is None else told in (reason or "")
 
 
 async def test_labels_are_scored_with_calibration(client: ModelProcessClient) -> None:
