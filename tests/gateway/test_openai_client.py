@@ -333,13 +333,6 @@ UNSERVED: list[dict[str, Any]] = [
     {"function_call": {"name": "f"}},
     {"seed": "7"},
     {"messages": [{"role": "function", "name": "f", "content": "x"}, message(EASY)]},
-    {
-        "messages": [
-            message("No?"),
-            {"role": "assistant", "content": None, "refusal": "No."},
-            message(EASY),
-        ]
-    },
     # Fits by its bytes, but each digit is a token: only the model itself can tell.
     {"messages": [message("Say hello. " + "7" * 3_000)]},
 ]
@@ -367,6 +360,13 @@ SERVED: list[dict[str, Any]] = [
     {"stop": ""},
     {"top_p": 0},
     {"n": 2},
+    {
+        "messages": [
+            message("No?"),
+            {"role": "assistant", "content": None, "refusal": "No."},
+            message(EASY),
+        ]
+    },
 ]
 
 
