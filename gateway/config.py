@@ -182,7 +182,13 @@ def _mirror(value: Any) -> Any:
 
 
 class Models(_Section):
-    """Where model files come from that are not on this machine. A file here is never fetched."""
+    """The node's local models: what they may take, and where files that are not here come from."""
+
+    memory: Bytes | None = Field(
+        None,
+        description="All local models of this node; one that does not fit is not loaded and says"
+        " what it needs. default: three quarters of what the machine or its control group has.",
+    )
 
     mirror: Annotated[str, BeforeValidator(_mirror)] = Field(
         "",

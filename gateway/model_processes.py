@@ -53,6 +53,8 @@ class ModelProcess(msgspec.Struct, frozen=True, kw_only=True):
         arguments += ["--threads", str(local.threads), "--slots", str(self.slots)]
         arguments += ["--context-tokens", str(self.context_tokens), "--nice", str(local.nice)]
         arguments += ["--log-format", settings.log.format, "--log-level", settings.log.level]
+        if settings.models.memory is not None:
+            arguments += ["--memory-bytes", str(settings.models.memory)]
         if self.sha256:
             arguments += ["--sha256", self.sha256]
         if settings.models_dir is not None:

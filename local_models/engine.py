@@ -15,6 +15,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from collections.abc import Sequence as Many
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from local_models.fit import require_room
 from local_models.gguf import GgufFile
 from local_models.grammar import Compiler
 from local_models.labels import LabelSequence
+from local_models.memory import Need, need_of
 from local_models.messages import (
     Delta,
     Device,
@@ -113,13 +115,15 @@ class Engine:
         accuracy_level: int = 4,
         fused: bool | None = None,
         device: Device = "auto",
+        admit: Callable[[Need], None] | None = None,
     ) -> "Engine":
         """Load the model in a catalogue's folder; the first time, its graph is built there.
 
         fused: our own operators; None takes them when the native library is there and the weights
         suit it. context_tokens: at most what the model was trained for. device: ``auto`` takes
         a GPU where ONNX Runtime can use one; ``info`` says which it is, and why not the other.
-        Raises InvalidModel or ModelUnavailable.
+        admit: told what the model needs before anything large is loaded; what it raises ends the
+        loading. Raises InvalidModel or ModelUnavailable.
         """
         gguf_path = model_dir / "model.gguf"
         gguf = GgufFile(gguf_path)
@@ -128,6 +132,9 @@ class Engine:
         require_room(gguf, shape, slots=slots, context_tokens=context_tokens)
         placement = choose(device)
         on_gpu = placement.device == "cuda"
+        if admit is not None:
+            file_bytes = gguf_path.stat().st_size
+            admit(need_of(file_bytes, shape, slots=slots, context_tokens=context_tokens))
         library = native.library_path()
         if fused is None:
             fused = not on_gpu and library is not None and graph.can_be_fused(gguf)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from local_models.family import Shape
 from local_models.gguf import GgufFile
+from local_models.memory import need_of
 from local_models.messages import ModelUnavailable
-
-PROCESS_BYTES = 150 << 20
-"""Python, ONNX Runtime and a vocabulary: 130 to 170 MiB measured with two models."""
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -21,18 +19,15 @@ def require_room(
 ) -> None:
     """Raise ModelUnavailable, saying what is needed, where the model cannot fit.
 
-    free_bytes: for tests; None asks the system. What is needed is the least: the weights as the
-    file has them, the whole key-value cache, the logits and the process itself.
+    free_bytes: for tests; None asks the system. What is needed: ``memory.need_of``.
     """
     weights_bytes = sum(tensor.stored.nbytes for tensor in gguf.tensors.values())
-    per_token_bytes = 2 * shape.layers * shape.kv_heads * shape.head_dim * 4
-    cache_bytes = slots * context_tokens * per_token_bytes
-    needed_bytes = weights_bytes + cache_bytes + slots * shape.vocabulary * 4 + PROCESS_BYTES
+    need = need_of(weights_bytes, shape, slots=slots, context_tokens=context_tokens)
     free_bytes = available_bytes() if free_bytes is None else free_bytes
-    if free_bytes is not None and needed_bytes > free_bytes:
+    if free_bytes is not None and need.total_bytes > free_bytes:
         raise ModelUnavailable(
-            f"the model does not fit: it needs {_gib(needed_bytes)} of memory"
-            f" ({_gib(weights_bytes)} for weights, {_gib(cache_bytes)} for {slots} slots of"
+            f"the model does not fit: it needs {_gib(need.total_bytes)} of memory"
+            f" ({_gib(weights_bytes)} for weights, {_gib(need.cache_bytes)} for {slots} slots of"
             f" {context_tokens} tokens), and {_gib(free_bytes)} are free; fewer slots or a shorter"
             " context need less"
         )

@@ -20,6 +20,7 @@ import msgspec
 
 from local_models import protocol
 from local_models.catalogue import ensure
+from local_models.memory import PROCESS_BYTES, DoesNotFit, MemoryBound, Need
 from local_models.messages import (
     Device,
     EngineBusy,
@@ -43,6 +44,8 @@ WRITE_BUFFER_HIGH_BYTES = 1 << 20
 """Above this the connection gets no deltas and its requests are not read."""
 
 DRAIN_POLL_SECONDS = 0.02
+MEMORY_POLL_SECONDS = 1.0
+"""Between two looks whether a model that did not fit fits now."""
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -67,7 +70,8 @@ class Models(msgspec.Struct, frozen=True, kw_only=True):
 class ModelServer:
     """The models, the connections and what runs for whom. All methods belong to the event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, memory: MemoryBound) -> None:
+        self._memory = memory
         self.ready = protocol.Ready(protocol.PROTOCOL_VERSION, "absent", "absent")
         self.connections: set[Connection] = set()
         self._generations: dict[str, tuple[Connection, Generation]] = {}
@@ -91,10 +95,21 @@ class ModelServer:
                 self._tell(embedding_state="failed", embedding_message=str(error))
         if models.generation:
             try:
-                await self._load_engine(models)
+                await self._load_engine_once_it_fits(models)
             except LocalModelError as error:
                 _log.error("generation model %s: %s", models.generation, error)
                 self._tell(generation_state="failed", generation_message=str(error))
+
+    async def _load_engine_once_it_fits(self, models: Models) -> None:
+        while True:
+            try:
+                return await self._load_engine(models)
+            except DoesNotFit as error:
+                _log.error("generation model %s: %s", models.generation, error)
+                self._tell(generation_state="failed", generation_message=str(error))
+                while self._memory.left_bytes(error.model) < error.need_bytes:  # noqa: ASYNC110 - a file
+                    await asyncio.sleep(MEMORY_POLL_SECONDS)
+                self._tell(generation_state="loading", generation_message="")
 
     async def _load_embedder(self, models: Models) -> None:
         def load() -> "EmbeddingQueue":
@@ -106,6 +121,8 @@ class ModelServer:
                 models_dir=models.models_dir,
                 progress=self._progress("embedding_message"),
             )
+            size_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+            self._memory.claim(models.embedding, Need(PROCESS_BYTES + size_bytes, 0))
             return EmbeddingQueue(Embedder.load(folder))
 
         self._embeddings = await _in_daemon_thread(load)
@@ -136,6 +153,7 @@ class ModelServer:
                 slots=models.slots,
                 context_tokens=models.context_tokens,
                 device=models.device,
+                admit=lambda need: self._memory.claim(resolved.name, need),
             )
 
         self._engine = await _in_daemon_thread(load)

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from local_models.log_lines import LEVELS, Format, configure
+from local_models.memory import MemoryBound
 from local_models.messages import LocalModelError
 from local_models.model_server import Connection, Models, ModelServer
 from local_models.unix_socket import OwnedSocket, end_with_parent
@@ -30,6 +31,7 @@ class Settings(Models, frozen=True, kw_only=True):
     socket: Path
     nice: int
     outlive_parent: bool
+    memory_bytes: int
     log_format: Format
     log_level: str
 
@@ -42,7 +44,8 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop.set)
     owned = OwnedSocket(settings.socket)
     try:
-        server = ModelServer(loop)
+        bound = MemoryBound(settings.socket.with_name("memory.json"), settings.memory_bytes)
+        server = ModelServer(loop, bound)
         listener = await loop.create_unix_server(lambda: Connection(server), sock=owned.listener)
         loading = loop.create_task(server.load(settings))
         stopping = loop.create_task(stop.wait())
@@ -76,6 +79,9 @@ def parse_arguments(arguments: list[str]) -> Settings:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="of generation"
     )
     parser.add_argument("--models-dir", type=Path, default=None)
+    parser.add_argument(
+        "--memory-bytes", type=int, default=0, help="of all models that listen in one folder"
+    )
     parser.add_argument("--nice", type=int, default=0, help="added to the process's niceness")
     parser.add_argument("--outlive-parent", action="store_true")
     parser.add_argument("--log-format", choices=("text", "json"), default="text")

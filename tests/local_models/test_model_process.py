@@ -88,11 +88,17 @@ class Peer:
 
 
 def start(
-    path: Path, generation: str = "", embedding: str = "", *, stderr: int = subprocess.DEVNULL
+    path: Path,
+    generation: str = "",
+    embedding: str = "",
+    *,
+    more: tuple[str, ...] = (),
+    stderr: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[str]:
     """A model process; with empty names it serves nothing and starts at once."""
     arguments = ["--socket", path, "--generation", generation, "--embedding", embedding]
     command = [sys.executable, "-m", "local_models.server", *map(str, arguments), "--threads", "1"]
+    command += more
     return subprocess.Popen(command, stderr=stderr, text=True)
 
 
