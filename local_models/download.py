@@ -10,14 +10,17 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from http import HTTPStatus
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-import httpx
 import msgspec
 
 from local_models.messages import ModelUnavailable
+
+if TYPE_CHECKING:
+    import httpx  # 8 MB and 0.1 s, which whoever only reads the catalogue is spared
 
 CHUNK_BYTES = 1 << 20
 CONNECT_TIMEOUT_SECONDS = 15.0
@@ -151,6 +154,8 @@ class _Wire:
             self._copy(iter(lambda: source.read(CHUNK_BYTES), b""), sink, 0)
 
     def _receive_http(self) -> None:
+        import httpx
+
         failure = ""
         fruitless = 0
         with _client() as client:
@@ -175,7 +180,7 @@ class _Wire:
     def _have_bytes(self) -> int:
         return self._part.stat().st_size if self._part.exists() else 0
 
-    def _receive_rest(self, client: httpx.Client) -> None:
+    def _receive_rest(self, client: "httpx.Client") -> None:
         have_bytes = self._have_bytes()
         if have_bytes >= self._digest.size_bytes:
             return
@@ -185,7 +190,7 @@ class _Wire:
         with client.stream("GET", self._location, headers=headers) as response:
             response.raise_for_status()
             range_start = f"bytes {have_bytes}-"
-            goes_on = response.status_code == httpx.codes.PARTIAL_CONTENT and response.headers.get(
+            goes_on = response.status_code == HTTPStatus.PARTIAL_CONTENT and response.headers.get(
                 "content-range", ""
             ).startswith(range_start)
             if not goes_on:
@@ -204,7 +209,9 @@ class _Wire:
                 self._progress(Received(self._name, self._source, have_bytes, total))
 
 
-def _client() -> httpx.Client:
+def _client() -> "httpx.Client":
+    import httpx
+
     timeout = httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
     return httpx.Client(timeout=timeout, follow_redirects=True)
 
@@ -215,6 +222,8 @@ def published_digest(url: str, sha256: str, *, name: str) -> Digest:
     The hub answers ``HEAD`` with a redirect that has ``x-linked-size`` and, as ``x-linked-etag``,
     the sha256 of a large file. Raises ModelUnavailable where neither names a sha256.
     """
+    import httpx
+
     try:
         with _client() as client:
             response = client.head(url, follow_redirects=False)
