@@ -100,11 +100,26 @@ def file_name(sha256: str) -> str:
 
 
 def write(result: Result, folder: Path) -> Path:
-    """Write a result; returns its path."""
+    """Write a result; returns its path. Kinds and forms that it lacks are kept from an earlier
+    one of the same file, seed, generator and engine.
+    """
     path = folder / file_name(result.sha256)
     folder.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        result = _merged(decode(path.read_bytes(), result.sha256), result)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     return path
+
+
+def _merged(earlier: Result, later: Result) -> Result:
+    if (earlier.seed, earlier.engine) != (later.seed, later.engine):
+        return later
+    kinds = {
+        name: {**earlier.kinds.get(name, {}), **later.kinds.get(name, {})}
+        for name in KINDS
+        if name in earlier.kinds or name in later.kinds
+    }
+    return msgspec.structs.replace(later, kinds=kinds)
 
 
 def shipped(sha256: str) -> Result | None:

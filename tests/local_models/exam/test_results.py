@@ -1,6 +1,7 @@
 """Results and what they prove: shipped files belong to this generator and these models."""
 
 from importlib import resources
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from local_models.exam import evidence, results
 from local_models.exam.detect import DETECTABLE
 from local_models.exam.kinds import KINDS
 from local_models.exam.statistics import lower_bound
-from local_models.exam.task import GENERATOR_VERSION
+from local_models.exam.task import GENERATOR_VERSION, Form
 
 _FOLDER = resources.files("local_models.exam").joinpath("results")
 _SHIPPED = sorted(
@@ -94,3 +95,26 @@ def test_a_model_that_reads_nothing_is_shown_beside() -> None:
     """The best constant answer: half of the yes-or-no questions, nearly no addresses."""
     assert 0.4 <= results.blind("yes_no", 100) <= 0.65
     assert results.blind("extract_email", 100) <= 0.05
+
+
+def test_an_exam_in_parts_is_kept_as_one(tmp_path: Path) -> None:
+    """Another kind or form joins what was there; a newer count of the same takes its place."""
+
+    def part(kind: str, form: Form, right: int, engine: str = "e") -> results.Result:
+        count = results.Count(tasks=9, lenient=right, strict=0, wordings=((9, right),))
+        return results.Result(
+            model="m", sha256="0" * 64, generator=GENERATOR_VERSION, seed=1, day="2026-01-01",
+            engine=engine, kinds={kind: {form: count}},
+        )  # fmt: skip
+
+    for each in (part("capital", "free", 3), part("capital", "free", 4)):
+        path = results.write(each, tmp_path)
+    results.write(part("capital", "constrained", 5), tmp_path)
+    results.write(part("sentiment", "free", 6), tmp_path)
+    whole = results.decode(path.read_bytes(), "0" * 64).kinds
+    assert [*whole] == ["sentiment", "capital"]
+    assert {form: count.lenient for form, count in whole["capital"].items()} == {
+        "free": 4, "constrained": 5,
+    }  # fmt: skip
+    results.write(part("capital", "free", 7, engine="another"), tmp_path)
+    assert [*results.decode(path.read_bytes(), "0" * 64).kinds] == ["capital"]
