@@ -8,8 +8,12 @@ it (1.1 GB more for 22 of them; this: 25 KB in 4 s; pip 23.2 and 26.3). Exit sta
 no such classes any more.
 """
 
+import base64
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
 
 NO_SUCH_PIP = 3
 
@@ -22,9 +26,10 @@ def find(requirements: list[str]) -> list[str | None]:
 
     command = create_command("index")
     options, _ = command.parse_args(["versions", "--only-binary", ":all:", "any"])
+    session = command._build_session(options)  # type: ignore[attr-defined] # of the index command
     finder = command._build_package_finder(  # type: ignore[attr-defined] # of the index command
         options=options,
-        session=command._build_session(options),  # type: ignore[attr-defined] # as above
+        session=session,
         target_python=make_target_python(options),
         ignore_requires_python=False,
     )
@@ -32,8 +37,24 @@ def find(requirements: list[str]) -> list[str | None]:
     for requirement in requirements:
         name, _, version = requirement.partition("==")
         best = finder.find_best_candidate(name, SpecifierSet(f"=={version}")).best_candidate
-        found.append(None if best is None else str(best.link.url_without_fragment))
+        url = None if best is None else str(best.link.url_without_fragment)
+        found.append(None if url is None else _with_password(url, session.auth))
     return found
+
+
+def _with_password(url: str, auth: Callable[[Any], Any]) -> str:
+    """The address with the user and password that pip would send there, if any."""
+    from pip._vendor.requests.models import Request
+
+    if not url.startswith(("http://", "https://")):
+        return url
+    request = Request("GET", url).prepare()  # type: ignore[no-untyped-call] # pip has no types here
+    kind, _, word = auth(request).headers.get("Authorization", "").partition(" ")
+    if kind != "Basic":
+        return url
+    user, _, password = base64.b64decode(word).decode("latin-1").partition(":")
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{rest}"
 
 
 def main() -> int:

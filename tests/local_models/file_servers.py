@@ -31,6 +31,7 @@ class FileServer(ThreadingHTTPServer):
         self.break_after: int | None = None
         self.ranges: list[str | None] = []
         self.paths: list[str] = []
+        self.authorized: dict[str, str | None] = {}
         self.on_get: Callable[[str], None] = lambda path: None
 
     @property
@@ -52,6 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.paths.append(self.path)
+        self.server.authorized[self.path] = self.headers.get("authorization")
         self.server.on_get(self.path)
         self.server.ranges.append(self.headers.get("range"))
         self._answer(with_body=True)

