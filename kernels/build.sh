@@ -33,6 +33,21 @@ fresh() {
   [ -f "$1" ] && grep -qF "$stamp" "$1" && echo "$1"
 }
 
+# Compiles each of $portable into its own object, side by side: the vector loops take most of the time.
+# Leaves the objects' names in $objects.
+compile() {
+  scratch=$(mktemp -d)
+  trap 'rm -rf "$scratch"' EXIT
+  objects="" jobs=""
+  # shellcheck disable=SC2086
+  for source in $portable; do
+    object=$scratch/$(basename "$source").o
+    ${CXX:-g++} $flags -c "$source" -o "$object" &
+    objects="$objects $object" jobs="$jobs $!"
+  done
+  for job in $jobs; do wait "$job"; done
+}
+
 # Runs "$@ -o LIBRARY". The file appears whole or not at all: a process may be loading the old one.
 build() {
   library=$1
@@ -48,8 +63,11 @@ case "${1:---cpu}" in
 --cpu)
   need "${CXX:-g++}"
   out=local_models/lib/libtollhouse_ops.so
-  fresh $out || build $out ${CXX:-g++} $flags -shared -DTOLLHOUSE_STAMP="\"$stamp\"" $portable \
-    kernels/onnxruntime/register.cc
+  if ! fresh $out; then
+    compile
+    build $out ${CXX:-g++} $flags -shared -DTOLLHOUSE_STAMP="\"$stamp\"" $objects \
+      kernels/onnxruntime/register.cc
+  fi
   ;;
 --cuda)
   need "${NVCC:-nvcc}"
@@ -67,9 +85,10 @@ case "${1:---cpu}" in
   ;;
 --bench)
   need "${CXX:-g++}"
+  compile
   for source in kernels/*/bench.cc; do
     build "build/kernels/bench_$(basename "$(dirname "$source")")" \
-      ${CXX:-g++} $flags $portable "$source"
+      ${CXX:-g++} $flags $objects "$source"
   done
   ;;
 *)

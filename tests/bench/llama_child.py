@@ -36,6 +36,7 @@ class Llama:
         chosen.n_seq_max = slots
         self._context = api.llama_init_from_model(self._model, chosen)
         self._memory = api.llama_get_memory(self._context)
+        self._begins: dict[int, list[int]] = {}
         self.vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self._model))
 
     def system(self) -> str:
@@ -75,13 +76,17 @@ class Llama:
         rows = [(token, i, 0, i == last) for i, token in enumerate(tokens)]
         begin = time.perf_counter()
         self.run(rows)
+        self._begins[0] = tokens
         return time.perf_counter() - begin
 
     def decode_seconds(self, prompt: list[int], batch: int, steps: int) -> list[float]:
         """Times of greedy steps of ``batch`` sequences behind one prompt."""
         for sequence in range(batch):
-            self.forget(sequence, 0)
-            self.run([(token, i, sequence, False) for i, token in enumerate(prompt)])
+            if self._begins.get(sequence, [])[: len(prompt)] != prompt:
+                self.forget(sequence, 0)
+                self.run([(token, i, sequence, False) for i, token in enumerate(prompt)])
+                self._begins[sequence] = prompt
+            self.forget(sequence, len(prompt))
         tokens, times = [prompt[-1]] * batch, []
         for step in range(steps):
             begin = time.perf_counter()
