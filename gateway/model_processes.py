@@ -28,6 +28,7 @@ class ModelProcess(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["generation", "embedding"]
     model: str  # a name of the catalogue, an absolute path, or REPO@REV/FILE of the hub
     sha256: str = ""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     slots: int
     context_tokens: int
 
@@ -52,6 +53,7 @@ class ModelProcess(msgspec.Struct, frozen=True, kw_only=True):
         arguments += ["--socket", str(self.socket(run_dir)), f"--{self.kind}", self.model]
         arguments += ["--threads", str(local.threads), "--slots", str(self.slots)]
         arguments += ["--context-tokens", str(self.context_tokens), "--nice", str(local.nice)]
+        arguments += ["--device", self.device]
         arguments += ["--log-format", settings.log.format, "--log-level", settings.log.level]
         if settings.models.memory is not None:
             arguments += ["--memory-bytes", str(settings.models.memory)]
@@ -87,6 +89,7 @@ def process_of(provider: Provider, settings: Settings) -> ModelProcess:
         kind="generation",
         model=model,
         sha256=runtime.sha256,
+        device=runtime.device,
         slots=runtime.slots or local.slots,
         context_tokens=runtime.context_tokens or local.context_tokens,
     )

@@ -728,6 +728,7 @@ def _runtime(section: schema.Runtime) -> LocalRuntime:
         path=section.path or "",
         hub=section.hub or "",
         sha256=section.sha256 or "",
+        device=section.device,
         slots=section.slots,
         context_tokens=section.context,
         ends_nonsense=section.ends_nonsense,

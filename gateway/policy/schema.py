@@ -145,7 +145,9 @@ class Runtime(Section):
         True,
         description="End an answer that loops or is in another script, and ask the next model.",
     )
-    device: NotYet = None
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where it runs; auto is a GPU where ONNX Runtime can use one."
+    )
     max_batch: NotYet = None
     memory: NotYet = None
 

@@ -66,6 +66,7 @@ class LocalRuntime(msgspec.Struct, frozen=True, kw_only=True):
     path: str = ""  # of a file of this machine
     hub: str = ""  # REPO@REV/FILE
     sha256: str = ""  # of a file or of the hub's; empty: not pinned here
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     slots: int | None = None  # None, here and below: as tollhouse.yaml says
     context_tokens: int | None = None
     ends_nonsense: bool = True  # an answer that has become none ends early

@@ -54,6 +54,7 @@ BASE: dict[str, dict[str, Any]] = {
                     "model": "smollm2-135m-instruct",
                     "slots": 4,
                     "context": 2048,
+                    "device": "cpu",
                     "ends_nonsense": True,
                 },
             },
