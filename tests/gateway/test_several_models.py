@@ -29,7 +29,7 @@ TWO_MODELS = POLICY.replace(
     "  - name: onbox-embeddings\n", SECOND + "  - name: onbox-embeddings\n"
 ).replace("  - name: embedder\n", SECOND_MODEL + "  - name: embedder\n")
 LONG = "word " * 300
-BACK_SECONDS_MAX = float(os.environ.get("TESTS_MODEL_BACK_SECONDS", "30"))
+BACK_SECONDS_MAX = 5.0
 
 
 @pytest.fixture
