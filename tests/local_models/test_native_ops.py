@@ -337,7 +337,7 @@ def test_repacked_weights_of_a_file_are_not_held_twice(tmp_path: Path) -> None:
     of_file = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.split()[0]:
-            of_file = line.endswith("weights.bin")
+            of_file = line.endswith(str(tmp_path / "weights.bin"))
         elif of_file and line.startswith("Size:"):
             mapped += int(line.split()[1])
         elif of_file and line.startswith("Rss:"):
