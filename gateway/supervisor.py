@@ -441,8 +441,13 @@ def _end(
             if signal.SIGTERM in again:
                 for other in others:
                     other.signal(signal.SIGTERM)  # they need not wait to be noticed
-        status = child.end() or status
-    return 0 if status == 0 else 1
+        ended = child.end()
+        if ended in (-signal.SIGTERM, -signal.SIGINT):
+            continue  # told before it listened for that: it had not begun to serve
+        if ended:
+            _log.warning("%s ended with status %d", child.name, ended)
+            status = 1
+    return status
 
 
 @contextlib.contextmanager

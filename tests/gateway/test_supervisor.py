@@ -251,6 +251,22 @@ def test_being_told_to_stop_ends_all_children_and_exits_0(
 
 
 @pytest.mark.slow
+def test_being_told_to_stop_while_a_worker_starts_is_no_failure(gateway: RunningGateway) -> None:
+    """The successor of a killed worker had not begun to serve: nothing is lost with it."""
+    gateway.start()
+    first = gateway.child("worker")
+    os.kill(first, signal.SIGKILL)
+
+    def succeeded() -> bool:
+        with contextlib.suppress(LookupError):
+            return gateway.child("worker") != first
+        return False
+
+    wait_for(succeeded, SOON_SECONDS, gateway.describe)
+    assert gateway.stop() == 0, gateway.describe()
+
+
+@pytest.mark.slow
 def test_hangup_reaches_the_worker_which_reads_its_policy_again(gateway: RunningGateway) -> None:
     with gateway.config.open("a") as config:
         config.write("limits: {reload_settle_seconds: 3600.0}\n")  # so nothing else reloads it

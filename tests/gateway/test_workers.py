@@ -362,7 +362,7 @@ async def test_being_told_to_stop_answers_what_runs_and_books_it_all(
     while await asyncio.to_thread(metric, gateway, "in_flight") < CONNECTIONS:
         assert not running.done()
     children = [*gateway.children("--public-fd"), gateway.child("admin-process")]
-    assert await asyncio.to_thread(gateway.stop) == 0
+    assert await asyncio.to_thread(gateway.stop) == 0, gateway.describe()
     provider.simulator.latency_seconds = 0.0
     answers = await running
     assert codes(answers) == {200: CONNECTIONS}
