@@ -72,6 +72,9 @@ class Guide:
         self._vocabulary = vocabulary
         kind = constraint.kind
         self._json = _JsonPlace() if kind in ("json", "calls") else None
+        self._may_be_text = kind == "calls"
+        self.in_text = False
+        """The next token belongs to text beside calls: nothing is open, nothing is to be closed."""
         self.closing = False
         """From now on the shortest way to the end is taken."""
         self.closing_tokens = 0
@@ -97,7 +100,10 @@ class Guide:
         if self._matcher.is_error():
             raise GrammarFailed(self._why())
         mask: Mask = np.unpackbits(bits, bitorder="little")[: self._vocabulary.size].view(np.bool_)
-        if self.closing:
+        if self._may_be_text:
+            ends = mask[[*self._vocabulary.ends]].any()
+            self.in_text = bool(ends and 2 * np.count_nonzero(mask) > len(mask))
+        if self.closing and not self.in_text:
             return self._shortest(mask)
         return mask
 

@@ -95,7 +95,7 @@ class Sequence:
         text = self._detokenizer.push(token)
         self._decoded_characters += len(text)
         nonsense = self._detector.push(token, text) if self._detector is not None else None
-        if nonsense is not None and guide is not None and guide.closes:
+        if nonsense is not None and guide is not None and guide.closes and not guide.in_text:
             guide.closing, nonsense = True, None
         shown = self._stops.push(text)
         if self._stops.stopped or (guide is not None and guide.complete):

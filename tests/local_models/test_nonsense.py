@@ -12,6 +12,7 @@ from local_models.gguf import GgufFile
 from local_models.messages import Constraint, GenerationRequest
 from local_models.nonsense import LOOP_TOKENS, Detector, Nonsense
 from local_models.tokenizer import Detokenizer, Tokenizer
+from local_models.tool_calls import Calling, Tool
 from tests.local_models.generating import request, run
 
 ASKED = "Write it, please."
@@ -125,3 +126,11 @@ def test_a_loop_within_json_is_closed(engine: Engine) -> None:
     outcome = run(engine, [asked])["r"]
     assert outcome.finished.reason == "stop"
     assert outcome.text.endswith("]")
+
+
+def test_a_loop_in_text_beside_tools_ends_as_it_does_without_them(engine: Engine) -> None:
+    """Nothing is open there that would have to be closed, and the reason is told."""
+    calls = Constraint("calls", msgspec.json.encode(Calling((Tool("stop"),))).decode())
+    asked = looping("r", ends_nonsense=True, constraint=calls)
+    finished = run(engine, [asked])["r"].finished
+    assert (finished.reason, finished.message) == ("nonsense", "loop")

@@ -197,8 +197,14 @@ def test_a_required_call_is_made_and_a_possible_one_leaves_the_text_free(engine:
     text, calls = read([outcome.text])
     assert (text, outcome.finished.reason) == ("", "stop")
     jsonschema.validate(json.loads(calls[0][1]), CITY)
-    may = msgspec.structs.replace(asked, constraint=form(Calling(TOOLS)))
-    assert run(engine, [may])["r"].text == run(engine, [asked])["r"].text
+    # Greedy: a draw may differ, because the shares of what is never text are spread over the rest.
+    # One limit is reached in the midst of a sentence: text is cut there, as it is without tools.
+    for most in (40, 90):
+        free = request("r", "What is the weather in Bern?", most, temperature=0.0)
+        may = msgspec.structs.replace(free, constraint=form(Calling(TOOLS)))
+        with_tools, without = (run(engine, [each])["r"] for each in (may, free))
+        assert with_tools.text == without.text
+        assert with_tools.finished.reason == without.finished.reason
 
 
 @pytest.mark.parametrize(
