@@ -52,7 +52,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One model. files: what its folder holds when complete; sources: of one kind, first is first.
 
     publisher, repository, revision: whose the files are, byte for byte. published_as: the file's
-    name there.
+    name there. memory_bytes: what ``memory.need_of`` claims for the default slots and context.
     """
 
     name: str
@@ -66,6 +66,7 @@ class ModelEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     revision: str = NOT_STATED
     published_as: str = ""
     remark: str = ""
+    memory_bytes: int = 0
 
     @property
     def size_bytes(self) -> int:

@@ -1,14 +1,19 @@
-"""Whether a model fits into the memory that is free, told before anything large is allocated.
+"""Whether a model fits into the free memory and disk, told before anything large is done.
 
 Knows sizes; does not know formats or graphs.
 """
 
+import shutil
 from pathlib import Path
 
+from local_models.catalogue import ModelEntry, default_models_dir
 from local_models.family import Shape
 from local_models.gguf import GgufFile
 from local_models.memory import need_of
 from local_models.messages import ModelUnavailable
+
+GRAPH_SHARE = 1.5
+"""Of a file's size, for the graph that is kept beside it: 1.0 fused, 1.42 plain (0.5B) measured."""
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -31,6 +36,44 @@ def require_room(
             f" {context_tokens} tokens), and {_gib(free_bytes)} are free; fewer slots or a shorter"
             " context need less"
         )
+
+
+def shortage(
+    entry: ModelEntry,
+    models_dir: Path | None = None,
+    *,
+    memory_bytes: int | None = None,
+    disk_bytes: int | None = None,
+) -> str:
+    """What this machine lacks to fetch and run a model of the catalogue; empty: nothing.
+
+    One sentence, said before a download. memory_bytes, disk_bytes: what is free; None asks the
+    system. A file or a graph that is here already takes no more disk.
+    """
+    folder = (models_dir or default_models_dir()) / entry.name
+    memory_bytes = available_bytes() if memory_bytes is None else memory_bytes
+    if memory_bytes is not None and entry.memory_bytes > memory_bytes:
+        return (
+            f"{entry.name} needs {_gib(entry.memory_bytes)} of memory, and {_gib(memory_bytes)}"
+            " are free"
+        )
+    if disk_bytes is None:
+        existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        disk_bytes = shutil.disk_usage(existing).free
+    missing = 0 if _is_here(entry, folder) else entry.size_bytes
+    graph = 0 if any(folder.glob("graphs/*/*.onnx")) else int(entry.size_bytes * GRAPH_SHARE)
+    if missing + graph > disk_bytes:
+        return (
+            f"{entry.name} needs {_gib(missing + graph)} on the disk that holds {folder.parent},"
+            f" and {_gib(disk_bytes)} are free"
+        )
+    return ""
+
+
+def _is_here(entry: ModelEntry, folder: Path) -> bool:
+    """By size: the sha256 is computed when the model loads."""
+    files = ((folder / file, digest.size_bytes) for file, digest in entry.files.items())
+    return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
 
 def available_bytes() -> int | None:

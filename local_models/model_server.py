@@ -20,6 +20,7 @@ import msgspec
 
 from local_models import protocol
 from local_models.catalogue import ensure
+from local_models.fit import available_bytes
 from local_models.memory import PROCESS_BYTES, DoesNotFit, MemoryBound, Need
 from local_models.messages import (
     Device,
@@ -146,7 +147,10 @@ class ModelServer:
                 parse(models.generation, models.sha256),
                 models_dir=models.models_dir,
                 progress=self._progress("generation_message"),
+                memory_bytes=self._free_bytes(),
             )
+            if resolved.missed:
+                _log.warning("%s answers: %s", resolved.name, resolved.missed)
             return Engine.load(
                 resolved.folder,
                 threads=models.threads,
@@ -162,6 +166,12 @@ class ModelServer:
         where = f"{info.device}: {info.device_reason}" if info.device_reason else info.device
         _log.info("%s runs on %s", info.name, where)
         self._tell(generation_state="ready", generation=info, generation_message="")
+
+    def _free_bytes(self) -> int:
+        """What another model may take: of the machine, and of the bound of all models."""
+        left = self._memory.left_bytes("")
+        free = available_bytes()
+        return left if free is None else min(left, free)
 
     def _progress(self, message: str) -> ProgressLines:
         """Tells clients and the log how far a download is. Called by the thread that loads."""

@@ -12,13 +12,14 @@ import msgspec
 
 from local_models.catalogue import default_models_dir, ensure, load_catalogue, locked
 from local_models.download import Digest, Progress, fetch, matches, published_digest
+from local_models.fit import shortage
 from local_models.messages import ModelUnavailable
 from local_models.origins import Origin, read_origin, write_origin
 from local_models.sources import Sources, hub_address
 
 MODEL_FILE = "model.gguf"
 DEFAULT = "default"
-"""The model name that stands for the first of DEFAULT_MODELS that can be had."""
+"""The model name that stands for the first of DEFAULT_MODELS that can be had, and has room."""
 
 DEFAULT_MODELS = ("qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct")
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[^/@]+)/(?P<file>.+)", re.ASCII)
@@ -99,11 +100,13 @@ def resolve(
     models_dir: Path | None = None,
     sources: Sources | None = None,
     progress: Progress | None = None,
+    memory_bytes: int | None = None,
 ) -> Resolved:
     """Bring the referenced model to this machine, verify it, and say where it is.
 
     sources: where files may come from; by default what the environment says. Costs the sha256 of
-    a file that is here already (0.6 s a gigabyte). Raises ModelUnavailable with one sentence.
+    a file that is here already (0.6 s a gigabyte). memory_bytes: what the default model may take;
+    None asks the system. Raises ModelUnavailable with one sentence.
     """
     if wrong := problem(reference):
         raise ModelUnavailable(wrong)
@@ -114,7 +117,7 @@ def resolve(
     if reference.hub:
         return _resolve_hub(reference, models_dir, sources, progress)
     if reference.model == DEFAULT:
-        return _resolve_default(models_dir, sources, progress)
+        return _resolve_default(models_dir, sources, progress, memory_bytes)
     return _resolve_model(reference.model, models_dir, sources, progress)
 
 
@@ -126,10 +129,29 @@ def _resolve_model(
     return Resolved(name=name, folder=folder, origin=origin, missed=missed)
 
 
-def _resolve_default(models_dir: Path, sources: Sources, progress: Progress | None) -> Resolved:
-    """The first default model that can be had: here already or not is all the same."""
+def default_candidate(
+    models_dir: Path | None = None, memory_bytes: int | None = None
+) -> tuple[str, str]:
+    """The first default model that this machine has room for, and what the better ones lack.
+
+    The last one is not asked about: it says itself what it needs. Fetches nothing.
+    """
     missed: list[str] = []
-    for name in DEFAULT_MODELS:
+    for name in DEFAULT_MODELS[:-1]:
+        lack = shortage(load_catalogue()[name], models_dir, memory_bytes=memory_bytes)
+        if not lack:
+            return name, "; ".join(missed)
+        missed.append(lack)
+    return DEFAULT_MODELS[-1], "; ".join(missed)
+
+
+def _resolve_default(
+    models_dir: Path, sources: Sources, progress: Progress | None, memory_bytes: int | None
+) -> Resolved:
+    """The first default model that has room and can be had: here already or not is all the same."""
+    first, lack = default_candidate(models_dir, memory_bytes)
+    missed = [lack] if lack else []
+    for name in DEFAULT_MODELS[DEFAULT_MODELS.index(first) :]:
         try:
             return _resolve_model(name, models_dir, sources, progress, "; ".join(missed))
         except ModelUnavailable as error:

@@ -6,16 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from local_models.catalogue import ensure, load_catalogue
 from local_models.download import Received
+from local_models.family import read_shape
+from local_models.fit import GRAPH_SHARE, shortage
+from local_models.gguf import GgufFile
+from local_models.memory import need_of
 from local_models.messages import ModelUnavailable
 from local_models.origins import read_origin
-from local_models.references import DEFAULT, Reference, problem, resolve
+from local_models.references import DEFAULT, Reference, default_candidate, problem, resolve
 from local_models.sources import Sources
 from tests.local_models.file_servers import SHA256, WEIGHTS, FileServer, closed_address, serving
 
 REVISION = "0123456789abcdef" * 2 + "01234567"
 HUB = f"someone/tiny-gguf@{REVISION}/some folder/tiny-q4.gguf"
 OFFLINE = Sources(allowed=())
+AMPLE_BYTES = 1 << 40
 
 
 @pytest.fixture
@@ -152,7 +158,12 @@ def test_a_file_that_the_hub_does_not_have_is_named(tmp_path: Path, hub: FileSer
 
 def test_without_any_default_model_one_sentence_says_what_follows(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable) as raised:
-        resolve(Reference(model=DEFAULT), models_dir=tmp_path, sources=OFFLINE)
+        resolve(
+            Reference(model=DEFAULT),
+            models_dir=tmp_path,
+            sources=OFFLINE,
+            memory_bytes=AMPLE_BYTES,
+        )
     message = str(raised.value)
     assert message.startswith("no local model can be had, so the gateway answers without one: ")
     assert "qwen2.5-coder-0.5b-instruct cannot be fetched: hub is left out" in message
@@ -166,10 +177,64 @@ def test_the_default_falls_back_to_the_smallest_and_says_why(
     folder = tmp_path / "smollm2-135m-instruct"
     folder.mkdir()
     (folder / "model.gguf").symlink_to(generation_model_dir / "model.gguf")
-    resolved = resolve(Reference(model=DEFAULT), models_dir=tmp_path, sources=OFFLINE)
+    resolved = resolve(
+        Reference(model=DEFAULT), models_dir=tmp_path, sources=OFFLINE, memory_bytes=AMPLE_BYTES
+    )
     assert resolved.name == "smollm2-135m-instruct"
-    assert resolved.missed.startswith("qwen2.5-coder-0.5b-instruct cannot be fetched: ")
+    assert resolved.missed.startswith("qwen2.5-coder-0.5b-instruct cannot be fetched: hub is left")
     assert resolved.origin.publisher == "QuantFactory"
+
+
+def test_the_default_is_the_better_one_only_where_memory_allows_it(
+    tmp_path: Path, generation_model_dir: Path
+) -> None:
+    """The reason has both figures; nothing is asked of any source, and the smallest answers."""
+    needed = load_catalogue()["qwen2.5-coder-0.5b-instruct"].memory_bytes
+    folder = tmp_path / "smollm2-135m-instruct"
+    folder.mkdir()
+    (folder / "model.gguf").symlink_to(generation_model_dir / "model.gguf")
+    resolved = resolve(
+        Reference(model=DEFAULT), models_dir=tmp_path, sources=OFFLINE, memory_bytes=needed - 1
+    )
+    assert resolved.name == "smollm2-135m-instruct"
+    assert resolved.missed == (
+        "qwen2.5-coder-0.5b-instruct needs 0.90 GiB of memory, and 0.90 GiB are free"
+    )
+    assert default_candidate(tmp_path, needed) == ("qwen2.5-coder-0.5b-instruct", "")
+
+
+def test_a_disk_that_lacks_room_for_file_and_graph_is_told_before_a_download(
+    tmp_path: Path,
+) -> None:
+    """What is here already takes no more of it."""
+    entry = load_catalogue()["qwen2.5-coder-0.5b-instruct"]
+    whole = entry.size_bytes + int(entry.size_bytes * GRAPH_SHARE)
+    free = {"memory_bytes": entry.memory_bytes}
+    assert shortage(entry, tmp_path, disk_bytes=whole, **free) == ""
+    assert shortage(entry, tmp_path, disk_bytes=whole - 1, **free) == (
+        f"qwen2.5-coder-0.5b-instruct needs 1.14 GiB on the disk that holds {tmp_path},"
+        " and 1.14 GiB are free"
+    )
+    file = tmp_path / entry.name / "model.gguf"
+    file.parent.mkdir()
+    with file.open("wb") as sparse:
+        sparse.truncate(entry.size_bytes)
+    assert shortage(entry, tmp_path, disk_bytes=whole - entry.size_bytes, **free) == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "smollm2-135m-instruct",
+        pytest.param("qwen2.5-coder-0.5b-instruct", marks=pytest.mark.long),
+        pytest.param("qwen2.5-coder-1.5b-instruct", marks=pytest.mark.long),
+    ],
+)
+def test_the_memory_that_the_catalogue_states_is_what_the_file_claims(name: str) -> None:
+    gguf = GgufFile(ensure(name) / "model.gguf")
+    weights_bytes = sum(tensor.stored.nbytes for tensor in gguf.tensors.values())
+    need = need_of(weights_bytes, read_shape(gguf), slots=4, context_tokens=2048)
+    assert load_catalogue()[name].memory_bytes == need.total_bytes
 
 
 def test_an_unknown_model_is_told_with_the_known_ones(tmp_path: Path) -> None:
