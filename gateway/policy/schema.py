@@ -17,6 +17,7 @@ from pydantic import (
 
 from gateway.policy.values import (
     OFF_OR_ON,
+    ContextTokens,
     Duration,
     Money,
     Name,
@@ -28,6 +29,7 @@ from gateway.policy.values import (
     SecretReference,
     Share,
     Size,
+    Slots,
     SmallShare,
     Statuses,
     Tags,
@@ -135,10 +137,10 @@ class Runtime(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
         None, description="Of the file of path or hub; another one is refused."
     )
-    slots: Annotated[Size, Field(le=64)] | None = Field(
+    slots: Slots | None = Field(
         None, description="Generations that run at once. default: local.slots."
     )
-    context: Annotated[Size, Field(le=1_048_576)] | None = Field(
+    context: ContextTokens | None = Field(
         None, description="Tokens of prompt and answer together. default: local.context_tokens."
     )
     ends_nonsense: bool = Field(

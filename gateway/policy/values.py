@@ -171,16 +171,27 @@ class _OffOrOn:
 _SHARE_PATTERN = "^[0-9]{1,9}([.][0-9]{1,9})?%?$"
 _SHARE_JSON = _json(["number", "string"], minimum=0, maximum=1, pattern=_SHARE_PATTERN)
 OFF_OR_ON = (BeforeValidator(_switchable), _OffOrOn())
-Size = Annotated[
-    int,
-    BeforeValidator(_count),
-    Field(ge=1, le=10**12),
-    _json(
+_SIZE_MAX = 10**12
+SLOTS_MAX = 64  # of one local model
+CONTEXT_TOKENS_MAX = 1_048_576  # of one local model
+
+
+def _size_json(most: int) -> WithJsonSchema:
+    return _json(
         ["integer", "string"],
         minimum=1,
-        maximum=10**12,
+        maximum=most,
         pattern="^[0-9]{1,15}([.][0-9]{1,9})?[kMG]?$",
-    ),
+    )
+
+
+Size = Annotated[int, BeforeValidator(_count), Field(ge=1, le=_SIZE_MAX), _size_json(_SIZE_MAX)]
+Slots = Annotated[int, BeforeValidator(_count), Field(ge=1, le=SLOTS_MAX), _size_json(SLOTS_MAX)]
+ContextTokens = Annotated[
+    int,
+    BeforeValidator(_count),
+    Field(ge=1, le=CONTEXT_TOKENS_MAX),
+    _size_json(CONTEXT_TOKENS_MAX),
 ]
 Duration = Annotated[
     float,
