@@ -225,6 +225,7 @@ class Gateway:
             embed=models.embedder.embed if models is not None else None,
             embedding_ready=lambda: models is not None and models.embedder.embedding_ready,
             local_states=lambda: models.states() if models is not None else {},
+            local_sha256=lambda provider: models.sha256_of(provider) if models is not None else "",
             metrics=metrics,
             new_id=UlidFactory(),
             now_us=now_us,

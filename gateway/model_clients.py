@@ -50,6 +50,14 @@ class ModelClients:
         """Those that the policy in force wants."""
         return {process: self._client(process) for process in self._wanted}
 
+    def sha256_of(self, provider: Provider) -> str:
+        """Return the digest of a local provider's file, as its process tells it; empty: not known.
+
+        Of ``default`` a policy does not say which file it is.
+        """
+        state = self.of(provider).state
+        return state.generation.sha256 if state is not None and state.generation is not None else ""
+
     def states(self) -> dict[str, str]:
         """Per model of the policy: ``ok``, or what it is doing or why it does not serve."""
         found: dict[str, str] = {}

@@ -57,6 +57,7 @@ class Services(msgspec.Struct, kw_only=True):
     embed: Embed | None  # None: no model process is configured
     embedding_ready: Callable[[], bool]
     local_states: Callable[[], Mapping[str, str]]  # per local model: "ok", or why not
+    local_sha256: Callable[[Provider], str]  # of a local provider's file; empty: not known
     metrics: Metrics
     new_id: UlidFactory
     now_us: Callable[[], int]  # UTC microseconds

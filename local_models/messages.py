@@ -113,7 +113,9 @@ class Finished(msgspec.Struct, frozen=True):
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a loaded model is. context_tokens bounds prompt and answer together.
 
-    device: ``cpu`` or ``cuda``; device_reason: one sentence, why it is not ``cuda``.
+    name: as it was asked for. serves: the model that this stands for, as ``default`` does; sha256:
+    of its file, empty where nothing pins it. device: ``cpu`` or ``cuda``; device_reason: one
+    sentence, why it is not ``cuda``.
     """
 
     name: str
@@ -121,6 +123,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: int
     fused: bool
     accuracy_level: int
+    serves: str = ""
+    sha256: str = ""
     device: str = "cpu"
     device_reason: str = ""
 

@@ -32,7 +32,7 @@ from local_models.messages import (
 )
 from local_models.progress_lines import ProgressLines
 from local_models.protocol import ClientFrame, FailureCode, FrameError, ServerFrame
-from local_models.references import parse, resolve
+from local_models.references import Resolved, parse, resolve
 from local_models.relay import MAX_CREDITS, Generation, Messages, Outbox
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class ModelServer:
         )
 
     async def _load_engine(self, models: Models) -> None:
-        def load() -> "Engine":
+        def load() -> "tuple[Engine, Resolved]":
             from local_models.engine import Engine
 
             resolved = resolve(
@@ -151,7 +151,7 @@ class ModelServer:
             )
             if resolved.missed:
                 _log.warning("%s answers: %s", resolved.name, resolved.missed)
-            return Engine.load(
+            engine = Engine.load(
                 resolved.folder,
                 threads=models.threads,
                 slots=models.slots,
@@ -159,12 +159,19 @@ class ModelServer:
                 device=models.device,
                 admit=lambda need: self._memory.claim(resolved.name, need),
             )
+            return engine, resolved
 
-        self._engine = await _in_daemon_thread(load)
+        engine, resolved = await _in_daemon_thread(load)
+        self._engine = engine
         # Under the name by which it was asked for: that is how a gateway knows it.
-        info = msgspec.structs.replace(self._engine.info, name=models.generation)
+        info = msgspec.structs.replace(
+            engine.info,
+            name=models.generation,
+            serves=resolved.name,
+            sha256=resolved.sha256,
+        )
         where = f"{info.device}: {info.device_reason}" if info.device_reason else info.device
-        _log.info("%s runs on %s", info.name, where)
+        _log.info("%s: %s runs on %s", info.name, info.serves, where)
         self._tell(generation_state="ready", generation=info, generation_message="")
 
     def _free_bytes(self) -> int:

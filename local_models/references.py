@@ -48,12 +48,14 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     """A verified model on this machine. name: short, fit for logs; folder: for ``Engine.load``.
 
-    missed: why the model stands in for a better one; empty where it is the one that was meant.
+    sha256: of its file as it was verified; empty where nothing pins it. missed: why the model
+    stands in for a better one; empty where it is the one that was meant.
     """
 
     name: str
     folder: Path
     origin: Origin
+    sha256: str = ""
     missed: str = ""
 
 
@@ -125,8 +127,15 @@ def _resolve_model(
     name: str, models_dir: Path, sources: Sources, progress: Progress | None, missed: str = ""
 ) -> Resolved:
     folder = ensure(name, models_dir=models_dir, sources=sources, progress=progress)
-    origin = read_origin(folder) or load_catalogue()[name].origin
-    return Resolved(name=name, folder=folder, origin=origin, missed=missed)
+    entry = load_catalogue()[name]
+    file = entry.files.get(MODEL_FILE)
+    return Resolved(
+        name=name,
+        folder=folder,
+        origin=read_origin(folder) or entry.origin,
+        sha256=file.sha256 if file is not None else "",
+        missed=missed,
+    )
 
 
 def default_candidate(
@@ -182,7 +191,7 @@ def _resolve_path(reference: Reference, models_dir: Path) -> Resolved:
             write_origin(folder, origin)
         except OSError as error:
             raise ModelUnavailable(f"{folder} cannot be written: {error}") from error
-    return Resolved(name=file.stem, folder=folder, origin=origin)
+    return Resolved(name=file.stem, folder=folder, origin=origin, sha256=reference.sha256)
 
 
 def _resolve_hub(
@@ -202,7 +211,7 @@ def _resolve_hub(
         if known is not None and sha256 and target.is_file():
             digest = Digest(target.stat().st_size, sha256)
             if matches(target, digest):
-                return Resolved(name=name, folder=folder, origin=known)
+                return Resolved(name=name, folder=folder, origin=known, sha256=sha256)
         if not sources.allows("hub"):
             raise ModelUnavailable(
                 f"{reference.hub} is not on this machine, and models.sources leaves out the hub"
@@ -223,4 +232,4 @@ def _resolve_hub(
             write_origin(folder, origin)
         except OSError as error:
             raise ModelUnavailable(f"{folder} cannot be written: {error}") from error
-    return Resolved(name=name, folder=folder, origin=origin)
+    return Resolved(name=name, folder=folder, origin=origin, sha256=digest.sha256)

@@ -294,16 +294,20 @@ def _read_request(path: Path | None) -> Any:
         raise click.ClickException(f"{path}: {error.message}") from None
 
 
-def _by_exam(route: Any, request: Any) -> str | None:
-    """Why an exam sends a request to the small model of a route; None where it does not."""
-    if request is None:
-        return None
-    from gateway.upstreams.local_evidence import proven
+def _by_exam(route: Any, request: Any) -> Any:
+    """Whether an exam sends a request to the small model of a route: ``evaluate.Examined``."""
+    from gateway.policy.evaluate import NOT_EXAMINED, NOT_KNOWN, Examined
+    from gateway.upstreams.local_evidence import named_sha256, proven
 
+    sha256 = named_sha256(route.small)
+    if sha256 is None:
+        return NOT_KNOWN
+    if request is None:
+        return NOT_EXAMINED
     constrained = request.has_json_format or request.has_tools
     messages = request.body.get("messages")
-    found = proven(route.small, route.target, messages, constrained=constrained)
-    return found.reason if found is not None else None
+    found = proven(sha256, route.target, messages, constrained=constrained)
+    return Examined(True, found.reason) if found is not None else NOT_EXAMINED
 
 
 def _pairs(tags: tuple[str, ...]) -> dict[str, str]:

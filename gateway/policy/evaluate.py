@@ -31,18 +31,30 @@ class Scores(msgspec.Struct, frozen=True):
     p_large: float
 
 
+class Examined(msgspec.Struct, frozen=True):
+    """Whether an exam sends a request to the small model, and why or why not, for admins."""
+
+    small: bool
+    reason: str
+
+
+NOT_EXAMINED = Examined(False, "no exam proves this")
+NOT_KNOWN = Examined(
+    False, "which file answers for the small model only its process knows, so no exam counts here"
+)
+
+
 def evaluate(
     policy: Policy,
     facts: RequestFacts,
     scores: Scores | None = None,
     *,
     has_json: bool = False,
-    by_exam: Callable[[Route], str | None] = lambda route: None,
+    by_exam: Callable[[Route], Examined] = lambda route: NOT_EXAMINED,
 ) -> Outcome:
     """Which route and targets a request gets; ``has_json``: it asks for structured output.
 
-    by_exam: why an exam sends the request to the small model of a route that may ask it; None
-    where it does not.
+    by_exam: whether an exam sends the request to the small model of a route that may ask it.
     """
     if not policy.knows(facts.model):
         hint = suggest(facts.model, policy.known_models)
@@ -65,12 +77,12 @@ def evaluate(
     if forced is not None:
         return Outcome(route, _distinct(route.large, *route.fallback), forced)
     examined = by_exam(route) if route.target.until_then == "exam" else None
-    if examined is not None:
-        return Outcome(route, _distinct(route.small, route.large, *route.fallback), examined)
+    if examined is not None and examined.small:
+        return Outcome(route, _distinct(route.small, route.large, *route.fallback), examined.reason)
     if route.target.unmeasured:
         reason = "no quality is measured yet: large until then (until_then)"
-        if route.target.until_then == "exam":
-            reason = "no quality is measured yet, and no exam proves this: large (until_then)"
+        if examined is not None:
+            reason = f"no quality is measured yet, and {examined.reason}: large (until_then)"
         return Outcome(route, _distinct(route.large, *route.fallback), reason)
     both = _distinct(route.small, route.large, *route.fallback)
     if scores is None:

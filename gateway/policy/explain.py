@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.money import exact_usd
 from gateway.policy.conditions import Match
-from gateway.policy.evaluate import Scores, evaluate
+from gateway.policy.evaluate import NOT_EXAMINED, Examined, Scores, evaluate
 from gateway.policy.snapshot import Policy, RequestFacts, Route, Tenant
 
 
@@ -43,7 +43,7 @@ def explain(
     scores: Scores | None = None,
     *,
     has_json: bool = False,
-    by_exam: Callable[[Route], str | None] = lambda route: None,
+    by_exam: Callable[[Route], Examined] = lambda route: NOT_EXAMINED,
 ) -> Explanation:
     """Explain one request; ``by_exam`` as for ``evaluate``. Raises KeyError where its tenant is
     not in the policy.

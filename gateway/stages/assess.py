@@ -32,7 +32,7 @@ def assess(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     if exchange.pinned is None:
         exchange.forced = _must_be_large(exchange, services)
         if exchange.forced is None and exchange.route.target.until_then == "exam":
-            exchange.decision = _by_exam(exchange)
+            exchange.decision = _by_exam(exchange, services)
         if exchange.forced is None and exchange.decision is None:
             score = services.router.score(
                 exchange.request.last_user_text or "", uncertain_around=exchange.route.target
@@ -79,15 +79,16 @@ def _decide(exchange: Exchange, services: Services, score: Score, not_ours_us: i
     services.metrics.difficulty.observe(exchange.decision.difficulty, (exchange.route.name,))
 
 
-def _by_exam(exchange: Exchange) -> Decision | None:
+def _by_exam(exchange: Exchange, services: Services) -> Decision | None:
     """Small where an exam proves the request's kind to keep the target; None: not decided."""
     target, small, request = exchange.route.target, exchange.route.small, exchange.request
     assert small is not None, "a route without a fixed target names small and large"
-    if exchange.endpoint != "chat":
+    if exchange.endpoint != "chat" or small.provider.api != "local":
         return None
     constrained = request.has_json_format or request.has_tools
     messages = request.body.get("messages")
-    found = local_evidence.proven(small, target, messages, constrained=constrained)
+    sha256 = services.local_sha256(small.provider)
+    found = local_evidence.proven(sha256, target, messages, constrained=constrained)
     if found is None or target.quality is None:
         return None
     return Decision(

@@ -1,4 +1,4 @@
-"""What an exam proves of a local model's answers, for whoever routes: the door to the exam.
+"""What an exam proves of a local model file's answers: the door to the exam, for all who route.
 
 Knows the catalogue's digests and the shipped results. Does not know requests' routes, nor what a
 policy does with a proof.
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.policy.snapshot import LocalRuntime, Model, Policy, QualityTarget
+from gateway.policy.snapshot import Model, Policy, QualityTarget
 from local_models.catalogue import load_catalogue
 from local_models.exam.detect import detect
 from local_models.exam.evidence import evidence
@@ -38,36 +38,57 @@ class Proven(msgspec.Struct, frozen=True):
 
 
 def proven(
-    model: Model, target: QualityTarget, messages: object, *, constrained: bool
+    sha256: str, target: QualityTarget, messages: object, *, constrained: bool
 ) -> Proven | None:
-    """The proof that ``model`` keeps the target on these messages; None is the usual answer.
+    """The proof that a model file keeps the target on these messages; None is the usual answer.
 
-    A share of right answers of at least ``quality`` is at least that share of the large model's,
-    which is right at most always. Some 30 µs where anything is proven, else none.
+    sha256: of the file; empty where it is not known, which proves nothing. A share of right answers
+    of at least ``quality`` is at least that share of the large model's, which is right at most
+    always. Some 30 µs where anything is proven, else none.
     """
-    if target.quality is None or model.provider.api != "local" or not isinstance(messages, list):
+    if not sha256 or target.quality is None or not isinstance(messages, list):
         return None
     form: Form = "constrained" if constrained else "free"
-    kinds = _kinds(model.provider.runtime, form, target.quality, target.confidence)
+    kinds = _kinds(sha256, form, target.quality, target.confidence)
     if not kinds:
         return None
     kind = detect(_plain(messages))
     return kinds.get(kind) if kind is not None else None
 
 
-def kinds_proven(model: Model, target: QualityTarget) -> tuple[str, ...]:
-    """Kinds that free output keeps the target on, for pages and commands."""
-    if target.quality is None or model.provider.api != "local":
+def kinds_proven(
+    sha256: str, target: QualityTarget, *, constrained: bool = False
+) -> tuple[str, ...]:
+    """Kinds of which a model file keeps the target, for pages and commands."""
+    if not sha256 or target.quality is None:
         return ()
-    return tuple(_kinds(model.provider.runtime, "free", target.quality, target.confidence))
+    form: Form = "constrained" if constrained else "free"
+    return tuple(_kinds(sha256, form, target.quality, target.confidence))
+
+
+def named_sha256(model: Model) -> str | None:
+    """Digest of the file that the policy names for a model; empty where it pins none.
+
+    None: only its process knows which file it is, as with ``default``.
+    """
+    runtime = model.provider.runtime
+    if model.provider.api != "local" or runtime.path or runtime.hub:
+        return runtime.sha256
+    return _catalogued().get(runtime.model)
 
 
 def prepare(policy: Policy) -> None:
-    """Read what exams prove for a policy's routes, before requests wait for it: some 100 ms."""
+    """Read what exams prove for a policy's routes, before requests wait for it: some 100 ms.
+
+    Of every file of the catalogue where a policy does not say which it is.
+    """
     for route in policy.routes:
-        if route.small is not None and route.target.until_then == "exam":
+        if route.small is None or route.target.until_then != "exam":
+            continue
+        named = named_sha256(route.small)
+        for sha256 in _catalogued().values() if named is None else (named,):
             for constrained in (False, True):
-                proven(route.small, route.target, [], constrained=constrained)
+                kinds_proven(sha256, route.target, constrained=constrained)
 
 
 def _plain(messages: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
@@ -75,17 +96,14 @@ def _plain(messages: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
 
 
 @cache
-def _kinds(
-    runtime: LocalRuntime, form: Form, quality: float, confidence: float
-) -> dict[str, Proven]:
-    """Bounded: one entry per provider and target of the policies of this process."""
+def _kinds(sha256: str, form: Form, quality: float, confidence: float) -> dict[str, Proven]:
+    """Bounded: one entry per file and target of the policies of this process."""
     if confidence >= 1.0 or quality <= 0.0:
         return {}
-    digest = _digest(runtime)
     try:
-        proofs = evidence(digest, form, max(confidence, CONFIDENCE), quality) if digest else {}
+        proofs = evidence(sha256, form, max(confidence, CONFIDENCE), quality)
     except BadResult as error:
-        _log.warning("no exam counts for %s: %s", runtime.reference, error)
+        _log.warning("no exam counts for the file %s: %s", sha256[:16], error)
         return {}
     return {
         kind: Proven(kind, proof.bound, proof.tasks)
@@ -95,10 +113,10 @@ def _kinds(
 
 
 @cache
-def _digest(runtime: LocalRuntime) -> str:
-    """Of the file that runs; empty where only the model process will know."""
-    if not runtime.model:
-        return runtime.sha256
-    entry = load_catalogue().get(runtime.model)
-    file = entry.files.get(_GENERATION_FILE) if entry is not None else None
-    return file.sha256 if file is not None else ""
+def _catalogued() -> dict[str, str]:
+    """Name -> digest of the model file, of the catalogue's models that answer."""
+    return {
+        name: entry.files[_GENERATION_FILE].sha256
+        for name, entry in load_catalogue().items()
+        if _GENERATION_FILE in entry.files
+    }

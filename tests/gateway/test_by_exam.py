@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from gateway.cli import cli
 from gateway.policy.snapshot import LocalRuntime, Model, Provider, QualityTarget
-from gateway.upstreams.local_evidence import Proven, kinds_proven, proven
-from local_models.catalogue import load_catalogue
+from gateway.upstreams.local_evidence import Proven, kinds_proven, named_sha256, proven
+from local_models.catalogue import ensure, load_catalogue
 from local_models.exam.detect import detect_text
 from local_models.exam.evidence import evidence
 from local_models.exam.generate import tasks
@@ -27,6 +27,7 @@ EXAM_POLICY = POLICY.replace(
     f"target: {{quality: {QUALITY:.0%}, until_then: exam}}",
 )
 TARGET = QualityTarget(quality=QUALITY, until_then="exam")
+SHA256 = load_catalogue()[MODEL].files["model.gguf"].sha256
 
 
 def local_model(model: str = "", path: str = "", sha256: str = "") -> Model:
@@ -38,12 +39,12 @@ def local_model(model: str = "", path: str = "", sha256: str = "") -> Model:
 
 def easy_prompt() -> tuple[str, Proven]:
     """A task of the kind that this model's exam proves best, and the proof."""
-    kinds = kinds_proven(local_model(model=MODEL), TARGET)
+    kinds = kinds_proven(SHA256, TARGET)
     assert kinds, "the shipped exam proves some kind to a fifth"
     for task in tasks(kinds[0], 50):
         if detect_text(task.prompt) == kinds[0]:
             messages = [{"role": "user", "content": task.prompt}]
-            found = proven(local_model(model=MODEL), TARGET, messages, constrained=False)
+            found = proven(SHA256, TARGET, messages, constrained=False)
             assert found is not None
             return task.prompt, found
     raise AssertionError(f"no task of {kinds[0]} is detected")
@@ -83,7 +84,7 @@ def test_a_proven_kind_goes_small_and_everything_else_large(
 def test_the_reason_says_by_exam_and_never_by_your_traffic() -> None:
     """An admin reads the kind, the bound and how many tasks it rests on."""
     _, found = easy_prompt()
-    proof = evidence(load_catalogue()[MODEL].files["model.gguf"].sha256)[found.kind]
+    proof = evidence(SHA256)[found.kind]
     assert found.reason == (
         f"by exam: {found.kind}, at least {proof.bound:.1%} right of {proof.tasks} tasks"
     )
@@ -91,30 +92,71 @@ def test_the_reason_says_by_exam_and_never_by_your_traffic() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "target"),
+    ("sha256", "target"),
     [
-        (local_model(), TARGET),  # whichever tollhouse.yaml names: only its process knows
-        (local_model(path="/models/mine.gguf"), TARGET),
-        (local_model(path="/models/mine.gguf", sha256="0" * 64), TARGET),
-        (local_model(model="all-minilm-l6-v2"), TARGET),
-        (local_model(model=MODEL), QualityTarget(quality=0.999, until_then="exam")),
-        (local_model(model=MODEL), QualityTarget(quality=QUALITY, confidence=1.0)),
-        (local_model(model=MODEL), QualityTarget(cost=0.5)),
+        ("", TARGET),  # not known, or not yet
+        ("0" * 64, TARGET),
+        (SHA256, QualityTarget(quality=0.999, until_then="exam")),
+        (SHA256, QualityTarget(quality=QUALITY, confidence=1.0)),
+        (SHA256, QualityTarget(cost=0.5)),
     ],
 )
 def test_a_file_without_an_exam_and_a_target_beyond_it_prove_nothing(
-    model: Model, target: QualityTarget
+    sha256: str, target: QualityTarget
 ) -> None:
     """The exam is of one file; no other model, and no higher figure, borrows its counts."""
     prompt, _ = easy_prompt()
     messages = [{"role": "user", "content": prompt}]
-    assert proven(model, target, messages, constrained=False) is None
+    assert proven(sha256, target, messages, constrained=False) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "sha256"),
+    [
+        (local_model(model=MODEL), SHA256),
+        (local_model(path="/models/mine.gguf", sha256="0" * 64), "0" * 64),
+        (local_model(path="/models/mine.gguf"), ""),
+        (local_model(model="default"), None),
+        (local_model(), None),  # whichever tollhouse.yaml names
+    ],
+)
+def test_only_the_process_knows_which_file_a_policy_does_not_pin(
+    model: Model, sha256: str | None
+) -> None:
+    assert named_sha256(model) == sha256
+
+
+@pytest.mark.slow
+def test_of_the_default_model_the_file_that_its_process_serves_counts(
+    tmp_path: Path, provider: ProviderThread
+) -> None:
+    """Here SmolLM2, for nothing else is on the machine; the policy names no file."""
+    for name in (MODEL, "all-minilm-l6-v2"):
+        for file in load_catalogue()[name].files:
+            link = tmp_path / "models" / name / file
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(ensure(name) / file)
+    policy = EXAM_POLICY.replace(f"runtime: {{model: {MODEL}}}", "runtime: {model: default}")
+    assert policy != EXAM_POLICY
+    prompt, found = easy_prompt()
+    with running_gateway(
+        tmp_path,
+        provider.base_url,
+        local=True,
+        policy=policy,
+        settings="models_dir: models\nmodels: {sources: []}\n",
+    ) as gateway:
+        answer = ask(gateway, prompt)
+        assert f"default: {MODEL} runs on cpu" in gateway.log.read_text()
+    assert answer.status_code == 200
+    assert answer.headers["x-tollhouse-decision"] == f"exam; kind={found.kind}"
+    assert answer.headers["x-tollhouse-model"] == "small"
 
 
 @pytest.mark.parametrize("messages", [None, "text", [], [None], [{"role": "user"}]])
 def test_messages_of_any_shape_are_no_proof(messages: object) -> None:
     """What the client sent is looked at, never trusted."""
-    assert proven(local_model(model=MODEL), TARGET, messages, constrained=False) is None
+    assert proven(SHA256, TARGET, messages, constrained=False) is None
 
 
 def test_policy_explain_says_by_exam(tmp_path: Path) -> None:
@@ -133,3 +175,15 @@ def test_policy_explain_says_by_exam(tmp_path: Path) -> None:
         shown = CliRunner().invoke(cli, [*command, "--request", str(request)])
         assert shown.exit_code == 0, shown.output
         assert f"because   {because}" in shown.output
+
+
+def test_policy_explain_says_that_it_cannot_know_which_file_answers(tmp_path: Path) -> None:
+    """One sentence, with and without a request."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(EXAM_POLICY.replace(f"runtime: {{model: {MODEL}}}", "runtime: {}"))
+    shown = CliRunner().invoke(cli, ["policy", "explain", str(policy), "--tenant", "globex"])
+    assert shown.exit_code == 0, shown.output
+    assert (
+        "because   no quality is measured yet, and which file answers for the small model only its"
+        " process knows, so no exam counts here: large (until_then)"
+    ) in shown.output
