@@ -29,24 +29,27 @@ constexpr size_t offset_place(Type type) {
 
 // Activations of one call, ready for the dot products: for each group of kRowsMax rows, block after
 // block, the rows of the group side by side. All rows of a register block then sit at constant
-// distances from one pointer (README.md, "What was tried"). Sums carry the affine part of W:
+// distances from one pointer (README.md, "What was tried"). A call of fewer rows keeps only as many
+// places: one row with 15 empty ones beside it would use an eighth of the first-level cache's sets.
+// Sums carry the affine part of W:
 // sum_k (d (code - offset) + m) x = d * (sum_k code x - offset * sum_k x) + m * sum_k x.
 struct Activations {
   int rows;
   int blocks;
-  const float* x;       // Accuracy::kFloat: [groups, blocks, kRowsMax, 32]
-  const float* halves;  // Accuracy::kFloat: [groups, blocks, kRowsMax, 2], sums of 16 k
+  int beside;           // rows side by side: kRowsMax, or all if they are fewer
+  const float* x;       // Accuracy::kFloat: [groups, blocks, beside, 32]
+  const float* halves;  // Accuracy::kFloat: [groups, blocks, beside, 2], sums of 16 k
   const int8_t* q;      // Accuracy::kInt8, as x: x ~ scale * q
-  const float* scale;   // Accuracy::kInt8: [groups, blocks, kRowsMax]
+  const float* scale;   // Accuracy::kInt8: [groups, blocks, beside]
   const float* sum;     // likewise: scale * sum(q)
-  // Accuracy::kInt8: [groups, blocks, kRowsMax, 2], -offset * sum(q) of 16 k: where the integer
+  // Accuracy::kInt8: [groups, blocks, beside, 2], -offset * sum(q) of 16 k: where the integer
   // sums begin. One array for each offset that a type has; null where no matrix of the call has it.
   std::array<const int32_t*, kOffsets.size()> starts;
 
   // Index of the first block of a row in scale and sum; times 32, in x and q; times 2, in halves and
-  // starts. The next block of the same row is kRowsMax further on.
+  // starts. The next block of the same row is `beside` further on.
   size_t first_block(int row) const {
-    return static_cast<size_t>(row / kRowsMax) * blocks * kRowsMax + row % kRowsMax;
+    return static_cast<size_t>(row / beside) * blocks * beside + row % beside;
   }
 };
 
@@ -64,9 +67,9 @@ struct Isa {
                    float* residual, float* h);
   // One row into its places in Activations. Symmetric int8 per block: scale = max|x| / 127, round to
   // nearest even. halves: sum(q) of 16 k, as starts.
-  void (*quantize)(const float* x, int blocks, int8_t* q, float* scale, float* sum,
+  void (*quantize)(const float* x, int blocks, int beside, int8_t* q, float* scale, float* sum,
                    int32_t* halves);
-  void (*arrange)(const float* x, int blocks, float* arranged, float* halves);
+  void (*arrange)(const float* x, int blocks, int beside, float* arranged, float* halves);
   // y = silu(gate) * up
   void (*swiglu)(const float* gate, const float* up, int count, float* y);
 };

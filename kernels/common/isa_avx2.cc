@@ -184,8 +184,8 @@ struct Int8Block {
           acc[r] = _mm256_fmadd_ps(product, _mm256_mul_ps(block.low, s), acc[r]);
         }
       }
-      x += kRowsMax * kBlock, scale += kRowsMax, sum += kRowsMax;
-      if constexpr (kStart) start += 2 * kRowsMax;
+      x += a.beside * kBlock, scale += a.beside, sum += a.beside;
+      if constexpr (kStart) start += 2 * a.beside;
     }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; r++) _mm256_storeu_ps(out + r * kLanes, acc[r]);
@@ -248,7 +248,7 @@ struct FloatBlock {
           acc[r] = _mm256_fmadd_ps(_mm256_add_ps(low[r], high[r]), block.low, acc[r]);
         }
       }
-      x += kRowsMax * kBlock, halves += 2 * kRowsMax;
+      x += a.beside * kBlock, halves += 2 * a.beside;
     }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; r++) _mm256_storeu_ps(out + r * kLanes, acc[r]);

@@ -164,8 +164,8 @@ struct Int8Block {
           acc[r] = _mm512_fmadd_ps(product, _mm512_mul_ps(block.low, s), acc[r]);
         }
       }
-      x += kRowsMax * kBlock, scale += kRowsMax, sum += kRowsMax;
-      if constexpr (!kForm.minimum) start += 2 * kRowsMax;
+      x += a.beside * kBlock, scale += a.beside, sum += a.beside;
+      if constexpr (!kForm.minimum) start += 2 * a.beside;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) _mm512_storeu_ps(out + r * kLanes, acc[r]);
@@ -220,7 +220,7 @@ struct FloatBlock {
           acc[r] = _mm512_fmadd_ps(_mm512_add_ps(low[r], high[r]), block.low, acc[r]);
         }
       }
-      x += kRowsMax * kBlock, halves += 2 * kRowsMax;
+      x += a.beside * kBlock, halves += 2 * a.beside;
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; r++) _mm512_storeu_ps(out + r * kLanes, acc[r]);

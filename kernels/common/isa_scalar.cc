@@ -76,7 +76,7 @@ void dot(const uint8_t* tile, const Activations& a, int first_row, int rows, flo
       unpack<kType>(block, lane, codes);
       const Affine w = affine_of<kType>(Layout::kForm.is_k() ? group : small, small, lane);
       for (int r = 0; r < rows; r++) {
-        const size_t at = a.first_block(first_row + r) + static_cast<size_t>(b) * kRowsMax;
+        const size_t at = a.first_block(first_row + r) + static_cast<size_t>(b) * a.beside;
         float products[2], sums[2];
         for (int half = 0; half < 2; half++) {
           const int begin = half * kBlock / 2;

@@ -26,8 +26,9 @@ Activations prepare(const Isa& isa, Accuracy accuracy, const InputRows& in, cons
                     const Threads& threads) {
   const bool int8 = accuracy == Accuracy::kInt8, norm = in.gain != nullptr;
   const int width = w[0].width(), blocks = width / kBlock;
+  const int beside = std::min(in.rows, kRowsMax);
   const size_t rows = in.rows;
-  const size_t places = (rows + kRowsMax - 1) / kRowsMax * kRowsMax * blocks;
+  const size_t places = (rows + beside - 1) / beside * beside * blocks;
   Scratch& scratch = t_scratch;
   float* x = int8 ? nullptr : at_least(scratch.x, places * kBlock);
   float* float_halves = int8 ? nullptr : at_least(scratch.float_halves, 2 * places);
@@ -42,7 +43,7 @@ Activations prepare(const Isa& isa, Accuracy accuracy, const InputRows& in, cons
       if (place < starts.size()) starts[place] = at_least(scratch.starts[place], 2 * places);
     }
   }
-  Activations a{in.rows, blocks, x, float_halves, q, scale, sum, {}};
+  Activations a{in.rows, blocks, beside, x, float_halves, q, scale, sum, {}};
   std::copy(starts.begin(), starts.end(), a.starts.begin());
 
   const auto prepare_row = [&](size_t r) {
@@ -55,14 +56,15 @@ Activations prepare(const Isa& isa, Accuracy accuracy, const InputRows& in, cons
       row = h;
     }
     if (!int8) {
-      isa.arrange(row, blocks, x + first * kBlock, float_halves + 2 * first);
+      isa.arrange(row, blocks, beside, x + first * kBlock, float_halves + 2 * first);
       return;
     }
-    isa.quantize(row, blocks, q + first * kBlock, scale + first, sum + first, halves + 2 * first);
+    isa.quantize(row, blocks, beside, q + first * kBlock, scale + first, sum + first,
+                 halves + 2 * first);
     for (size_t i = 0; i < starts.size(); i++) {
       if (starts[i] == nullptr) continue;
       for (int b = 0; b < blocks; b++) {
-        const size_t at = 2 * (first + static_cast<size_t>(b) * kRowsMax);
+        const size_t at = 2 * (first + static_cast<size_t>(b) * beside);
         starts[i][at] = -kOffsets[i] * halves[at];
         starts[i][at + 1] = -kOffsets[i] * halves[at + 1];
       }

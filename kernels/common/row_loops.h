@@ -25,8 +25,9 @@ void rms_norm(const float* x, const float* skip, const float* gain, float epsilo
   for (int i = 0; i < width; i++) h[i] = sum[i] * inverse * gain[i];
 }
 
-void quantize(const float* x, int blocks, int8_t* q, float* scale, float* sum, int32_t* halves) {
-  for (int b = 0; b < blocks; b++, x += kBlock, q += kRowsMax * kBlock) {
+void quantize(const float* x, int blocks, int beside, int8_t* q, float* scale, float* sum,
+              int32_t* halves) {
+  for (int b = 0; b < blocks; b++, x += kBlock, q += beside * kBlock) {
     float largest = 0;
 #pragma omp simd reduction(max : largest)
     for (int i = 0; i < kBlock; i++) largest = std::max(largest, std::fabs(x[i]));
@@ -43,16 +44,16 @@ void quantize(const float* x, int blocks, int8_t* q, float* scale, float* sum, i
         q[i] = static_cast<int8_t>(rounded);
         sixteen += rounded;
       }
-      halves[2 * b * kRowsMax + half] = sixteen;
+      halves[2 * b * beside + half] = sixteen;
       total += sixteen;
     }
-    scale[b * kRowsMax] = largest / 127.0f;
-    sum[b * kRowsMax] = largest / 127.0f * static_cast<float>(total);
+    scale[b * beside] = largest / 127.0f;
+    sum[b * beside] = largest / 127.0f * static_cast<float>(total);
   }
 }
 
-void arrange(const float* x, int blocks, float* arranged, float* halves) {
-  for (int b = 0; b < blocks; b++, x += kBlock, arranged += kRowsMax * kBlock) {
+void arrange(const float* x, int blocks, int beside, float* arranged, float* halves) {
+  for (int b = 0; b < blocks; b++, x += kBlock, arranged += beside * kBlock) {
     for (int half = 0; half < 2; half++) {
       float sixteen = 0;
 #pragma omp simd reduction(+ : sixteen)
@@ -60,7 +61,7 @@ void arrange(const float* x, int blocks, float* arranged, float* halves) {
         arranged[i] = x[i];
         sixteen += x[i];
       }
-      halves[2 * b * kRowsMax + half] = sixteen;
+      halves[2 * b * beside + half] = sixteen;
     }
   }
 }
