@@ -42,7 +42,7 @@ struct Weights {
     return static_cast<size_t>(k / kBlock / form.blocks) * form.bytes;
   }
 
-  QuantizedMatrix packed() const { return {type, n, k, records.data()}; }
+  Records as_records() const { return {type, n, k, records.data()}; }
 
   // The definition, in double: sum over k of (scale * code + shift) x.
   double product(int row, const float* x) const {
@@ -63,16 +63,18 @@ struct Weights {
   }
 };
 
-// Enough copies of matrices to read past a 32 MB last-level cache.
-inline std::vector<Matrices> cold_copies(std::initializer_list<const Weights*> parts) {
+// Enough copies of matrices to read past a 32 MB last-level cache; two are taken to be gate and up.
+inline std::vector<Matrices> cold_copies(const std::vector<Records>& parts) {
   std::vector<Matrices> copies;
   size_t size_bytes = 0;
   while (copies.size() < 2 || size_bytes < size_t{64} << 20) {
     Matrices& matrices = copies.emplace_back();
-    for (const Weights* part : parts) {
-      matrices.push_back(part->packed());
-      size_bytes += matrices.back().size_bytes();
+    if (parts.size() == 2) {
+      matrices = QuantizedMatrix::taking_turns(parts);
+    } else {
+      for (const Records& part : parts) matrices.emplace_back(part);
     }
+    for (const QuantizedMatrix& matrix : matrices) size_bytes += matrix.size_bytes();
   }
   return copies;
 }

@@ -48,6 +48,19 @@ TOLLHOUSE_BOTH constexpr Form form_of(Type type) {
   }
 }
 
+// A matrix W [rows, width] as the file has it.
+struct Records {
+  Type type;
+  int rows;
+  int width;          // K, a multiple of 32 and of a record's weights
+  const uint8_t* at;  // [rows, bytes of a row]
+
+  size_t size_bytes() const {
+    const Form form = form_of(type);
+    return static_cast<size_t>(rows) * (width / kBlock / form.blocks) * form.bytes;
+  }
+};
+
 // Eight codes of a block, one in a byte: byte i of low is that of k = 4 j + i, of high 16 + 4 j + i.
 struct Codes {
   uint32_t low, high;

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
+#include <utility>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -14,19 +16,41 @@ namespace tollhouse {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kLine = 64;
+constexpr size_t kReserved = size_t{256} << 20;
 
-uint8_t* allocate(size_t size) {
-  const size_t align = size >= kHugePage ? kHugePage : 4096;
-  const size_t rounded = (size + align - 1) / align * align;
-  void* p = std::aligned_alloc(align, rounded);
+size_t rounded_up(size_t size, size_t to) { return (size + to - 1) / to * to; }
+
+std::shared_ptr<uint8_t> reserve(size_t size) {
+  size = rounded_up(std::max(size, kReserved), kHugePage);
+  void* p = std::aligned_alloc(kHugePage, size);
   if (p == nullptr) throw std::bad_alloc();
 #ifdef __linux__
-  // Advice only: fewer TLB misses on large matrices where the kernel grants it.
-  // Whole ones only: half an empty page for each matrix would add up to a tenth of a model.
-  if (size >= kHugePage) madvise(p, size / kHugePage * kHugePage, MADV_HUGEPAGE);
+  madvise(p, size, MADV_HUGEPAGE);  // advice only, where the kernel grants it
 #endif
-  std::memset(p, 0, size);
-  return static_cast<uint8_t*>(p);
+  return {static_cast<uint8_t*>(p), [](uint8_t* bytes) { std::free(bytes); }};
+}
+
+// Zeros, at a cache line's border. Cut from a reservation that lives as long as any of its matrices:
+// with allocations of their own, matrices under 2 MB would have no huge page and each other a tail
+// without, and a row is read a quarter slower from small pages. What is not used yet takes no memory,
+// but for at most one huge page.
+std::shared_ptr<uint8_t> room(size_t size) {
+  static std::mutex mutex;
+  static std::weak_ptr<uint8_t> latest;
+  static size_t used, reserved;
+  const std::lock_guard<std::mutex> lock(mutex);
+  std::shared_ptr<uint8_t> reservation = latest.lock();
+  if (reservation == nullptr || reserved - used < size) {
+    reservation = reserve(size);
+    latest = reservation;
+    used = 0;
+    reserved = std::max(size, kReserved);
+  }
+  uint8_t* begin = reservation.get() + used;
+  used = std::min(reserved, rounded_up(used + size, kLine));
+  std::memset(begin, 0, size);
+  return {std::move(reservation), begin};
 }
 
 // Sets bits of a zeroed place that has room for four bytes.
@@ -77,21 +101,44 @@ void pack_record(const uint8_t* record, int lane, uint8_t* group) {
   }
 }
 
+size_t tile_bytes_of(Type type, int width) {
+  return with_type(type, [&](auto constant) -> size_t {
+    using Layout = TileLayout<decltype(constant)::value>;
+    return static_cast<size_t>(width / kBlock / Layout::kForm.blocks) * Layout::kGroup;
+  });
+}
+
+int tiles_of(const Records& records) { return (records.rows + kLanes - 1) / kLanes; }
+
 }  // namespace
 
-void QuantizedMatrix::Free::operator()(uint8_t* p) const { std::free(p); }
+QuantizedMatrix::QuantizedMatrix(const Records& records)
+    : QuantizedMatrix(records, room(tile_bytes_of(records.type, records.width) * tiles_of(records)),
+                      tile_bytes_of(records.type, records.width)) {}
 
-QuantizedMatrix::QuantizedMatrix(Type type, int rows, int width, const uint8_t* records)
-    : type_(type), rows_(rows), width_(width) {
-  with_type(type, [&](auto constant) {
+std::vector<QuantizedMatrix> QuantizedMatrix::taking_turns(const std::vector<Records>& parts) {
+  size_t stride = 0;
+  for (const Records& part : parts) stride += tile_bytes_of(part.type, part.width);
+  std::shared_ptr<uint8_t> place = room(stride * tiles_of(parts[0]));
+  std::vector<QuantizedMatrix> matrices;
+  for (const Records& part : parts) {
+    matrices.push_back(QuantizedMatrix(part, place, stride));
+    place = {place, place.get() + matrices.back().tile_bytes_};
+  }
+  return matrices;
+}
+
+QuantizedMatrix::QuantizedMatrix(const Records& records, std::shared_ptr<uint8_t> room,
+                                 size_t stride)
+    : type_(records.type), rows_(records.rows), width_(records.width),
+      tile_bytes_(tile_bytes_of(type_, width_)), stride_(stride), first_(std::move(room)) {
+  with_type(type_, [&](auto constant) {
     using Layout = TileLayout<decltype(constant)::value>;
     constexpr Form kForm = Layout::kForm;
-    const size_t groups = width / kBlock / kForm.blocks;
-    tile_bytes_ = groups * Layout::kGroup;
-    bytes_.reset(allocate(size_bytes()));
-    for (int row = 0; row < rows; row++) {
-      const uint8_t* record = records + row * groups * kForm.bytes;
-      uint8_t* group = bytes_.get() + row / kLanes * tile_bytes_;
+    const size_t groups = width_ / kBlock / kForm.blocks;
+    for (int row = 0; row < rows_; row++) {
+      const uint8_t* record = records.at + row * groups * kForm.bytes;
+      uint8_t* group = first_.get() + row / kLanes * stride_;
       for (size_t g = 0; g < groups; g++, record += kForm.bytes, group += Layout::kGroup) {
         pack_record<decltype(constant)::value>(record, row % kLanes, group);
       }

@@ -13,7 +13,9 @@
 //   scales  d of 16 rows as fp16, then m where there is one. In the K types these stand once
 //           before eight blocks, and a block has its small scales: 16 bytes, then 16 more
 //
-// Read once, in order, from first to last. Rows past N are zero. Knows layout; does not know
+// Read once, in order, from first to last. Rows past N are zero. Matrices are cut from large
+// reservations of huge pages, in the order in which they are made, so that the next one's beginning
+// follows: a prefetch past the end of a matrix is of use. Knows layout; does not know
 // instruction sets.
 #pragma once
 
@@ -21,6 +23,7 @@
 #include <cstdint>
 #include <memory>
 #include <type_traits>
+#include <vector>
 
 #include "gguf_blocks.h"
 
@@ -43,24 +46,27 @@ struct TileLayout {
 
 class QuantizedMatrix {
  public:
-  // records [N, K / 32 / blocks in a record], as the file has them; K is the width.
-  QuantizedMatrix(Type type, int rows, int width, const uint8_t* records);
+  // Its tiles lie one after another.
+  explicit QuantizedMatrix(const Records& records);
+
+  // Matrices of equal rows whose tiles take turns: tile 0 of each, then tile 1 of each.
+  static std::vector<QuantizedMatrix> taking_turns(const std::vector<Records>& parts);
 
   Type type() const { return type_; }
   int rows() const { return rows_; }    // N
   int width() const { return width_; }  // K
   int tiles() const { return (rows_ + kLanes - 1) / kLanes; }
   size_t size_bytes() const { return tile_bytes_ * tiles(); }
-  const uint8_t* tile(int index) const { return bytes_.get() + index * tile_bytes_; }
+  const uint8_t* tile(int index) const { return first_.get() + index * stride_; }
 
  private:
-  struct Free {
-    void operator()(uint8_t* p) const;
-  };
+  // room: zeros, for a tile at each multiple of stride.
+  QuantizedMatrix(const Records& records, std::shared_ptr<uint8_t> room, size_t stride);
+
   Type type_;
   int rows_, width_;
-  size_t tile_bytes_;
-  std::unique_ptr<uint8_t[], Free> bytes_;
+  size_t tile_bytes_, stride_;
+  std::shared_ptr<uint8_t> first_;  // tile; shares the reservation that it lies in
 };
 
 // Calls body(std::integral_constant<Type, type>) for a type known at run time.

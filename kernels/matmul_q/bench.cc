@@ -9,7 +9,7 @@ void measure(tollhouse::Type type, int n, int k) {
   using namespace tollhouse;
   const Isa& isa = *chosen_isa();
   const bench::Weights weights(type, n, k, 1);
-  const auto copies = bench::cold_copies({&weights});
+  const auto copies = bench::cold_copies({weights.as_records()});
   for (int rows : {1, 4, 16, 128}) {
     const std::vector<float> x = bench::normal(static_cast<size_t>(rows) * k, 2);
     std::vector<float> y(static_cast<size_t>(rows) * n);

@@ -25,10 +25,18 @@ InputRows rows_of(const ProductCall& c, const Weighted& w) {
 
 Matrices repacked(const Weighted& weighted) {
   Matrices matrices;
-  for (const Source& s : weighted.sources) {
-    matrices.emplace_back(s.type, s.rows, s.width, s.records);
-    drop_mapped_pages(s.records, s.size_bytes);
+  for (const Records& s : weighted.sources) {
+    matrices.emplace_back(s);
+    drop_mapped_pages(s.at, s.size_bytes());
   }
+  return matrices;
+}
+
+// Gate and up, in the order in which they are read.
+Matrices repacked_pair(const Weighted& weighted) {
+  weighted.require_equal_rows();
+  Matrices matrices = QuantizedMatrix::taking_turns(weighted.sources);
+  for (const Records& s : weighted.sources) drop_mapped_pages(s.at, s.size_bytes());
   return matrices;
 }
 
@@ -81,9 +89,7 @@ class RmsNormSwiGLUQ {
   static constexpr auto& kOutputs = kRmsNormOutputs;
 
   explicit RmsNormSwiGLUQ(const Node& node)
-      : w_(Weighted::read_product(node, kInputs, 3, 2, true)), matrices_(repacked(w_)) {
-    w_.require_equal_rows();
-  }
+      : w_(Weighted::read_product(node, kInputs, 3, 2, true)), matrices_(repacked_pair(w_)) {}
 
   void compute(const Call& call) const {
     const auto c = ProductCall::read(call, w_, w_.sources[0].rows, true, false);
@@ -107,7 +113,7 @@ class GatherQ {
 
   void compute(const Call& call) const {
     const auto ids = call.input<int64_t>(0, w_.title + ": ids");
-    const Source& s = w_.sources[0];
+    const Records& s = w_.sources[0];
     size_t count = 1;
     for (size_t i = 0; i < ids.dims.rank; i++) count *= static_cast<size_t>(ids.dims.at[i]);
     for (size_t i = 0; i < count; i++) {

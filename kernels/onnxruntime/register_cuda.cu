@@ -81,7 +81,7 @@ class Gather {
 
   void compute(const Call& call) const {
     const auto ids = call.input<int64_t>(0, w_.title + ": ids");
-    const Source& s = w_.sources[0];
+    const Records& s = w_.sources[0];
     int64_t count = 1;
     for (size_t i = 0; i < ids.dims.rank; i++) count *= ids.dims.at[i];
     if (count > std::numeric_limits<int>::max()) throw Refused(w_.title + ": too many ids");

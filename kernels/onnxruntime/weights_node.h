@@ -32,19 +32,10 @@ constexpr std::array<Port, 2> kRmsNormOutputs = {
     {{"y", kFloat}, {"residual", kFloat, kOptional}}};
 constexpr std::array<Port, 2> kGatherInputs = {{{"ids", kInt64}, {"w", kUint8}}};
 
-// One matrix of a node: GGUF's records, uint8 [rows, bytes of a row].
-struct Source {
-  Type type;
-  int rows;
-  int width;  // K, a multiple of 32
-  const uint8_t* records;
-  size_t size_bytes;
-};
-
 // The weights and attributes of a node, checked.
 struct Weighted {
   std::string title;
-  std::vector<Source> sources;  // of one width
+  std::vector<Records> sources;  // of one width
   int width = 0;
   int accuracy_level = 1;  // 1 or 4
   float epsilon = 0;       // of the norm; 0 without one
@@ -64,7 +55,7 @@ struct Weighted {
     }
     if (w.sources.size() < least) throw Refused(w.title + ": types names too few weights");
     w.width = w.sources[0].width;
-    for (const Source& s : w.sources) {
+    for (const Records& s : w.sources) {
       if (s.width != w.width) {
         throw Refused(w.title + ": weights are " + std::to_string(w.width) + " and " +
                       std::to_string(s.width) + " wide");
@@ -99,7 +90,7 @@ struct Weighted {
 
   int columns() const {
     int sum = 0;
-    for (const Source& s : sources) sum += s.rows;
+    for (const Records& s : sources) sum += s.rows;
     return sum;
   }
 
@@ -113,7 +104,7 @@ struct Weighted {
     throw Refused(title + ": type " + name + " is none of " + known);
   }
 
-  static Source source(const Node& node, const std::string& title, Type type, size_t index,
+  static Records source(const Node& node, const std::string& title, Type type, size_t index,
                        const char* name) {
     const Form form = form_of(type);
     const Node::Constant found = node.constant(index, name);
@@ -130,7 +121,7 @@ struct Weighted {
       throw Refused(title + ": " + name + " has shape " + found.dims.text() + ", too large");
     }
     return {type, static_cast<int>(rows), static_cast<int>(width),
-            static_cast<const uint8_t*>(found.data), static_cast<size_t>(rows * bytes)};
+            static_cast<const uint8_t*>(found.data)};
   }
 };
 

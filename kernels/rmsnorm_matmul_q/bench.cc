@@ -10,7 +10,7 @@ int main() {
   constexpr float kEpsilon = 1e-6f;
   const bench::Weights q(Type::kQ5_0, 896, kK, 1), k(Type::kQ5_0, 128, kK, 5),
       v(Type::kQ8_0, 128, kK, 6);
-  const auto copies = bench::cold_copies({&q, &k, &v});
+  const auto copies = bench::cold_copies({q.as_records(), k.as_records(), v.as_records()});
   const int columns = q.n + k.n + v.n;
   const std::vector<float> gain = bench::normal(kK, 3), bias = bench::normal(columns, 7);
   for (int rows : {1, 4, 16, 128}) {

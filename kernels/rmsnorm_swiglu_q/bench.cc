@@ -9,7 +9,7 @@ int main() {
   constexpr int kF = 4864, kK = 896;
   constexpr float kEpsilon = 1e-6f;
   const bench::Weights gate(Type::kQ5_0, kF, kK, 1), up(Type::kQ5_0, kF, kK, 5);
-  const auto copies = bench::cold_copies({&gate, &up});
+  const auto copies = bench::cold_copies({gate.as_records(), up.as_records()});
   const std::vector<float> gain = bench::normal(kK, 3);
   for (int rows : {1, 4, 16, 128}) {
     const size_t values = static_cast<size_t>(rows) * kK;
