@@ -13,7 +13,7 @@ from gateway.caches.entry import StoredAnswer
 from gateway.caches.single_flight import Flight
 from gateway.errors import GatewayError
 from gateway.ledger.budgets import Hold
-from gateway.policy.snapshot import Model, Policy, RequestFacts, Route, Tenant
+from gateway.policy.snapshot import Model, Policy, RequestFacts, Route, Scope, Tenant
 from gateway.routing import Decision
 from gateway.stores.keys import KeyRecord
 from gateway.stores.limits import Reservation
@@ -225,6 +225,14 @@ class Exchange:
             if "id" in document:
                 document |= {"id": answer_id, "created": created}
             self.tail = encode(document)
+
+    def scope(self, kind: Scope) -> str:
+        """Within the tenant: everyone, one key, or one user of one key."""
+        if kind == "tenant":
+            return self.tenant.id
+        if kind == "key":
+            return f"{self.tenant.id}\0{self.key.id}"
+        return f"{self.tenant.id}\0{self.key.id}\0{self.request.user}"
 
     @property
     def deviation(self) -> str:

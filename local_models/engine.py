@@ -47,6 +47,7 @@ from local_models.messages import (
     SamplingParams,
     TokenLogprob,
 )
+from local_models.prefixes import PIECE_TOKENS_MIN, Prefixes
 from local_models.sequence import Deliver, Sequence
 from local_models.session import DecoderSession
 from local_models.tokenizer import Tokenizer
@@ -101,6 +102,7 @@ class Engine:
         self._closed = False  # guarded by _changed
         self._decoding: list[Sequence] = []
         self._prefilling: Sequence | None = None
+        self._prefixes = Prefixes(session.slots)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -318,17 +320,18 @@ class Engine:
             self._end(sequence, "error", message, refused=refused)
             return
         self._prefilling = sequence
-        self._share_prompt(sequence)
+        if not self._share_prompt(sequence):
+            self._share_prefix(sequence)
 
     def _next_waiting(self) -> Sequence | None:
         """The first in the waiting line whose grammar does not hold it up; under the lock."""
         return next((sequence for sequence in self._waiting if sequence.ready), None)
 
-    def _share_prompt(self, sequence: Sequence) -> None:
-        """Copy the prompt's keys and values from another answer to the same request."""
+    def _share_prompt(self, sequence: Sequence) -> bool:
+        """Copy the prompt's keys and values from another answer to the same request, if any."""
         group = sequence.request.group
         if not group:
-            return
+            return False
         for slot, other in enumerate(self._decoding):
             logits = other.prompt_logits
             if (
@@ -336,11 +339,36 @@ class Engine:
                 and other.prompt == sequence.prompt
                 and logits is not None
             ):
-                self._session.move(slot, len(self._decoding), len(sequence.prompt))
+                target = len(self._decoding)
+                self._session.move(slot, target, len(sequence.prompt))
+                self._prefixes.copied(slot, target)
                 sequence.cached = len(sequence.prompt)
+                sequence.shared_tokens = other.shared_tokens
                 self._begin(sequence, logits)
                 self._retire_if_ended(sequence)
-                return
+                return True
+        return False
+
+    def _share_prefix(self, sequence: Sequence) -> None:
+        """Begin with what a slot still holds of the prompt, for the same scope."""
+        begin_seconds = time.perf_counter()
+        scope, prompt, target = sequence.request.scope, sequence.prompt, len(self._decoding)
+        source, tokens = self._prefixes.longest(scope, prompt)
+        in_place = tokens > 0 and source == target
+        if self._prefixes.worth_keeping(target, beside=prompt if in_place else None):
+            self._rescue(target, target, besides=source if tokens else -1)
+        if tokens and not in_place:
+            self._session.move(source, target, tokens)
+        sequence.cached = sequence.shared_tokens = tokens
+        self._prefixes.hold(target, scope, prompt, tokens)
+        sequence.compute_seconds += time.perf_counter() - begin_seconds
+
+    def _rescue(self, slot: int, first: int, besides: int = -1) -> None:
+        """Copy a slot that is about to be overwritten to the oldest free one, from ``first`` on."""
+        oldest = self._prefixes.oldest(first, besides)
+        if oldest is not None and oldest != slot:
+            self._session.move(slot, oldest, self._prefixes.length(slot))
+            self._prefixes.copied(slot, oldest)
 
     def _begin(self, sequence: Sequence, logits: "sampler.Float") -> None:
         """Make a row of a sequence whose prompt is in the cache; float32 [vocabulary]."""
@@ -368,9 +396,14 @@ class Engine:
     def _prefill(self, sequence: Sequence) -> None:
         begin_seconds = time.perf_counter()
         size = CHUNK_TOKENS_SHARED if self._decoding else CHUNK_TOKENS_ALONE
+        left = len(sequence.prompt) - sequence.cached
+        if 0 < left - size < PIECE_TOKENS_MIN:
+            size -= PIECE_TOKENS_MIN
         chunk = sequence.prompt[sequence.cached : sequence.cached + size]
-        logits = self._session.prefill(len(self._decoding), chunk, sequence.cached)
+        slot = len(self._decoding)
+        logits = self._session.prefill(slot, chunk, sequence.cached)
         sequence.cached += len(chunk)
+        self._prefixes.hold(slot, sequence.request.scope, sequence.prompt, sequence.cached)
         if sequence.prefilled:
             self._begin(sequence, logits)
         sequence.compute_seconds += time.perf_counter() - begin_seconds
@@ -396,14 +429,23 @@ class Engine:
         elif sequence in self._decoding:
             slot, last = self._decoding.index(sequence), len(self._decoding) - 1
             moved = self._decoding.pop()
+            reading = self._prefilling
+            overwritten = moved is not sequence or reading is not None
+            if overwritten and self._prefixes.worth_keeping(slot):
+                self._rescue(slot, last + 1 if reading is None else last + 2)
             if moved is not sequence:
-                self._session.move(last, slot, moved.cached)
+                self._move(last, slot, moved.cached)
                 self._decoding[slot] = moved
-            if self._prefilling is not None:
-                self._session.move(last + 1, last, self._prefilling.cached)
+            if reading is not None:
+                self._move(last + 1, last, reading.cached)
         else:
             with self._changed:
                 self._waiting.remove(sequence)
+
+    def _move(self, source: int, target: int, length: int) -> None:
+        self._session.move(source, target, length)
+        self._prefixes.copied(source, target)
+        self._prefixes.clear(source)
 
     def _end(
         self, sequence: Sequence, reason: FinishReason, message: str = "", *, refused: bool = False
@@ -419,6 +461,7 @@ class Engine:
     def _end_running(self, reason: FinishReason, message: str) -> None:
         running = self._running()
         self._decoding, self._prefilling = [], None
+        self._prefixes = Prefixes(self._session.slots)  # a step that failed may have left anything
         for sequence in running:
             self._end(sequence, reason, message)
 

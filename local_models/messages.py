@@ -55,6 +55,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     read once where their time allows it. ends_nonsense: an answer that has become none
     (``nonsense.py``) ends early, with that reason and what it is as the message.
     labels: nothing is generated; the end tells how likely each is as the answer (``labels.py``).
+    scope: requests of one scope share the beginnings of their prompts (``prefixes.py``); empty:
+    with nobody.
     """
 
     request_id: str
@@ -67,6 +69,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, kw_only=True):
     group: str = ""
     ends_nonsense: bool = False
     labels: tuple[str, ...] = ()
+    scope: str = ""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -99,6 +102,7 @@ class Finished(msgspec.Struct, frozen=True):
 
     message: why, of an error or of nonsense. refused: the error is the request's own, and a
     second try would be the same. scores: the labels' log-probabilities, in their order.
+    cached_tokens: of the prompt's, those that need not be read again.
     """
 
     reason: FinishReason
@@ -108,6 +112,7 @@ class Finished(msgspec.Struct, frozen=True):
     message: str = ""
     refused: bool = False
     scores: tuple[float, ...] = ()
+    cached_tokens: int = 0
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -39,6 +39,8 @@ class Sequence:
         self.request = request
         self.prompt = prompt
         self.cached = 0
+        self.shared_tokens = 0
+        """Of the prompt, tokens that were in the cache when its turn came."""
         self.last_token = prompt[-1]
         self.completion_tokens = 0
         self.compute_seconds = 0.0
@@ -131,6 +133,7 @@ class Sequence:
             message=message or self.message,
             refused=refused,
             scores=self.scores,
+            cached_tokens=self.shared_tokens,
         )
         self._deliver(self.request.request_id, finished)
 

@@ -732,6 +732,7 @@ def _runtime(section: schema.Runtime) -> LocalRuntime:
         slots=section.slots,
         context_tokens=section.context,
         ends_nonsense=section.ends_nonsense,
+        prefix_scope=section.prefix_scope,
     )
 
 

@@ -150,6 +150,9 @@ class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where it runs; auto is a GPU where ONNX Runtime can use one."
     )
+    prefix_scope: Literal["tenant", "key", "user", "none"] = Field(
+        "tenant", description="Whose requests read the common beginning of their prompts once."
+    )
     max_batch: NotYet = None
     memory: NotYet = None
 

@@ -59,6 +59,9 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     eject_seconds: float = 30.0
 
 
+Scope = Literal["tenant", "key", "user"]
+
+
 class LocalRuntime(msgspec.Struct, frozen=True, kw_only=True):
     """How the node's model process runs a local model."""
 
@@ -70,6 +73,7 @@ class LocalRuntime(msgspec.Struct, frozen=True, kw_only=True):
     slots: int | None = None  # None, here and below: as tollhouse.yaml says
     context_tokens: int | None = None
     ends_nonsense: bool = True  # an answer that has become none ends early
+    prefix_scope: Scope | Literal["none"] = "tenant"  # who shares the beginnings of prompts
 
     @property
     def reference(self) -> str:
@@ -172,7 +176,7 @@ class ExactRule(msgspec.Struct, frozen=True, kw_only=True):
     """The exact cache of one route."""
 
     ttl_seconds: float = 86_400.0
-    scope: Literal["tenant", "key", "user"] = "tenant"
+    scope: Scope = "tenant"
     sampled: Literal["allow", "deny"] = "allow"
 
 

@@ -13,7 +13,6 @@ from gateway.caches.single_flight import Flight
 from gateway.errors import InvalidRequest, NotCached, UpstreamUnavailable
 from gateway.exchange import EVENT_STREAM, Exchange
 from gateway.hits import serve_hit
-from gateway.policy.snapshot import ExactRule
 from gateway.services import Services
 from gateway.wire.canonical import cacheable, canonical_body
 from gateway.wire.openai import WITHOUT_OUTPUT
@@ -45,7 +44,7 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
         request.canonical = canonical_body(request)
     key = exchange.cache_key = exact_key(
         tenant_secret=services.keys.tenant_secret(exchange.tenant.id),
-        scope=_scope(exchange, rule),
+        scope=exchange.scope(rule.scope),
         route_identity=exchange.route.identity,
         canonical=request.canonical,
     )
@@ -169,15 +168,6 @@ def _bypass(exchange: Exchange, control: dict[str, str]) -> str | None:
     ):
         return "the route does not cache sampled answers"
     return cacheable(exchange.request)
-
-
-def _scope(exchange: Exchange, rule: ExactRule) -> str:
-    """Within the tenant: everyone, one key, or one user of one key."""
-    if rule.scope == "tenant":
-        return exchange.tenant.id
-    if rule.scope == "key":
-        return f"{exchange.tenant.id}\0{exchange.key.id}"
-    return f"{exchange.tenant.id}\0{exchange.key.id}\0{exchange.request.user}"
 
 
 def _cache_control(header: bytes) -> dict[str, str]:

@@ -159,6 +159,7 @@ async def _ask(
                 model=attempt.target.name,
                 body=encoded,
                 headers=_headers(exchange, attempt),
+                scope=_prefix_scope(exchange, attempt),
                 stream=exchange.request.stream,
                 fresh=attempt.fresh,
                 first_byte_deadline=first_byte_deadline,
@@ -573,6 +574,15 @@ def _headers(exchange: Exchange, attempt: Attempt) -> tuple[tuple[bytes, bytes],
         if name not in given:
             passed_on.append((name, value))
     return (own, *passed_on)
+
+
+def _prefix_scope(exchange: Exchange, attempt: Attempt) -> str:
+    """With whom a request to a local model shares the beginning of its prompt; empty: nobody."""
+    provider = attempt.target.provider
+    kind = provider.runtime.prefix_scope
+    if provider.api != "local" or kind == "none":
+        return ""
+    return "" if kind == "user" and exchange.request.user is None else exchange.scope(kind)
 
 
 def _secrets(attempt: Attempt) -> tuple[str, ...]:

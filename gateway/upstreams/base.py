@@ -28,6 +28,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     model: str = ""  # its name in the policy, by which an answer of our own may call it
     headers: Headers = ()  # to pass on, e.g. traceparent; authorization is the upstream's own
+    scope: str = ""  # requests of one may share what the model has read; empty: none may
     stream: bool = False
     fresh: bool = False  # on a new connection, not on a kept one
     first_byte_deadline: float

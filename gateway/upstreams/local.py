@@ -126,6 +126,7 @@ class LocalUpstream:
             context_tokens=model.context_tokens,
             deadline=request.deadline,
             ends_nonsense=self._ends_nonsense,
+            scope=request.scope,
         )
         stream = Choices(self._client.generate, call.requests)
         try:

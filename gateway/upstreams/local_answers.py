@@ -35,21 +35,32 @@ class Choice:
 
 
 class Totals(msgspec.Struct):
-    """What all choices of a request took. The prompt counts once, as OpenAI counts it."""
+    """What all choices of a request took. The prompt counts once, as OpenAI counts it.
+
+    cached_tokens: of the prompt, what the choice that had to read most of it found read.
+    """
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     compute_us: int = 0
 
     def add(self, finished: Finished) -> None:
         """One choice more."""
+        first = not self.prompt_tokens
+        cached = finished.cached_tokens
+        self.cached_tokens = cached if first else min(self.cached_tokens, cached)
         self.prompt_tokens = max(self.prompt_tokens, finished.prompt_tokens)
         self.completion_tokens += finished.completion_tokens
         self.compute_us += finished.compute_us
 
     def usage(self) -> Body:
         """The usage object. Processor time is the operator's business, and goes into a header."""
-        counts = Usage(prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens)
+        counts = Usage(
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            completion_tokens=self.completion_tokens,
+        )
         return counts.document()
 
 

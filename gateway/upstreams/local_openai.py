@@ -94,6 +94,7 @@ def read_call(
     context_tokens: int,
     deadline: float,
     ends_nonsense: bool = False,
+    scope: str = "",
 ) -> Call:
     """A generation from a /chat/completions or /completions body. Raises UpstreamStatus 400.
 
@@ -108,6 +109,7 @@ def read_call(
         constraint=_constraint(body),
         tools=read_tools(body) if chat else None,
         ends_nonsense=ends_nonsense,
+        scope=scope,
     )
     return Call(
         requests=_answers(first, _whole(body, "n", 1, CHOICES_MAX, 1)),

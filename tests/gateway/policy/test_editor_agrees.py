@@ -56,6 +56,7 @@ BASE: dict[str, dict[str, Any]] = {
                     "context": 2048,
                     "device": "cpu",
                     "ends_nonsense": True,
+                    "prefix_scope": "key",
                 },
             },
             {
