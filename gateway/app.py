@@ -33,6 +33,7 @@ from gateway.model_clients import ModelClients
 from gateway.model_processes import process_of
 from gateway.policy.follower import PolicyFollower
 from gateway.policy.holder import PolicyHolder
+from gateway.policy.lane import Lanes
 from gateway.policy.snapshot import Policy, Provider
 from gateway.policy.switches import Switches
 from gateway.routing import Router
@@ -213,6 +214,7 @@ class Gateway:
             keys=self.keys,
             limiter=Limiter(),
             ledger=self.bookkeeping.journal,
+            lanes=Lanes(),
             repeats=Repeats(),
             exact=ExactCache(bytes_max=settings.limits.exact_cache_bytes),
             flights=SingleFlight(),

@@ -240,8 +240,8 @@ def _baseline(exchange: Exchange) -> Model | None:
 
     A pinned model is its own baseline: nothing is saved by doing as one is told.
     """
-    if exchange.pinned is not None:
-        return exchange.pinned
+    if exchange.way.pinned is not None:
+        return exchange.way.pinned
     return exchange.policy.baseline or exchange.route.large
 
 
@@ -255,7 +255,7 @@ def _baseline_pico(
     """
     usage = _at_baseline(exchange, served, usage)
     full = _cost_pico(price, usage)
-    meant = exchange.pinned or exchange.route.large
+    meant = exchange.way.pinned or exchange.route.large
     if full is None or cost is None or meant is None or served == meant.name:
         return full
     prompt = _cost_pico(price, _prompt_of(usage))

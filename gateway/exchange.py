@@ -13,8 +13,9 @@ from gateway.caches.entry import StoredAnswer
 from gateway.caches.single_flight import Flight
 from gateway.errors import GatewayError
 from gateway.ledger.budgets import Hold
+from gateway.policy.lane import Lane, Way
 from gateway.policy.snapshot import Model, Policy, RequestFacts, Route, Scope, Tenant
-from gateway.routing import Decision
+from gateway.policy.targets import Decision
 from gateway.stores.keys import KeyRecord
 from gateway.stores.limits import Reservation
 from gateway.wire.assemble import replay
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from gateway.caches.semantic.index import Vector
 
 JSON = b"application/json"
-LARGE_AWAY = "large-away"  # in x-tollhouse-degraded
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 _ANSWER_PREFIX: dict[Endpoint, str] = {
@@ -98,10 +98,10 @@ class Exchange:
         "answer", "answered", "attempts", "bypass", "cache_id", "cache_key", "cache_status",
         "charge_pico", "client", "client_request_id", "cost_pico", "deciding_us", "decision",
         "degraded", "deployment", "endpoint", "error", "facts", "first_byte", "flight", "forced",
-        "headers", "hit", "hit_similarity", "hold", "key", "large", "marks", "more_holds",
-        "next_sequence", "partition", "pinned", "plan", "policy", "rate", "raw", "request",
+        "headers", "hit", "hit_similarity", "hold", "key", "lane", "large", "marks", "more_holds",
+        "next_sequence", "partition", "plan", "policy", "rate", "raw", "request",
         "request_id", "route", "saved_pico", "semantic_reason", "started", "started_us", "tags",
-        "tail", "tail_content_type", "tail_status", "tenant", "usage", "vector",
+        "tail", "tail_content_type", "tail_status", "tenant", "usage", "vector", "way",
     )  # fmt: skip
 
     def __init__(
@@ -136,9 +136,10 @@ class Exchange:
         self.request: ParsedRequest
         self.tags: Mapping[str, str] = {}
         self.facts: RequestFacts  # what the policy's conditions look at
+        self.lane: Lane
+        self.way: Way  # the route, as the lane meets it
         self.route: Route
         self.large = False  # what is done with the body is done beside the event loop
-        self.pinned: Model | None = None  # the one target; None: small or large
 
         # enter, admit
         self.rate: Reservation | None = None

@@ -10,8 +10,8 @@ from typing import Any
 
 from gateway.errors import ModelNotFound
 from gateway.money import divide_half_even, format_usd
-from gateway.policy.evaluate import fixed_target
-from gateway.policy.snapshot import AUTO, Model, Policy, RequestFacts, Tenant
+from gateway.policy.lane import settle_lane
+from gateway.policy.snapshot import Model, Policy, RequestFacts, Tenant
 from gateway.prices import BUCKETS, Price, Rates
 
 _PPM = 1_000_000
@@ -78,24 +78,12 @@ def _document(
 
 def _answering(policy: Policy, tenant: Tenant, name: str) -> Model | None:
     """Who answers a plain request for this name; None where its difficulty decides, or nobody."""
-    facts = RequestFacts(
-        tenant=tenant.id,
-        key="",
-        model=name,
-        endpoint="chat",
-        tags=tenant.tags,
-        input_tokens=1,
-        has_tools=False,
-        has_images=False,
-        stream=False,
-        temperature=1.0,
-    )
-    route = policy.resolve(facts)
-    if route is None:
+    facts = RequestFacts(tenant=tenant.id, key="", model=name, endpoint="chat", tags=tenant.tags)
+    lane = settle_lane(policy, tenant, key_id="", endpoint="chat", model=name, tags=tenant.tags)
+    try:
+        return lane.find(facts).pinned
+    except ModelNotFound:
         return None
-    if name == AUTO and route.to is None:
-        return None
-    return fixed_target(policy, route, name)
 
 
 def tariff(prices: Iterable[Price], markup_ppm: int) -> dict[str, Any]:

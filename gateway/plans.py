@@ -7,19 +7,20 @@ plan is made, shared ones answer when money is reserved.
 from msgspec.structs import replace
 
 from gateway.booking import worst_cases_pico
-from gateway.errors import BudgetExhausted, ContextTooLong, InvalidRequest
+from gateway.errors import BudgetExhausted
 from gateway.exchange import Exchange, Plan
+from gateway.policy.capability import unfit
 from gateway.policy.snapshot import Budget, Model
 from gateway.wire.openai import WITHOUT_OUTPUT
-
-_MEDIA_PARAMS = {"responses": "input"}
 
 
 def make_plan(
     exchange: Exchange, candidates: tuple[Model, ...], decision: str, reason: str
 ) -> Plan:
     """The plan of these candidates. Raises ContextTooLong or InvalidRequest."""
-    _check(exchange, candidates)
+    refusal = unfit(candidates[0], exchange.facts)
+    if refusal is not None:
+        raise refusal
     output_tokens = _worst_output(exchange, candidates)
     return Plan(
         candidates=candidates,
@@ -44,31 +45,6 @@ def downgraded(exchange: Exchange, budget: Budget, first: Model) -> Plan:
     reason = f"budget '{budget.name}' used up: {cheaper.name} instead of {first.name}"
     instead = f"downgraded; budget={budget.name}; from={first.name}"
     return replace(make_plan(exchange, (cheaper,), "downgraded", reason), instead=instead)
-
-
-def _check(exchange: Exchange, candidates: tuple[Model, ...]) -> None:
-    request, first = exchange.request, candidates[0]
-    if exchange.endpoint == "embeddings" and "embeddings" not in first.capabilities:
-        raise InvalidRequest(f"The model '{first.name}' makes no embeddings.", param="model")
-    if exchange.endpoint != "embeddings" and first.capabilities == {"embeddings"}:
-        raise InvalidRequest(f"The model '{first.name}' only makes embeddings.", param="model")
-    window = first.context_tokens
-    if request.has_media and "vision" not in first.capabilities:
-        # A hosted model may see although the policy does not say so; ours reads text alone.
-        too_long = window is not None and request.prompt_bytes > window * 16
-        if too_long or first.provider.api == "local":
-            raise InvalidRequest(
-                f"The model '{first.name}' has no vision: it reads text, and no images, audio or"
-                " files.",
-                param=_MEDIA_PARAMS.get(exchange.endpoint, "messages"),
-            )
-    # A token is at most a handful of bytes: this refuses only what cannot fit.
-    if window is not None and request.prompt_bytes > window * 16:
-        raise ContextTooLong(
-            f"This model's maximum context length is {window} tokens and your prompt has"
-            f" {request.prompt_bytes} bytes.",
-            param="messages",
-        )
 
 
 def _worst_output(exchange: Exchange, candidates: tuple[Model, ...]) -> int:

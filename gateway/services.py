@@ -18,6 +18,7 @@ from gateway.ids import UlidFactory
 from gateway.ledger import Journal
 from gateway.policy.follower import PolicyFollower
 from gateway.policy.holder import PolicyHolder
+from gateway.policy.lane import Lanes
 from gateway.policy.snapshot import Provider
 from gateway.policy.switches import Switches
 from gateway.routing import Router
@@ -48,6 +49,7 @@ class Services(msgspec.Struct, kw_only=True):
     keys: KeyStore
     limiter: Limiter
     ledger: Journal
+    lanes: Lanes
     repeats: Repeats
     exact: ExactCache
     flights: SingleFlight

@@ -22,6 +22,9 @@ from gateway.policy.values import duration_seconds
 from gateway.yaml_documents import Problem
 
 # For a variable that is not set where files are checked: fits a secret and a base_url.
+_FILE_NOT_KNOWN = (
+    "which file answers for the small model only its process knows, so no exam counts here"
+)
 _PLACEHOLDER = "http://not-set.invalid:80"
 
 _config = click.option(
@@ -98,7 +101,9 @@ def explain(
     """Say which route a request takes, why not the others, and what holds there."""
     from gateway.policy.explain import as_text
     from gateway.policy.explain import explain as explain_request
+    from gateway.policy.facts import facts_of
     from gateway.policy.snapshot import RequestFacts
+    from gateway.upstreams.local_openai import refusal
     from gateway.yaml_documents import suggest
 
     try:
@@ -110,24 +115,22 @@ def explain(
         raise click.ClickException(f"there is no tenant '{tenant}'{suggest(tenant, found.tenants)}")
     request = _read_request(request_file)
     given = context.get_parameter_source("model") is click.core.ParameterSource.COMMANDLINE
-    facts = RequestFacts(
-        tenant=tenant,
-        key="explain",
-        model=model if request is None or given else request.model,
-        endpoint="chat",
-        tags={**found.tenants[tenant].tags, **_pairs(tags)},
-        input_tokens=1 if request is None else request.prompt_bytes // 4 + 1,
-        has_tools=request is not None and request.has_tools,
-        has_images=request is not None and request.has_media,
-        stream=request is not None and request.stream,
-        temperature=1.0 if request is None or request.temperature is None else request.temperature,
-    )
-    explanation = explain_request(
-        found,
-        facts,
-        has_json=request is not None and request.has_json_format,
-        by_exam=lambda route: _by_exam(route, request),
-    )
+    all_tags = {**found.tenants[tenant].tags, **_pairs(tags)}
+    if request is None:
+        facts = RequestFacts(
+            tenant=tenant, key="explain", model=model, endpoint="chat", tags=all_tags
+        )
+        explanation = explain_request(found, facts, lambda route: _judge(route, None))
+    else:
+        if given:
+            request.model = model
+        facts = facts_of(request, tenant_id=tenant, key_id="explain", tags=all_tags)
+        explanation = explain_request(
+            found,
+            facts,
+            lambda route: _judge(route, request),
+            local_refusal=lambda: refusal(request.body, chat=True),
+        )
     click.echo(msgspec.json.encode(explanation) if as_json else as_text(explanation))
 
 
@@ -294,20 +297,23 @@ def _read_request(path: Path | None) -> Any:
         raise click.ClickException(f"{path}: {error.message}") from None
 
 
-def _by_exam(route: Any, request: Any) -> Any:
-    """Whether an exam sends a request to the small model of a route: ``evaluate.Examined``."""
-    from gateway.policy.evaluate import NOT_EXAMINED, NOT_KNOWN, Examined
-    from gateway.upstreams.local_evidence import named_sha256, proven
+def _judge(route: Any, request: Any) -> Any:
+    """What an exam or the router says of a request; None where only traffic can say it."""
+    from gateway.policy.evaluate import unjudged
+    from gateway.routing import Router
+    from gateway.upstreams.local_evidence import decide_by_exam, named_sha256
 
     sha256 = named_sha256(route.small)
-    if sha256 is None:
-        return NOT_KNOWN
-    if request is None:
-        return NOT_EXAMINED
-    constrained = request.has_json_format or request.has_tools
-    messages = request.body.get("messages")
-    found = proven(sha256, route.target, messages, constrained=constrained)
-    return Examined(True, found.reason) if found is not None else NOT_EXAMINED
+    if sha256 is None and route.target.until_then == "exam":
+        return unjudged(route, _FILE_NOT_KNOWN)
+    if request is None or route.target.quality is None:
+        return unjudged(route)
+    decision = decide_by_exam(sha256 or "", route, request)
+    if decision is not None:
+        return decision
+    router = Router.shipped()
+    score = router.score(request.last_user_text or "", uncertain_around=route.target)
+    return router.decide(score, route.target)
 
 
 def _pairs(tags: tuple[str, ...]) -> dict[str, str]:

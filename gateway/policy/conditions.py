@@ -7,17 +7,15 @@ condition that fails, because a request lacks a tag that it asks for, does not h
 
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
 from gateway.policy.condition_costs import LOOP, TEXTS, refuse_dear
 from gateway.policy.schema import MatchSection
-from gateway.policy.snapshot import RequestFacts
+from gateway.policy.snapshot import Condition, Match, RequestFacts
 from gateway.yaml_documents import suggest
-
-Condition = Callable[[RequestFacts], bool]
 
 # What a condition may look at, with values of the type it will have: two, so that neither side of
 # an && or || hides from the trial.
@@ -51,30 +49,6 @@ _GRAMMAR = {r"missing ('.+?') at '<EOF>'": "{} is missing at its end",
 _FAILURES = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-class Match:
-    """All conditions of a route but the model's name; each with its text, for explanations."""
-
-    __slots__ = ("_conditions", "_tests", "models")
-
-    def __init__(
-        self, conditions: Sequence[tuple[str, Condition]], models: Sequence[str] = ()
-    ) -> None:
-        self.models = tuple(sorted(models))  # names and wildcards as written, for explanations
-        self._conditions = tuple(conditions)
-        self._tests = tuple(condition for _, condition in conditions)
-
-    def __call__(self, facts: RequestFacts) -> bool:
-        """Whether all hold."""
-        for test in self._tests:  # noqa: SIM110 - all() of a generator takes twice as long
-            if not test(facts):
-                return False
-        return True
-
-    def first_failing(self, facts: RequestFacts) -> str | None:
-        """The text of the first condition that does not hold; None where all do."""
-        return next((text for text, holds in self._conditions if not holds(facts)), None)
-
-
 def compile_match(
     tenants: Sequence[str] | None,
     tags: Mapping[str, str],
@@ -82,13 +56,15 @@ def compile_match(
     models: Sequence[str] | None = None,
 ) -> Match:
     """All parts of a ``match`` but the model names. Raises ValueError for a bad ``when``."""
-    conditions: list[tuple[str, Condition]] = []
+    fixed: list[tuple[str, Condition]] = []
     if tenants is not None:
-        conditions.append((f"tenant: {', '.join(tenants)}", _tenant_condition(tenants)))
-    conditions += [(f"tags: {n}={value}", _tag_condition(n, value)) for n, value in tags.items()]
-    if when is not None:
-        conditions.append((f"when: {when}", compile_condition(when)))
-    return Match(conditions, models or ())
+        fixed.append((f"tenant: {', '.join(tenants)}", _tenant_condition(tenants)))
+    fixed += [(f"tags: {n}={value}", _tag_condition(n, value)) for n, value in tags.items()]
+    return Match(
+        models=tuple(sorted(models or ())),
+        fixed=tuple(fixed),
+        when=None if when is None else (f"when: {when}", compile_condition(when)),
+    )
 
 
 def compile_condition(text: str) -> Condition:

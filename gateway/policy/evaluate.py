@@ -1,25 +1,40 @@
 """What a policy would do with a request, without sending one: its tests, and ``policy explain``.
 
-Takes the router's scores as given. Knows no prompt, no model and no traffic.
+Asks the same functions as the stages. What a router and an exam would say comes from the caller.
 """
 
 from collections.abc import Callable, Mapping
 
 import msgspec
 
+from gateway.errors import GatewayError
 from gateway.policy import schema
-from gateway.policy.capability import Needs, not_for_small
-from gateway.policy.snapshot import AUTO, Model, Policy, RequestFacts, Route
+from gateway.policy.capability import unfit
+from gateway.policy.lane import make_lane
+from gateway.policy.snapshot import Model, Policy, RequestFacts, Route
+from gateway.policy.targets import (
+    Decision,
+    IsThrown,
+    ShowStanding,
+    Targets,
+    all_well,
+    must_be_large,
+    nothing_refused,
+    nothing_thrown,
+    targets,
+    unmeasured_reason,
+)
+from gateway.wire.tokens import BYTES_PER_TOKEN
 from gateway.yaml_documents import Document, Where, suggest
 
-BYTES_PER_TOKEN = 4  # assumed, as long as no tokenizer has looked
+Judge = Callable[[Route], Decision | None]
 
 
 class Outcome(msgspec.Struct, frozen=True):
     """The route a request takes and the targets it may reach."""
 
     route: Route | None
-    targets: tuple[Model, ...]  # first is tried first; small, large where the score decides
+    targets: tuple[Model, ...]  # first is tried first; small, large where the difficulty decides
     reason: str
     decided: bool = True  # False: the difficulty decides between the first two
 
@@ -31,86 +46,107 @@ class Scores(msgspec.Struct, frozen=True):
     p_large: float
 
 
-class Examined(msgspec.Struct, frozen=True):
-    """Whether an exam sends a request to the small model, and why or why not, for admins."""
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
+    """How a gateway stands; without one, nothing is switched and every provider is well."""
 
-    small: bool
-    reason: str
+    thrown: IsThrown = nothing_thrown
+    now_us: int = 0
+    standing: ShowStanding = all_well
 
 
-NOT_EXAMINED = Examined(False, "no exam proves this")
-NOT_KNOWN = Examined(
-    False, "which file answers for the small model only its process knows, so no exam counts here"
-)
+_AS_WRITTEN = Situation()
+
+
+def unjudged(route: Route, exam: str = "no exam proves this") -> Decision | None:
+    """Decide what a policy alone decides: large while a quality is promised and none measured.
+
+    exam: why no exam lets the small model answer.
+    """
+    if not route.target.unmeasured:
+        return None
+    reason = unmeasured_reason(route.target, exam)
+    return Decision(small=False, difficulty=0.0, threshold=0.0, reason=reason)
+
+
+def by_scores(scores: Scores) -> Judge:
+    """Decide by scores that are taken as certain."""
+
+    def judge(route: Route) -> Decision | None:
+        quality = route.target.quality
+        if route.target.unmeasured or quality is None:
+            return unjudged(route)
+        small = scores.p_small >= quality * scores.p_large
+        return Decision(
+            small=small,
+            difficulty=scores.p_large - scores.p_small,
+            threshold=scores.p_large * (1.0 - quality),
+            reason=f"small is {'' if small else 'not '}good enough: {scores.p_small:.2f} of"
+            f" {scores.p_large:.2f} against a target of {quality:.0%}",
+        )
+
+    return judge
 
 
 def evaluate(
     policy: Policy,
     facts: RequestFacts,
-    scores: Scores | None = None,
+    judge: Judge = unjudged,
     *,
-    has_json: bool = False,
-    by_exam: Callable[[Route], Examined] = lambda route: NOT_EXAMINED,
+    local_refusal: Callable[[], str | None] = nothing_refused,
+    situation: Situation = _AS_WRITTEN,
 ) -> Outcome:
-    """Which route and targets a request gets; ``has_json``: it asks for structured output.
+    """Which route and targets a request gets. Raises KeyError for a tenant that is not there.
 
-    by_exam: whether an exam sends the request to the small model of a route that may ask it.
+    judge: what a router or an exam says of the request in a route; None: it is left open.
+    local_refusal: why the local model cannot serve its body.
     """
+    tenant = policy.tenants[facts.tenant]
     if not policy.knows(facts.model):
         hint = suggest(facts.model, policy.known_models)
         return Outcome(None, (), f"the model '{facts.model}' is not known{hint}")
-    route = policy.resolve(facts)
-    if route is None:
-        return Outcome(None, (), "no route matches")
-    fixed = fixed_target(policy, route, facts.model)
-    if fixed is not None:
-        reason = (
-            "the route has one target"
-            if fixed is route.to
-            else "a model that is named is not routed"
+    if not tenant.may_use(facts.model):
+        reason = f"the tenant '{tenant.id}' may not use the model '{facts.model}'"
+        return Outcome(None, (), reason)
+    route: Route | None = None
+    try:
+        lane = make_lane(
+            policy,
+            tenant,
+            key_id=facts.key,
+            endpoint=facts.endpoint,
+            model=facts.model,
+            tags=facts.tags,
         )
-        return Outcome(route, _distinct(fixed, *route.fallback), reason)
-    assert route.small is not None, "compile.py checks routes"
-    assert route.large is not None, "compile.py checks routes"
-    needs = Needs(facts.has_tools, facts.has_images, has_json, facts.input_tokens)
-    forced = not_for_small(route.always_large, route.small, needs)
-    if forced is not None:
-        return Outcome(route, _distinct(route.large, *route.fallback), forced)
-    examined = by_exam(route) if route.target.until_then == "exam" else None
-    if examined is not None and examined.small:
-        return Outcome(route, _distinct(route.small, route.large, *route.fallback), examined.reason)
-    if route.target.unmeasured:
-        reason = "no quality is measured yet: large until then (until_then)"
-        if examined is not None:
-            reason = f"no quality is measured yet, and {examined.reason}: large (until_then)"
-        return Outcome(route, _distinct(route.large, *route.fallback), reason)
-    both = _distinct(route.small, route.large, *route.fallback)
-    if scores is None:
-        return Outcome(route, both, "the difficulty decides", decided=False)
-    quality = route.target.quality
-    if quality is None:
-        return Outcome(route, both, "a share of the traffic is no one request's", decided=False)
-    ratio = f"{scores.p_small:.2f} of {scores.p_large:.2f} against a target of {quality:.0%}"
-    if scores.p_small >= quality * scores.p_large:
-        return Outcome(route, both, f"small is good enough: {ratio}")
-    return Outcome(route, both[1:], f"small is not good enough: {ratio}")
+        way = lane.find(facts)
+        route = way.route
+        decision, forced = None, None
+        if way.pinned is None:
+            forced = must_be_large(
+                way,
+                facts,
+                thrown=situation.thrown,
+                now_us=situation.now_us,
+                standing=situation.standing,
+                local_refusal=local_refusal,
+            )
+            decision = judge(route) if forced is None else None
+            if forced is None and decision is None:
+                return Outcome(route, way.small_first, _open_reason(route), decided=False)
+        found: Targets = targets(
+            lane, way, decision=decision, forced=forced, standing=situation.standing
+        )
+        refusal = unfit(found.candidates[0], facts)
+        if refusal is not None:
+            raise refusal
+    except GatewayError as error:
+        return Outcome(route, (), error.message)
+    return Outcome(route, found.candidates, found.reason)
 
 
-def fixed_target(policy: Policy, route: Route, model: str) -> Model | None:
-    """The one target of a request for ``model``; None: small or large, by difficulty.
-
-    A model of the catalogue answers itself, except where the route names it, not by a wildcard, and
-    says ``to``.
-    """
-    if model == AUTO:
-        return route.to
-    if model in route.models and route.to is not None:
-        return route.to
-    return policy.models.get(model) or route.to
-
-
-def _distinct(*models: Model) -> tuple[Model, ...]:
-    return tuple({model.name: model for model in models}.values())
+def _open_reason(route: Route) -> str:
+    if route.target.quality is None:
+        return "a share of the traffic is no one request's"
+    return "the difficulty decides"
 
 
 def run_tests(policy: Policy, document: Document, routing: schema.RoutingDocument) -> list[str]:
@@ -138,11 +174,11 @@ def _run_test(
             problems.append(document.problem((*where, *place), message))
     if problems:
         return problems
-    scores = None
+    judge: Judge = unjudged
     if given.scores is not None:
-        scores = Scores(given.scores.p_small, given.scores.p_large)
+        judge = by_scores(Scores(given.scores.p_small, given.scores.p_large))
     tags = {**policy.tenants[given.tenant].tags, **given.tags}
-    outcome = evaluate(policy, _facts(given, tags), scores, has_json=given.json_schema)
+    outcome = evaluate(policy, _facts(given, tags), judge)
     route = outcome.route.name if outcome.route is not None else "none"
     target = outcome.targets[0].name if outcome.targets and outcome.decided else "none for certain"
     for what, expected, got in (("route", expect.route, route), ("target", expect.target, target)):
@@ -161,8 +197,11 @@ def _facts(given: schema.GivenSection, tags: Mapping[str, str]) -> RequestFacts:
         endpoint="chat",
         tags=tags,
         input_tokens=size // BYTES_PER_TOKEN + 1,
+        prompt_bytes=size,
         has_tools=given.tools > 0,
         has_images=given.images > 0,
+        has_json=given.json_schema,
         stream=given.stream,
         temperature=given.temperature,
+        ends_with_user_text=not given.messages or given.messages[-1].role == "user",
     )

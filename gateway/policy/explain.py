@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from gateway.money import exact_usd
-from gateway.policy.conditions import Match
-from gateway.policy.evaluate import NOT_EXAMINED, Examined, Scores, evaluate
+from gateway.policy.evaluate import Judge, evaluate, unjudged
 from gateway.policy.snapshot import Policy, RequestFacts, Route, Tenant
+from gateway.policy.targets import nothing_refused
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -40,26 +40,21 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 def explain(
     policy: Policy,
     facts: RequestFacts,
-    scores: Scores | None = None,
+    judge: Judge = unjudged,
     *,
-    has_json: bool = False,
-    by_exam: Callable[[Route], Examined] = lambda route: NOT_EXAMINED,
+    local_refusal: Callable[[], str | None] = nothing_refused,
 ) -> Explanation:
-    """Explain one request; ``by_exam`` as for ``evaluate``. Raises KeyError where its tenant is
-    not in the policy.
-    """
+    """Explain one request; arguments and errors as ``evaluate``."""
     tenant = policy.tenants[facts.tenant]
-    outcome = evaluate(policy, facts, scores, has_json=has_json, by_exam=by_exam)
-    route, reason = outcome.route, outcome.reason
-    if not tenant.may_use(facts.model):
-        route, reason = None, f"the tenant '{tenant.id}' may not use the model '{facts.model}'"
+    outcome = evaluate(policy, facts, judge, local_refusal=local_refusal)
+    route = outcome.route
     return Explanation(
         version=policy.version,
         steps=tuple(_steps(policy, facts)) if policy.knows(facts.model) else (),
         route=route.name if route is not None else None,
-        targets=tuple(model.name for model in outcome.targets) if route is not None else (),
+        targets=tuple(model.name for model in outcome.targets),
         decided=outcome.decided,
-        reason=reason,
+        reason=outcome.reason,
         baseline=policy.baseline.name if policy.baseline is not None else None,
         settings=_settings(route) if route is not None else {},
         limits=msgspec.to_builtins(tenant.limits),
@@ -94,7 +89,6 @@ def _steps(policy: Policy, facts: RequestFacts) -> list[Step]:
 
 
 def _verdict(route: Route, facts: RequestFacts) -> str:
-    assert isinstance(route.matches, Match), "compile.py makes them"
     if not route.names(facts.model):
         return f"not for model: {facts.model}; its models: {', '.join(route.matches.models)}"
     failing = route.matches.first_failing(facts)

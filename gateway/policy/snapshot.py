@@ -185,22 +185,45 @@ class SemanticRule(msgspec.Struct, frozen=True, kw_only=True):
 
     ttl_seconds: float = 21_600.0
     max_wrong: float = 0.01  # promised share of wrong answers among hits
-    skip_when: "Callable[[RequestFacts], bool] | None" = None
+    skip_when: "Condition | None" = None
 
 
 class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What conditions may look at. ``input_tokens`` is an estimate from the prompt's bytes."""
+    """All of a request that a policy may look at. Token numbers are estimates from bytes.
+
+    Without a request, the defaults stand: a short plain chat that ends with a user's text.
+    """
 
     tenant: str
     key: str
     model: str
-    endpoint: str
+    endpoint: Endpoint
     tags: Mapping[str, str]
-    input_tokens: int
-    has_tools: bool
-    has_images: bool
-    stream: bool
-    temperature: float
+    input_tokens: int = 1
+    has_tools: bool = False
+    has_images: bool = False  # or audio, or files
+    stream: bool = False
+    temperature: float = 1.0
+    has_json: bool = False  # it asks for structured output
+    output_tokens: int = 0  # of one answer, as the request limits it; 0: it sets no limit
+    prompt_bytes: int = 0
+    ends_with_user_text: bool = True
+
+
+Condition = Callable[[RequestFacts], bool]
+
+
+class Match(msgspec.Struct, frozen=True, kw_only=True):
+    """All conditions of a route but the model's name, each with its text, for explanations."""
+
+    models: tuple[str, ...] = ()  # names and wildcards as written, for explanations
+    fixed: tuple[tuple[str, Condition], ...] = ()  # look at tenant and tags alone
+    when: tuple[str, Condition] | None = None  # looks at the request
+
+    def first_failing(self, facts: RequestFacts) -> str | None:
+        """The text of the first condition that does not hold; None where all do."""
+        conditions = (*self.fixed, self.when) if self.when is not None else self.fixed
+        return next((text for text, holds in conditions if not holds(facts)), None)
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +231,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     where: str  # "routing.yaml:12", for explanations
-    matches: Callable[[RequestFacts], bool]
+    matches: Match
     models: frozenset[str]  # model names it matches; neither names nor globs: any
     model_globs: "tuple[re.Pattern[str], ...]" = ()  # names that vendors change: claude-*
     to: Model | None = None
@@ -315,19 +338,6 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     known_models: frozenset[str]  # names a client may send: auto, models, names in matches
     known_globs: "tuple[re.Pattern[str], ...]" = ()  # beside them: wildcards in matches
     warnings: tuple[str, ...] = ()  # what is accepted and may not be what is meant
-
-    def resolve(self, facts: RequestFacts) -> Route | None:
-        """The first route that matches, or None."""
-        model = facts.model
-        for route in self.routes:
-            # As ``route.names(model)`` says it, without a call where there is no wildcard.
-            if model not in route.models and (
-                not route.names(model) if route.model_globs else route.models
-            ):
-                continue
-            if route.matches(facts):
-                return route
-        return None
 
     def knows(self, model: str) -> bool:
         """Whether a client may send this name at all."""

@@ -3,6 +3,6 @@
 Knows texts, vectors and quality targets. Does not know HTTP, tenants, money or models' names.
 """
 
-from gateway.routing.router import Decision, Router, Score
+from gateway.routing.router import Router, Score
 
-__all__ = ["Decision", "Router", "Score"]
+__all__ = ["Router", "Score"]

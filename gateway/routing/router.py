@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from gateway.policy.snapshot import QualityTarget
+from gateway.policy.targets import Decision, unmeasured_reason
 from gateway.routing.features import NAMES, excerpt, extract, words_of
 from gateway.routing.prior import CLIP, Prior, Vocabulary, load_shipped
 from gateway.routing.thresholds import ALWAYS_SMALL, NEVER_SMALL, LiveGaps, threshold_for
@@ -34,17 +35,6 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
     def gap(self) -> float:
         """What the large model is expected to add."""
         return self.p_large - self.p_small
-
-
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """Small or large, and the sentence that explains it to an admin."""
-
-    small: bool
-    difficulty: float  # the gap p_large - p_small
-    threshold: float  # the largest gap that may go small; -2 means none, 2 means all
-    reason: str
-    easy: bool = False  # large only because nothing is measured: small may stand in for it
-    exam: str = ""  # the kind of request that an exam proves the small model to answer rightly
 
 
 class _Heads:
@@ -148,7 +138,7 @@ class Router:
                 small=False,
                 difficulty=gap,
                 threshold=threshold,
-                reason="no quality is measured yet: large until then",
+                reason=unmeasured_reason(target),
                 easy=True,
             )
         return Decision(small=easy, difficulty=gap, threshold=threshold, reason=reason)

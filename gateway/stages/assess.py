@@ -8,11 +8,11 @@ from collections.abc import Awaitable
 from gateway.caches.semantic import eligible, partition_key
 from gateway.errors import UpstreamError
 from gateway.exchange import Exchange
-from gateway.policy.capability import Needs, not_for_small
-from gateway.policy.snapshot import AlwaysLarge, Model
-from gateway.routing import Decision, Score
+from gateway.policy.targets import Decision, must_be_large
+from gateway.routing import Score
 from gateway.services import Services
-from gateway.upstreams import local_evidence, local_openai
+from gateway.upstreams.local_evidence import decide_by_exam
+from gateway.upstreams.local_openai import refusal
 
 
 def assess(exchange: Exchange, services: Services) -> Awaitable[None] | None:
@@ -29,9 +29,17 @@ def assess(exchange: Exchange, services: Services) -> Awaitable[None] | None:
             parsed=exchange.request,
         )
     score: Score | None = None
-    if exchange.pinned is None:
-        exchange.forced = _must_be_large(exchange, services)
-        if exchange.forced is None and exchange.route.target.until_then == "exam":
+    if exchange.way.pinned is None:
+        request = exchange.request
+        exchange.forced = must_be_large(
+            exchange.way,
+            exchange.facts,
+            thrown=services.switches.thrown,
+            now_us=exchange.started_us,
+            standing=services.upstream,
+            local_refusal=lambda: refusal(request.body, chat=exchange.endpoint == "chat"),
+        )
+        if exchange.forced is None:
             exchange.decision = _by_exam(exchange, services)
         if exchange.forced is None and exchange.decision is None:
             score = services.router.score(
@@ -80,24 +88,12 @@ def _decide(exchange: Exchange, services: Services, score: Score, not_ours_us: i
 
 
 def _by_exam(exchange: Exchange, services: Services) -> Decision | None:
-    """Small where an exam proves the request's kind to keep the target; None: not decided."""
-    target, small, request = exchange.route.target, exchange.route.small, exchange.request
+    small = exchange.route.small
     assert small is not None, "a route without a fixed target names small and large"
-    if exchange.endpoint != "chat" or small.provider.api != "local":
+    if small.provider.api != "local":
         return None
-    constrained = request.has_json_format or request.has_tools
-    messages = request.body.get("messages")
     sha256 = services.local_sha256(small.provider)
-    found = local_evidence.proven(sha256, target, messages, constrained=constrained)
-    if found is None or target.quality is None:
-        return None
-    return Decision(
-        small=True,
-        difficulty=1.0 - found.bound,
-        threshold=1.0 - target.quality,
-        reason=found.reason,
-        exam=found.kind,
-    )
+    return decide_by_exam(sha256, exchange.route, exchange.request)
 
 
 def _semantic_refusal(exchange: Exchange, services: Services) -> str | None:
@@ -112,36 +108,3 @@ def _semantic_refusal(exchange: Exchange, services: Services) -> str | None:
     if rule.skip_when is not None and rule.skip_when(exchange.facts):
         return "the route's skip_when holds"
     return eligible(exchange.request)
-
-
-def _must_be_large(exchange: Exchange, services: Services) -> str | None:
-    """Why the small model is not even considered; None if it is."""
-    request, rule, small = exchange.request, exchange.route.always_large, exchange.route.small
-    assert small is not None, "a route without a fixed target names small and large"
-    if services.switches.thrown("all-large", exchange.started_us):
-        return "the switch all-large is on"
-    if small.provider.api == "local":
-        if services.switches.thrown("local", exchange.started_us):
-            return "the local model is switched off"
-        if not services.upstream(small.provider).healthy:
-            return "the local model is not ready"
-    if exchange.endpoint not in small.paths:
-        return f"the small model's provider does not speak {exchange.endpoint}"
-    if request.last_user_text is None:
-        return "the request does not end with a user's text"
-    return _not_for_small(exchange, rule, small)
-
-
-def _not_for_small(exchange: Exchange, rule: AlwaysLarge, small: Model) -> str | None:
-    request = exchange.request
-    needs = Needs(
-        tools=request.has_tools,
-        media=request.has_media,
-        json=request.has_json_format,
-        input_tokens=exchange.facts.input_tokens,
-        output_tokens=request.max_output_tokens or 0,
-    )
-    reason = not_for_small(rule, small, needs)
-    if reason is None and small.provider.api == "local":
-        return local_openai.refusal(request.body, chat=exchange.endpoint == "chat")
-    return reason

@@ -24,10 +24,11 @@ from gateway.errors import (
     UpstreamStatus,
     UpstreamTimeout,
 )
-from gateway.exchange import EVENT_STREAM, LARGE_AWAY, Attempt, Exchange, Plan
+from gateway.exchange import EVENT_STREAM, Attempt, Exchange, Plan
 from gateway.ledger.budgets import Hold
 from gateway.metering import completed
 from gateway.policy.snapshot import Model
+from gateway.policy.targets import LARGE_AWAY
 from gateway.services import Services
 from gateway.telemetry import status_label
 from gateway.upstreams.base import (
@@ -503,7 +504,7 @@ async def _hold_more(
 
 def _large_away(exchange: Exchange, attempt: Attempt, plan: Plan, error: UpstreamError) -> bool:
     """Whether a request that was to be routed finds the large model unable to answer at all."""
-    if error.status < 500 or exchange.first_byte is not None or exchange.pinned is not None:
+    if error.status < 500 or exchange.first_byte is not None or exchange.way.pinned is not None:
         return False
     return attempt.target is not plan.stand_in and attempt.target is not exchange.route.small
 

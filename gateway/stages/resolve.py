@@ -3,19 +3,19 @@
 Decodes the body, once, and only for a caller who is known.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from hashlib import sha256
 
 from gateway.aside import aside
-from gateway.errors import InvalidRequest, MissingTags, ModelNotFound
+from gateway.errors import InvalidRequest
 from gateway.exchange import Exchange
-from gateway.policy.evaluate import BYTES_PER_TOKEN, fixed_target
-from gateway.policy.snapshot import RequestFacts
+from gateway.policy.facts import facts_of
+from gateway.policy.lane import make_lane
 from gateway.services import Services
 from gateway.wire.canonical import cacheable, canonical_body
 from gateway.wire.dialects import DIALECTS
 from gateway.wire.growth import growth_of
-from gateway.wire.openai import ParsedRequest, shown
+from gateway.wire.openai import ParsedRequest
 from gateway.wire.structure import LARGE_BYTES
 
 TAGS_MAX = 32
@@ -23,20 +23,20 @@ TAG_LENGTH_MAX = 128
 
 
 def resolve(exchange: Exchange, services: Services) -> Awaitable[None] | None:
-    """Set ``request``, ``tags``, ``facts``, ``route`` and, where one target is certain, ``pinned``.
+    """Set ``request``, ``lane``, ``tags``, ``facts``, ``way`` and ``route``.
 
     Raises InvalidRequest, ModelNotFound or MissingTags.
     """
     if not exchange.raw:
         raise InvalidRequest("The body is empty; it must be a JSON object.")
     if len(exchange.raw) > LARGE_BYTES:
-        return _parse_aside(exchange)
+        return _parse_aside(exchange, services)
     if exchange.deployment is None:
         known = services.repeats.get(exchange.tenant.id, exchange.endpoint, bytes(exchange.raw))
         exchange.request = known or _parse(exchange)
     else:
         exchange.request = _parse(exchange)
-    _resolve(exchange)
+    _resolve(exchange, services)
     return None
 
 
@@ -45,12 +45,12 @@ def _parse(exchange: Exchange) -> ParsedRequest:
     return DIALECTS[endpoint].parse(endpoint, exchange.raw, exchange.deployment)
 
 
-async def _parse_aside(exchange: Exchange) -> None:
+async def _parse_aside(exchange: Exchange, services: Services) -> None:
     """A large body takes longer to decode than the event loop may be held up."""
     exchange.large = True
     exchange.request = await aside(_parse_large, exchange)
     exchange.raw = b""  # the memory of a large body is held once
-    _resolve(exchange)
+    _resolve(exchange, services)
 
 
 def _parse_large(exchange: Exchange) -> ParsedRequest:
@@ -63,50 +63,33 @@ def _parse_large(exchange: Exchange) -> ParsedRequest:
     return request
 
 
-def _resolve(exchange: Exchange) -> None:
-    request = exchange.request
-    tenant, policy = exchange.tenant, exchange.policy
-    exchange.tags = _tags(exchange)
-    missing = [tag for tag in tenant.required_tags if tag not in exchange.tags]
-    if missing:
-        raise MissingTags(
-            f"The tenant '{tenant.id}' requires the tags {', '.join(missing)}:"
-            " send them as 'x-tollhouse-tags: name=value,...'."
-        )
-    model = request.model
-    if (model not in policy.known_models and not policy.knows(model)) or not tenant.may_use(model):
-        raise ModelNotFound(
-            f"The model '{shown(model)}' does not exist or you do not have access to it.",
-            param="model",
-        )
-    exchange.facts = RequestFacts(
-        tenant=tenant.id,
-        key=exchange.key.id,
-        model=model,
-        endpoint=exchange.endpoint,
-        tags=exchange.tags,
-        input_tokens=request.prompt_bytes // BYTES_PER_TOKEN + 1,
-        has_tools=request.has_tools,
-        has_images=request.has_media,
-        stream=request.stream,
-        temperature=1.0 if request.temperature is None else request.temperature,
-    )
-    route = policy.resolve(exchange.facts)
-    if route is None:
-        raise ModelNotFound(
-            f"No route of the policy takes the model '{shown(model)}'.", param="model"
-        )
-    exchange.route = route
-    exchange.pinned = fixed_target(policy, route, model)
-
-
-def _tags(exchange: Exchange) -> Mapping[str, str]:
-    """Tags of the header, the tenant and the key; what an admin has fixed wins."""
-    tags: Mapping[str, str] = exchange.tenant.tags
-    if exchange.key.tags:
-        tags = {**tags, **exchange.key.tags}
+def _resolve(exchange: Exchange, services: Services) -> None:
+    """Find the lane of this key, endpoint and model, and in it the way that takes the request."""
+    request, key = exchange.request, exchange.key
     header = exchange.headers.get(b"x-tollhouse-tags")
-    return {**parse_tags(header), **tags} if header is not None else tags
+    if header is None:
+        lane = services.lanes.get(
+            exchange.policy,
+            exchange.tenant,
+            key_id=key.id,
+            key_tags=key.tags,
+            endpoint=exchange.endpoint,
+            model=request.model,
+        )
+    else:  # its lane is its own: a client may send any number of tags
+        lane = make_lane(
+            exchange.policy,
+            exchange.tenant,
+            key_id=key.id,
+            endpoint=exchange.endpoint,
+            model=request.model,
+            # What an admin has fixed wins.
+            tags={**parse_tags(header), **exchange.tenant.tags, **key.tags},
+        )
+    exchange.lane, exchange.tags = lane, lane.tags
+    exchange.facts = facts_of(request, tenant_id=exchange.tenant.id, key_id=key.id, tags=lane.tags)
+    way = exchange.way = lane.way or lane.find(exchange.facts)
+    exchange.route = way.route
 
 
 def parse_tags(header: bytes) -> dict[str, str]:

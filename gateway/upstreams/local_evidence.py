@@ -1,7 +1,6 @@
 """What an exam proves of a local model file's answers: the door to the exam, for all who route.
 
-Knows the catalogue's digests and the shipped results. Does not know requests' routes, nor what a
-policy does with a proof.
+Knows the catalogue's digests and the shipped results, and a policy's ``until_then: exam``.
 """
 
 import logging
@@ -11,7 +10,9 @@ from typing import Any
 
 import msgspec
 
-from gateway.policy.snapshot import Model, Policy, QualityTarget
+from gateway.policy.snapshot import Model, Policy, QualityTarget, Route
+from gateway.policy.targets import Decision
+from gateway.wire.openai import ParsedRequest
 from local_models.catalogue import load_catalogue
 from local_models.exam.detect import detect
 from local_models.exam.evidence import evidence
@@ -54,6 +55,28 @@ def proven(
         return None
     kind = detect(_plain(messages))
     return kinds.get(kind) if kind is not None else None
+
+
+def decide_by_exam(sha256: str, route: Route, request: ParsedRequest) -> Decision | None:
+    """Small where an exam proves the request's kind to keep the route's target; None: undecided.
+
+    sha256: of the small model's file; empty where it is not known, which proves nothing.
+    """
+    quality = route.target.quality
+    if route.target.until_then != "exam" or quality is None or request.endpoint != "chat":
+        return None
+    constrained = request.has_json_format or request.has_tools
+    messages = request.body.get("messages")
+    found = proven(sha256, route.target, messages, constrained=constrained)
+    if found is None:
+        return None
+    return Decision(
+        small=True,
+        difficulty=1.0 - found.bound,
+        threshold=1.0 - quality,
+        reason=found.reason,
+        exam=found.kind,
+    )
 
 
 def kinds_proven(

@@ -13,7 +13,7 @@ from gateway.wire.openai import ParsedRequest
 from gateway.wire.sizes import size_of
 from gateway.wire.verbatim import without_halves
 
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
 _CL100K = ("gpt-4-", "gpt-3.5", "text-embedding-3", "text-embedding-ada")
 _O200K = ("gpt-4o", "gpt-4.1", "gpt-4.5", "gpt-5", "o1", "o3", "o4", "chatgpt-4o")
 
@@ -76,7 +76,7 @@ def count_tokens(text: str, *, model: str | None = None) -> tuple[int, bool]:
 
 def estimate(size_bytes: int) -> int:
     """Tokens of so many bytes of text, at four bytes each, rounded up."""
-    return -(-size_bytes // _BYTES_PER_TOKEN)
+    return -(-size_bytes // BYTES_PER_TOKEN)
 
 
 def count_prompt(request: ParsedRequest, *, model: str | None = None) -> tuple[int, bool]:

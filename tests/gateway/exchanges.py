@@ -4,7 +4,8 @@ from typing import Any
 
 from gateway.caches.entry import StoredAnswer
 from gateway.exchange import Attempt, Exchange, Plan
-from gateway.policy.snapshot import Charging, Model, Policy, Provider, Route, Tenant
+from gateway.policy.lane import Way
+from gateway.policy.snapshot import Charging, Match, Model, Policy, Provider, Route, Tenant
 from gateway.prices import PriceSchedule, from_contract
 from gateway.stores.keys import KeyRecord
 from gateway.wire.openai import parse_request
@@ -60,7 +61,7 @@ def exchange(
     """A request of the tenant ``acme`` that has been resolved and planned."""
     tenant = Tenant(id="acme", charging=charging)
     route = Route(
-        name="chat", where="policy.yaml:1", matches=lambda facts: True, models=frozenset(),
+        name="chat", where="policy.yaml:1", matches=Match(), models=frozenset(),
         small=small, large=large,
     )  # fmt: skip
     policy = Policy(
@@ -73,7 +74,8 @@ def exchange(
         client=NobodyThere(), policy=policy, started=100.0, started_us=NOW_US,
     )  # fmt: skip
     made.key = KeyRecord(id="key_1", kind="api", tenant_id="acme", project_id="web", created_us=0)
-    made.tenant, made.route, made.pinned = tenant, route, pinned
+    made.tenant, made.route = tenant, route
+    made.way = Way(route=route, pinned=pinned, usual=(pinned or large,), meant=(pinned or large,))
     made.request = parse_request("chat", body)
     made.cache_status = "miss"
     made.plan = Plan(

@@ -166,7 +166,7 @@ def test_policy_explain_says_by_exam(tmp_path: Path) -> None:
     prompt, found = easy_prompt()
     for text, because in (
         (prompt, found.reason),
-        (OTHER, "no quality is measured yet, and no exam proves this: large (until_then)"),
+        (OTHER, "no quality is measured yet, and no exam proves this: large until then"),
     ):
         request = tmp_path / "request.json"
         body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
@@ -185,5 +185,5 @@ def test_policy_explain_says_that_it_cannot_know_which_file_answers(tmp_path: Pa
     assert shown.exit_code == 0, shown.output
     assert (
         "because   no quality is measured yet, and which file answers for the small model only its"
-        " process knows, so no exam counts here: large (until_then)"
+        " process knows, so no exam counts here: large until then"
     ) in shown.output

@@ -8,7 +8,7 @@ import msgspec
 from gateway import pipeline, respond
 from gateway.exchange import Plan
 from gateway.policy.snapshot import RateLimits
-from gateway.routing import Decision
+from gateway.policy.targets import Decision
 from gateway.stores.limits import Limiter
 from gateway.wire import cors
 from gateway.wire.dialects import DIALECTS

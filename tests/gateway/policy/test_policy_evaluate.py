@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.policy.conditions import compile_condition, compile_match
-from gateway.policy.evaluate import Scores, evaluate
+from gateway.policy.evaluate import Scores, by_scores, evaluate, unjudged
 from gateway.policy.explain import as_text, explain
 from tests.gateway.policy.policy_texts import changed, facts, load
 
 GOOD = Scores(0.97, 0.98)
+PERMISSIVE = changed("    allow_models: [auto, large, gpt-x]\n", "")
 
 
 @pytest.mark.parametrize(
@@ -78,9 +79,9 @@ def test_a_match_names_what_does_not_hold() -> None:
         ({"has_tools": True}, GOOD, ["large"], "tools go to the large model"),
         ({"has_images": True}, GOOD, ["large"], "images, audio and files go to the large model"),
         ({"input_tokens": 6001}, GOOD, ["large"], "about 6001 prompt tokens, over 6000"),
-        ({"model": "large"}, None, ["large"], "the route has one target"),
-        ({"model": "small"}, None, ["small"], "a model that is named is not routed"),
-        ({"model": "gpt-x"}, None, ["large", "small"], "the route has one target"),
+        ({"model": "large"}, None, ["large"], "route rest: large was asked for by name"),
+        ({"model": "small"}, None, ["small"], "route rest: small was asked for by name"),
+        ({"model": "gpt-x"}, None, ["large", "small"], "route alias: gpt-x is large"),
         ({"model": "gtp-x"}, None, [], "the model 'gtp-x' is not known; did you mean 'gpt-x'?"),
     ],
 )
@@ -92,7 +93,8 @@ def test_a_request_goes_where_the_policy_says(
     because: str,
 ) -> None:
     """Model names, forced cases and scores, in the order the gateway looks at them."""
-    outcome = evaluate(load(tmp_path), facts(**changes), scores)
+    judge = by_scores(scores) if scores is not None else unjudged
+    outcome = evaluate(load(tmp_path, PERMISSIVE), facts(**changes), judge)
     assert [model.name for model in outcome.targets] == targets
     assert outcome.reason.startswith(because)
     assert outcome.decided is (because != "the difficulty decides")

@@ -152,20 +152,20 @@ def resolved(
 def test_an_alias_answers_as_its_own_route_says(gateway: Gateway) -> None:
     exchange = resolved(gateway, "fast")
     assert exchange.route.name == "private-alias"
-    assert exchange.pinned is gateway.policies.current.models["small"]
+    assert exchange.way.pinned is gateway.policies.current.models["small"]
 
 
 def test_an_alias_of_others_goes_where_the_rest_goes(gateway: Gateway) -> None:
     """A name that only another tenant's route lists still has a target: that of the open route."""
     exchange = resolved(gateway, "fast", tenant="globex")
     assert exchange.route.name == "rest"
-    assert exchange.pinned is gateway.policies.current.models["large"]
+    assert exchange.way.pinned is gateway.policies.current.models["large"]
 
 
 def test_a_model_named_explicitly_is_the_one_that_is_asked(gateway: Gateway) -> None:
     exchange = resolved(gateway, "small")
     assert exchange.route.name == "rest"
-    assert exchange.pinned is gateway.policies.current.models["small"]
+    assert exchange.way.pinned is gateway.policies.current.models["small"]
 
 
 async def test_who_asks_for_another_sample_gets_one_where_sampled_answers_are_denied(
