@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gateway.interpreter import is_profile_guided
 from tests.bench.gateway_measure import FIGURES, Figures
 from tests.bench.gateway_rows import Row
 
@@ -69,9 +70,10 @@ def _cell(values: list[float] | None) -> str:
 
 def machine_line() -> str:
     """Where and when this was measured, in one line."""
+    built = "" if is_profile_guided() else " (built without profiles)"
     return (
         f"{_processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}, {_today()}"
+        f"Python {platform.python_version()}{built}, load {os.getloadavg()[0]:.1f}, {_today()}"
     )
 
 
