@@ -7,6 +7,7 @@ from gateway.bookkeeping import Bookkeeping
 from gateway.caches.entry import StoredAnswer
 from gateway.endpoints import V1
 from gateway.errors import Overloaded
+from gateway.node.messages import serves
 from gateway.policy.holder import PolicyHolder
 from gateway.services import Services
 from gateway.stores.redis import RedisUnavailable
@@ -34,7 +35,7 @@ def admin_services(services: Services, v1: V1, bookkeeping: Bookkeeping) -> Admi
 
     def started() -> Probe:
         checks = dict(services.local_states())
-        return Probe(ok=all(state == "ok" for state in checks.values()), checks=checks)
+        return Probe(ok=all(map(serves, checks.values())), checks=checks)
 
     def stats() -> Mapping[str, object]:
         return {

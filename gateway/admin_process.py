@@ -24,7 +24,17 @@ from gateway.ledger import Books
 from gateway.ledger.shared_budgets import OpenHold
 from gateway.merged_metrics import Merger, Snapshot, pack, take, unpack
 from gateway.node.hub import Hub, Peer
-from gateway.node.messages import Adopt, Holds, ListHolds, Measure, Measured, Purge, Purged, Wanted
+from gateway.node.messages import (
+    Adopt,
+    Holds,
+    ListHolds,
+    Measure,
+    Measured,
+    Purge,
+    Purged,
+    Wanted,
+    serves,
+)
 from gateway.policy.snapshot import Policy
 from gateway.policy.switches import Switches
 from gateway.server import Server
@@ -215,9 +225,9 @@ class Headquarters:
         checks = {"workers": f"{missing} have not begun"} if missing else {}
         for standing in standings:
             for model, state in standing.local.items():
-                if checks.get(model, "ok") == "ok":  # of several, what one still lacks
+                if serves(checks.get(model, "ok")):  # of several, what one still lacks
                     checks[model] = state
-        return Probe(ok=all(state == "ok" for state in checks.values()), checks=checks)
+        return Probe(ok=all(map(serves, checks.values())), checks=checks)
 
     def _stats(self) -> Mapping[str, object]:
         standings = [peer.standing for peer in self.hub.peers]

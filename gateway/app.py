@@ -31,6 +31,7 @@ from gateway.expected_series import expect_series
 from gateway.ids import UlidFactory
 from gateway.model_clients import ModelClients
 from gateway.model_processes import process_of
+from gateway.node.messages import serves
 from gateway.policy.follower import PolicyFollower
 from gateway.policy.holder import PolicyHolder
 from gateway.policy.lane import Lanes
@@ -261,7 +262,7 @@ class Gateway:
         metrics.upstream_ejected.callback = self.pool.ejected
         if self.models is not None:  # else absent: what is switched off is not down
             metrics.local_model_up.callback = lambda: {
-                (model,): float(state == "ok") for model, state in services.local_states().items()
+                (model,): float(serves(state)) for model, state in services.local_states().items()
             }
             metrics.local_slots.callback = lambda: self.pool.local_load()[0]
             metrics.local_waiting.callback = lambda: self.pool.local_load()[1]

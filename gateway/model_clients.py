@@ -59,7 +59,7 @@ class ModelClients:
         return state.generation.sha256 if state is not None and state.generation is not None else ""
 
     def states(self) -> dict[str, str]:
-        """Per model of the policy: ``ok``, or what it is doing or why it does not serve."""
+        """Per model of the policy its ``condition``."""
         found: dict[str, str] = {}
         for process, client in self.current().items():
             name = process.label if process.label not in found else f"{process.label} {process.key}"

@@ -58,7 +58,7 @@ class Services(msgspec.Struct, kw_only=True):
     upstream: Callable[[Provider], Upstream]  # one instance per provider, made on first use
     embed: Embed | None  # None: no model process is configured
     embedding_ready: Callable[[], bool]
-    local_states: Callable[[], Mapping[str, str]]  # per local model: "ok", or why not
+    local_states: Callable[[], Mapping[str, str]]  # per model: "ok", "ok: which", or why not
     local_sha256: Callable[[Provider], str]  # of a local provider's file; empty: not known
     metrics: Metrics
     new_id: UlidFactory

@@ -60,7 +60,7 @@ def shortage(
     if disk_bytes is None:
         existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
         disk_bytes = shutil.disk_usage(existing).free
-    missing = 0 if _is_here(entry, folder) else entry.size_bytes
+    missing = 0 if is_here(entry, models_dir) else entry.size_bytes
     graph = 0 if any(folder.glob("graphs/*/*.onnx")) else int(entry.size_bytes * GRAPH_SHARE)
     if missing + graph > disk_bytes:
         return (
@@ -70,8 +70,9 @@ def shortage(
     return ""
 
 
-def _is_here(entry: ModelEntry, folder: Path) -> bool:
-    """By size: the sha256 is computed when the model loads."""
+def is_here(entry: ModelEntry, models_dir: Path | None = None) -> bool:
+    """Whether a model's files are on this machine, by size: a load computes the sha256."""
+    folder = (models_dir or default_models_dir()) / entry.name
     files = ((folder / file, digest.size_bytes) for file, digest in entry.files.items())
     return all(file.is_file() and file.stat().st_size == size for file, size in files)
 

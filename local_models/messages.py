@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 import msgspec
 
+DEFAULT = "default"
+"""The model name that stands for the first of ``references.DEFAULT_MODELS`` that can be had."""
+
 Device = Literal["auto", "cpu", "cuda"]
 FinishReason = Literal["stop", "length", "cancelled", "error", "nonsense"]
 ConstraintKind = Literal["json", "regex", "choice", "calls"]

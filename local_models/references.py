@@ -13,15 +13,14 @@ import msgspec
 from local_models.catalogue import default_models_dir, ensure, load_catalogue, locked
 from local_models.download import Digest, Progress, fetch, matches, published_digest
 from local_models.fit import shortage
-from local_models.messages import ModelUnavailable
+from local_models.messages import DEFAULT, ModelUnavailable
 from local_models.origins import Origin, read_origin, write_origin
 from local_models.sources import Sources, hub_address
 
 MODEL_FILE = "model.gguf"
-DEFAULT = "default"
-"""The model name that stands for the first of DEFAULT_MODELS that can be had, and has room."""
-
 DEFAULT_MODELS = ("qwen2.5-coder-0.5b-instruct", "smollm2-135m-instruct")
+"""What ``default`` stands for: the first that can be had, and has room."""
+
 _HUB = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[^/@]+)/(?P<file>.+)", re.ASCII)
 _REVISION = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -3,120 +3,154 @@
 import time
 from pathlib import Path
 
-import httpx
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from gateway.cli import demo_tasks
 from gateway.cli.demo_workload import TENANTS, Step
 from gateway.ledger import reports
 from gateway.ledger.store import LedgerStore
 from gateway.money import format_usd
 
 _SHIPPED_SECONDS = 10.0
-_METHOD = (
-    "Saved is what the large model would have cost, less cost and deciding. A cached answer counts"
-    " whole.\nOf an answer by the small model only the prompt counts.\n"
-    "Not measured: whether the small model's answers are as good as the large one's, and which"
-    " share of semantic hits is wrong.\nThe demo switches both on to show them; the default"
-    " policy leaves both off."
-)
 _CACHE = {"hit-exact": "exact hit", "hit-semantic": "semantic hit", "miss": "miss", "bypass": "-"}
 
 
-def print_report(
-    console: Console, steps: list[Step], admin: httpx.Client, state_dir: Path, *, simulated: bool
-) -> None:
-    """Both tables. ``simulated`` labels the large model wherever it is named."""
-    store = LedgerStore(state_dir / "ledger.sqlite")
-    try:
-        rows = _booked(steps, store)
-        console.print(_requests(steps, rows, simulated))
-        console.print(_tenants(store))
-        console.print(_METHOD)
-    finally:
-        store.close()
+class Report:
+    """Prints what the ledger has of the demo's requests."""
+
+    def __init__(self, console: Console, state_dir: Path, *, simulated: bool) -> None:
+        """simulated: label the large model so, wherever it is named."""
+        self._console = console
+        self._state_dir = state_dir
+        self._large = "large (simulated)" if simulated else "large"
+
+    def requests(self, steps: list[Step], *, heading: bool) -> None:
+        """Print one line per request: where it went and why, and what it cost."""
+        rows = self._booked(steps)
+        table = _table(
+            "#>:2,tenant:7,what it shows:30,answered by:17,cache:12,tokens:6,ms>:5,USD>:8,why"
+        )
+        table.show_header = heading
+        # By hand: else a long reason makes all other columns narrower.
+        room = self._console.width - sum((column.width or 0) + 2 for column in table.columns)
+        for step in steps:
+            row = rows.get(step.request_id)
+            table.add_row(
+                str(step.number),
+                step.tenant,
+                step.shows,
+                self._name(step.model) if step.status < 400 else f"HTTP {step.status}",
+                _CACHE.get(step.cache, step.cache),
+                step.tokens,
+                f"{step.milliseconds:.0f}",
+                _usd(row.cost_pico) if row is not None else "",
+                Text(shorten(row.reason if row is not None else step.answer, max(room, 12))),
+                style="red" if step.status >= 400 else "green" if "hit" in step.cache else None,
+            )
+        self._console.print(table)
+
+    def local(self, pairs: list[tuple[Step, Step]], model: str) -> None:
+        """Print the small model's answers with their verdicts, and whom ``auto`` asked."""
+        rows = self._booked([step for pair in pairs for step in pair])
+        table = _table("asked,small answers,which is,exam,computed ms>,USD>")
+        table.columns[0].no_wrap = False
+        by_exam: list[str] = []
+        for pinned, routed in pairs:
+            task, row = pinned.task, rows.get(pinned.request_id)
+            assert task is not None, "these steps are tasks"
+            answer = demo_tasks.answer_of(task, pinned.answer)
+            right = pinned.status < 400 and task.judge(answer).lenient
+            proof = rows.get(routed.request_id)
+            if proof is not None and routed.model == "small":
+                by_exam.append(proof.reason.removeprefix("by exam: "))
+            table.add_row(
+                Text(" ".join(task.prompt.split())),
+                Text(answer),
+                "right" if right else "wrong",
+                demo_tasks.counted(model, task.kind),
+                f"{row.compute_us / 1e3:.0f}" if row is not None else "",
+                _usd(row.cost_pico) if row is not None else "",
+                style=None if right else "red",
+            )
+        self._console.print(table)
+        proven = f", by exam: {'; '.join(by_exam)}" if by_exam else ""
+        self._console.print(
+            f"The same left to auto: {len(by_exam)} of {len(pairs)} went to small{proven};"
+            f" the others to {self._large}, for no exam proves them to 95 %.",
+            soft_wrap=True,
+        )
+
+    def tenants(self) -> None:
+        """Print what each tenant's month came to."""
+        table = _table(
+            "tenant,requests>,refused>,prompt tokens>,answer tokens>,cost USD>,baseline USD>,"
+            "deciding USD>,saved USD>,exact>,semantic>,small>"
+        )
+        store = LedgerStore(self._state_dir / "ledger.sqlite")
+        try:
+            summaries = {row.key: row for row in reports.tenant_summary(store, _this_month())}
+        finally:
+            store.close()
+        for row in (summaries[tenant] for tenant in TENANTS if tenant in summaries):
+            table.add_row(
+                row.key,
+                *map(str, (row.requests, row.refused, row.prompt_tokens, row.completion_tokens)),
+                *map(_usd, (row.cost_pico, row.baseline_pico, row.overhead_pico, row.saved_pico)),
+                *map(str, (row.exact_hits, row.semantic_hits, row.small)),
+            )
+        self._console.print(table)
+
+    def _booked(self, steps: list[Step]) -> dict[str, reports.EventRow]:
+        """The last ledger event of each request, once the shipper has carried them over.
+
+        Refusals too: many of one kind are logged together, every few seconds.
+        """
+        wanted = {step.request_id for step in steps if step.model}
+        refused = sum(step.status >= 400 for step in steps)
+        deadline = time.monotonic() + _SHIPPED_SECONDS
+        store = LedgerStore(self._state_dir / "ledger.sqlite")
+        try:
+            while True:
+                found = {
+                    request_id: rows[-1]
+                    for request_id in wanted
+                    if (rows := reports.request(store, request_id))
+                }
+                counted = sum(row.refused for row in reports.tenant_summary(store, _this_month()))
+                complete = len(found) == len(wanted) and counted >= refused
+                if complete or time.monotonic() > deadline:
+                    return found
+                time.sleep(0.1)
+        finally:
+            store.close()
+
+    def _name(self, model: str) -> str:
+        return self._large if model == "large" else model
 
 
-def _booked(steps: list[Step], store: LedgerStore) -> dict[str, reports.EventRow]:
-    """The last ledger event of each request, once the shipper has carried them over.
+def _table(columns: str) -> Table:
+    """Columns by ``name``; ``name>`` is right-aligned, ``name:7`` so wide."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in columns.split(","):
+        name, _, width = column.partition(":")
+        table.add_column(
+            name.rstrip(">"),
+            justify="right" if name.endswith(">") else "left",
+            no_wrap=True,
+            width=int(width) if width else None,
+        )
+    return table
 
-    Refusals too: many of one kind are logged together, every few seconds.
-    """
-    wanted = {step.request_id for step in steps if step.model}
-    refused = sum(step.status >= 400 for step in steps)
-    deadline = time.monotonic() + _SHIPPED_SECONDS
-    while True:
-        found = {
-            request_id: rows[-1]
-            for request_id in wanted
-            if (rows := reports.request(store, request_id))
-        }
-        counted = sum(row.refused for row in reports.tenant_summary(store, _this_month()))
-        complete = len(found) == len(wanted) and counted >= refused
-        if complete or time.monotonic() > deadline:
-            return found
-        time.sleep(0.1)
+
+def shorten(text: str, width: int) -> str:
+    """Cut a text to a width, with an ellipsis where something is missing."""
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _this_month() -> str:
     return time.strftime("%Y-%m", time.gmtime())
-
-
-def _requests(steps: list[Step], rows: dict[str, reports.EventRow], simulated: bool) -> Table:
-    table = Table(title="Requests, as the client saw them and as the ledger booked them")
-    for name in ("#", "tenant", "what it shows", "answered by", "cache", "tokens", "ms", "USD"):
-        table.add_column(
-            name, justify="right" if name in ("#", "ms", "USD") else "left", no_wrap=True
-        )
-    table.add_column("why", overflow="ellipsis", no_wrap=True, max_width=44)
-    for step in steps:
-        row = rows.get(step.request_id)
-        model = step.model + (" (simulated)" if simulated and step.model == "large" else "")
-        why = row.reason if row is not None else step.answer
-        style = "red" if step.status >= 400 else "green" if "hit" in step.cache else None
-        table.add_row(
-            str(step.number),
-            step.tenant,
-            step.shows,
-            model if step.status < 400 else f"HTTP {step.status}",
-            _CACHE.get(step.cache, step.cache),
-            step.tokens,
-            f"{step.milliseconds:.0f}",
-            _usd(row.cost_pico) if row is not None else "",
-            why,
-            style=style,
-        )
-    return table
-
-
-def _tenants(store: LedgerStore) -> Table:
-    table = Table(title="Tenants this month, from the ledger")
-    names = (
-        "tenant,requests,refused,prompt tokens,answer tokens,cost USD,baseline USD,deciding USD,"
-        "saved USD"
-    )
-    for name in (*names.split(","), "exact", "semantic", "small"):
-        table.add_column(name, justify="left" if name == "tenant" else "right")
-    summaries = {row.key: row for row in reports.tenant_summary(store, _this_month())}
-    for tenant in TENANTS:
-        row = summaries.get(tenant)
-        if row is None:
-            continue
-        table.add_row(
-            tenant,
-            str(row.requests),
-            str(row.refused),
-            str(row.prompt_tokens),
-            str(row.completion_tokens),
-            _usd(row.cost_pico),
-            _usd(row.baseline_pico),
-            _usd(row.overhead_pico),
-            _usd(row.saved_pico),
-            str(row.exact_hits),
-            str(row.semantic_hits),
-            str(row.small),
-        )
-    return table
 
 
 def _usd(pico: int | None) -> str:

@@ -58,7 +58,7 @@ class Standing(msgspec.Struct, tag=True, kw_only=True):
     version: str = ""
     healthy: bool = False
     draining: bool = False
-    local: dict[str, str] = {}  # per local model: "ok", or why not
+    local: dict[str, str] = {}  # per local model: "ok", "ok: which", or why not
     in_flight: int = 0
     exact_entries: int = 0
     semantic_namespaces: int = 0
@@ -120,3 +120,8 @@ async def _frame(reader: asyncio.StreamReader) -> bytes:
     if size > FRAME_BYTES_MAX:
         raise OSError(f"a frame of {size} bytes exceeds {FRAME_BYTES_MAX}")
     return await reader.readexactly(size)
+
+
+def serves(state: str) -> bool:
+    """Whether a part or a local model serves, by its check: ``ok`` or ``ok: which``."""
+    return state.partition(":")[0] == "ok"

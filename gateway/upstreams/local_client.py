@@ -24,7 +24,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from local_models import protocol
-from local_models.messages import Delta, Finished, GenerationRequest
+from local_models.messages import DEFAULT, Delta, Finished, GenerationRequest
 from local_models.protocol import ClientFrame, FrameError, ServerFrame
 
 if TYPE_CHECKING:
@@ -235,12 +235,20 @@ class ModelProcessClient:
         return self.state is not None
 
     def condition(self, kind: Literal["embedding", "generation"]) -> str:
-        """``ok`` once a model serves, else what it is doing or why it does not."""
+        """``ok`` once a model serves, else what it is doing or why it does not.
+
+        ``ok: NAME`` of a model that was asked for by another name, as ``default`` is.
+        """
         state = self.state
         if state is None:
             return "starting"
         word, message = getattr(state, f"{kind}_state"), getattr(state, f"{kind}_message")
-        return "ok" if word == "ready" else f"{word}: {message}" if message else str(word)
+        if word == "ready":
+            word = "ok"
+            info = state.generation if kind == "generation" else None
+            if info is not None and info.name == DEFAULT:
+                message = info.serves
+        return f"{word}: {message}" if message else str(word)
 
     @property
     def generation_ready(self) -> bool:

@@ -12,9 +12,9 @@ from local_models.family import read_shape
 from local_models.fit import GRAPH_SHARE, shortage
 from local_models.gguf import GgufFile
 from local_models.memory import need_of
-from local_models.messages import ModelUnavailable
+from local_models.messages import DEFAULT, ModelUnavailable
 from local_models.origins import read_origin
-from local_models.references import DEFAULT, Reference, default_candidate, problem, resolve
+from local_models.references import Reference, default_candidate, problem, resolve
 from local_models.sources import Sources
 from tests.local_models.file_servers import SHA256, WEIGHTS, FileServer, closed_address, serving
 

@@ -29,6 +29,7 @@ SETTINGS_FILES = [ROOT / "deploy" / "tollhouse.yaml", ROOT / "deploy" / "one-ups
         ["one-upstream"],
         ["demo/models-simulated.yaml", "demo/routing.yaml", "demo/tenants.yaml"],
         ["demo/models-openai.yaml", "demo/routing.yaml", "demo/tenants.yaml"],
+        ["demo/models-pair.yaml", "demo/routing.yaml", "demo/tenants.yaml"],
     ],
     ids=lambda paths: paths[0],
 )
