@@ -1,4 +1,4 @@
-"""Every metric name and span attribute name, once, and the counters behind them.
+"""Every metric name, once, and the counters behind them.
 
 The hot path touches a dict and a list and nothing else: 0.1-0.3 µs per call, against 0.6 µs for
 prometheus_client's cached children and 2 µs for its ``labels()``. Output is Prometheus text format
@@ -529,32 +529,3 @@ def _number(value: float) -> str:
     if value in (float("inf"), float("-inf")):
         return "+Inf" if value > 0 else "-Inf"
     return str(int(value)) if value == int(value) else repr(float(value))
-
-
-# Span attributes: the GenAI semantic conventions as of June 2026 (status: development), and ours.
-# Written out here, because the SDK's constants are deprecated while the conventions move house.
-SPAN_REQUEST = "tollhouse.request"
-GEN_AI_OPERATION_NAME = "gen_ai.operation.name"
-GEN_AI_PROVIDER_NAME = "gen_ai.provider.name"
-GEN_AI_REQUEST_MODEL = "gen_ai.request.model"
-GEN_AI_REQUEST_STREAM = "gen_ai.request.stream"
-GEN_AI_RESPONSE_ID = "gen_ai.response.id"
-GEN_AI_RESPONSE_MODEL = "gen_ai.response.model"
-GEN_AI_RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
-GEN_AI_RESPONSE_TTFC = "gen_ai.response.time_to_first_chunk"
-GEN_AI_USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"  # cached ones included
-GEN_AI_USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"  # reasoning included
-GEN_AI_USAGE_CACHE_READ = "gen_ai.usage.cache_read.input_tokens"
-GEN_AI_USAGE_CACHE_CREATION = "gen_ai.usage.cache_creation.input_tokens"
-GEN_AI_USAGE_REASONING = "gen_ai.usage.reasoning.output_tokens"
-ERROR_TYPE = "error.type"
-SERVER_ADDRESS = "server.address"
-SERVER_PORT = "server.port"
-TOLLHOUSE_TENANT = "tollhouse.tenant"
-TOLLHOUSE_REQUEST_ID = "tollhouse.request.id"
-TOLLHOUSE_ROUTE = "tollhouse.route"
-TOLLHOUSE_POLICY = "tollhouse.policy.version"
-TOLLHOUSE_CACHE = "tollhouse.cache"
-TOLLHOUSE_DIFFICULTY = "tollhouse.difficulty"
-TOLLHOUSE_DECISION = "tollhouse.decision"
-TOLLHOUSE_COST_USD = "tollhouse.cost.usd"  # exact decimal text

@@ -27,7 +27,6 @@ _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _PLAIN = ("type", "enum", "const", "pattern", "format", "required", "multipleOf", "$ref")
-ENFORCED = frozenset((*_ONE, *_LISTS, *_MAPS, *_COUNTS, *_NUMBERS, *_PLAIN))
 # Of no effect on what is valid.
 ANNOTATIONS = frozenset({
     "$comment", "$schema", "contentEncoding", "contentMediaType", "default", "deprecated",

@@ -437,7 +437,7 @@ Target = Annotated[Name, BeforeValidator(_one_model)]
 class RouteSection(Section):
     """One rule: whom requests go to. The first that matches wins."""
 
-    name: Name = Field(description="Shown in answers, bills and traces.")
+    name: Name = Field(description="Shown in answers and bills.")
     match: MatchSection
     to: Name | None = Field(None, description="The one model that answers.")
     small: Target | None = Field(None, description="Answers what is easy.")
@@ -648,7 +648,6 @@ class TenantsDocument(Section):
     tenants: list[TenantSection] = Field(min_length=1)
 
 
-AnyDocument = ModelsDocument | RoutingDocument | TenantsDocument
 KINDS: dict[str, type[ModelsDocument] | type[RoutingDocument] | type[TenantsDocument]] = {
     "Models": ModelsDocument,
     "Routing": RoutingDocument,

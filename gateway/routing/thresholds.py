@@ -5,7 +5,6 @@ quality, and the distribution of gaps, for shares and cost.
 """
 
 import threading
-from bisect import bisect_right
 from collections import deque
 from math import sqrt
 from statistics import NormalDist
@@ -61,12 +60,6 @@ class CalibrationTable(msgspec.Struct, frozen=True):
             if row.rows <= wanted:
                 threshold = row.gap
         return threshold
-
-    def small_at(self, gap: float) -> float:
-        """Expected share of the large model's quality for requests with up to this gap."""
-        index = max(0, bisect_right(self.rows, gap, key=lambda row: row.gap) - 1)
-        row = self.rows[index]
-        return row.small / row.large if row.large else 0.0
 
 
 class LiveGaps:

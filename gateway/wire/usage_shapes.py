@@ -136,7 +136,6 @@ _ELSEWHERE = frozenset({"tollhouse", "iterations", "tokens"})  # read by others,
 _STANDARD_TIERS = frozenset(
     {"", "auto", "default", "standard", "standard_only", "on_demand", "traffic_type_unspecified"}
 )
-_ESSENTIAL = frozenset({"prompt", "fresh", "miss", "completion"})  # roles; the others are parts
 _TIER_LENGTH_MAX = 64
 _PLACES_OTHERWISE = frozenset({"", "global", "not_available"})  # of inference, at no other price
 _PICO = 10**12

@@ -284,7 +284,6 @@ def _without_the(country: str) -> str:
 
 
 _COUNTRIES = frozenset(map(_without_the, CAPITALS))
-_SYMBOLS = frozenset(symbol.casefold() for symbol in ELEMENTS.values())
 
 
 def _element(instruction: str, rest: tuple[str, ...], material: str) -> bool:

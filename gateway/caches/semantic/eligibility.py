@@ -1,6 +1,6 @@
 """May the semantic tier be asked at all? Everything doubtful stays with the exact tier.
 
-Knows request bodies and plain text. A reason is shown verbatim in traces.
+Knows request bodies and plain text. A reason is a phrase for admins.
 """
 
 import re

@@ -200,8 +200,6 @@ SPELLING = Kind(
     },
 )
 
-_PLURALS = {"fish": "fish", "fruit": "fruits"}
-
 
 def _yes_no(rng: Random) -> Filling:
     yes = rng.random() < 0.5
