@@ -24,11 +24,18 @@ from gateway.errors import (
     UpstreamStatus,
     UpstreamTimeout,
 )
-from gateway.exchange import EVENT_STREAM, Attempt, Exchange, Plan
+from gateway.estimates import (
+    of_document,
+    of_interrupted,
+    of_stream,
+    tokens_so_far,
+    with_thoughts,
+)
+from gateway.exchange import EVENT_STREAM, Attempt, Exchange
 from gateway.ledger.budgets import Hold
 from gateway.metering import completed
 from gateway.policy.snapshot import Model
-from gateway.policy.targets import LARGE_AWAY
+from gateway.retries import Limits, after, is_stale
 from gateway.services import Services
 from gateway.telemetry import status_label
 from gateway.upstreams.base import (
@@ -41,30 +48,21 @@ from gateway.upstreams.base import (
 from gateway.upstreams.health import Outcome
 from gateway.wire.dialects import DIALECTS, Relay
 from gateway.wire.openai import (
-    RETRY_AFTER_SECONDS_MAX,
     WITHOUT_OUTPUT,
     reported_error,
     under_known_limit,
 )
-from gateway.wire.reported import names_a_lost_model, read_reported
+from gateway.wire.reported import read_reported
 from gateway.wire.sse import begins_a_document, begins_a_stream
-from gateway.wire.tokens import count_prompt, count_tokens
 from gateway.wire.told_cost import tells_cost, without_cost
 from gateway.wire.usage import Usage
 from gateway.wire.verbatim import decode, encode, read
 
 _REQUEST_ID_HEADERS = (b"x-request-id", b"request-id")
-_UNSPENT = Usage(source="none")
-_COUNTED_BYTES_MAX = 8192  # above it, tokenizing would hold up the event loop: estimate
-_BYTES_PER_TOKEN_MAX = 6  # of running text, on average: more bytes were more tokens
 _CHECKPOINT_EVENTS = 64
 _CHECKPOINT_SECONDS = 1.0
 _AFTER_DONE_SECONDS = 0.05  # patience for the end of an answer whose [DONE] has come
 _OPENING_SECONDS = 1.0  # Anthropic tells of overload within it, after its first event
-_BACKOFF_SECONDS = 0.05
-_THOUGHTS_PER_SECOND = 100  # tokens; the fast ones of the hosted models that think
-_THOUGHTLESS = ("none", "minimal")
-_GAVE_UP = (408, 504)  # a proxy has lost patience; the model behind it may be writing still
 
 
 async def generate(exchange: Exchange, services: Services) -> None:
@@ -81,39 +79,57 @@ async def generate(exchange: Exchange, services: Services) -> None:
     durable = services.ledger.durable()
     if durable is not None:
         await durable  # the intent, where the settings ask for power-safe books
-    if exchange.flight is None:
-        await _try_all(exchange, services, deadline)
-        return
-    if plan.decision == "downgraded":
-        exchange.flight.finish(None)  # who follows may have money left
-    exchange.client.watch(exchange.flight.outliving(asyncio.current_task()))
+    flight = exchange.flight
+    if flight is not None:
+        if plan.decision == "downgraded":
+            flight.finish(None)  # who follows may have money left
+        exchange.client.watch(flight.outliving(asyncio.current_task()))
     try:
-        await _try_all(exchange, services, deadline)
+        while not exchange.answered:
+            attempt = exchange.attempts[-1]
+            try:
+                await _try(exchange, services, attempt, deadline)
+                exchange.answered = True
+            except UpstreamError as error:
+                attempt.error = error
+                error.__traceback__ = None  # its frames hold what holds it
+                await _go_on(exchange, services, attempt, error, deadline)
+            finally:
+                attempt.ended_monotonic = services.monotonic()
     finally:
-        exchange.flight.outliving(None)
+        if flight is not None:
+            flight.outliving(None)
 
 
-async def _try_all(exchange: Exchange, services: Services, deadline: float) -> None:
-    while True:
-        attempt = exchange.attempts[-1]
-        try:
-            await _try(exchange, services, attempt, deadline)
-            exchange.answered = True
-            return
-        except UpstreamError as error:
-            attempt.error = error
-            error.__traceback__ = None  # its frames hold what holds it
-            successor = _next(exchange, services, attempt, error, deadline)
-            if successor is None:
-                raise
-            wait_seconds, target = successor
-            if wait_seconds:
-                await asyncio.sleep(wait_seconds)
-            if error.stale and exchange.tenant.budgets:
-                await _hold_more(exchange, services, attempt, error)
-            _begin_next(exchange, services, attempt, target)
-        finally:
-            attempt.ended_monotonic = services.monotonic()
+async def _go_on(
+    exchange: Exchange,
+    services: Services,
+    attempt: Attempt,
+    error: UpstreamError,
+    deadline: float,
+) -> None:
+    """Begin the attempt that follows a failed one. Raises ``error`` where none does."""
+    following = after(
+        exchange,
+        attempt,
+        error,
+        Limits(
+            attempts_max=services.settings.limits.attempts_max,
+            now=services.monotonic(),
+            deadline=deadline,
+            jitter=random.random(),  # noqa: S311 - no secret
+            may_retry=services.upstream(attempt.target.provider).retries.take,
+        ),
+    )
+    if following.degraded:
+        exchange.degraded = following.degraded
+    if following.target is None:
+        raise error
+    if following.wait_seconds:
+        await asyncio.sleep(following.wait_seconds)
+    if error.stale and exchange.tenant.budgets:
+        await _hold_more(exchange, services, attempt, error)
+    _begin_next(exchange, services, attempt, following.target)
 
 
 async def _try(exchange: Exchange, services: Services, attempt: Attempt, deadline: float) -> None:
@@ -201,11 +217,12 @@ async def _ask(
         outcome = "unknown"  # the client left: nobody's fault, and no proof of health
         if attempt.usage is None and UNSENT not in failure.args:
             if exchange.request.stream:
-                attempt.usage = _estimate(exchange, services, attempt, None)
+                attempt.usage = of_interrupted(exchange, attempt, None, services.monotonic())
             else:
                 attempt.unknown = "charged"  # it wrote, and nobody saw how much
         if attempt.usage is not None and attempt.usage.source == "partial_stream":
-            attempt.usage = _with_thoughts(exchange, services, attempt, attempt.usage)
+            now = services.monotonic()
+            attempt.usage = with_thoughts(exchange, attempt, attempt.usage, now)
         raise
     finally:
         if response is not None:
@@ -267,7 +284,7 @@ async def _relay_document(
         exchange.request,
         attempt.target,
         tier_named=document.get("service_tier"),
-        estimate=lambda: _estimate_document(exchange, attempt, document),
+        estimate=lambda: of_document(exchange, attempt, document),
     )
     attempt.usage = _with_compute(attempt, response, usage)
     if tells_cost(document.get("usage")):
@@ -332,7 +349,7 @@ async def _relay_stream(
             ):
                 checkpoint_events = relay.content_events + _CHECKPOINT_EVENTS
                 checkpoint_at = services.monotonic() + _CHECKPOINT_SECONDS
-                services.ledger.checkpoint(_event_id(exchange, attempt), _tokens_so_far(relay))
+                services.ledger.checkpoint(_event_id(exchange, attempt), tokens_so_far(relay))
         exchange.tail = relay.end()
         if flight is not None:
             flight.publish_usage(relay.usage_event)
@@ -344,7 +361,7 @@ async def _relay_stream(
     finally:
         if relays:
             exchange.next_sequence = relay.next_sequence
-            usage = _streamed_usage(exchange, services, attempt, relay)
+            usage = of_stream(exchange, attempt, relay, services.monotonic())
             attempt.usage = _with_compute(attempt, response, usage)
 
 
@@ -402,86 +419,6 @@ async def _read(response: UpstreamResponse) -> bytes:
     return b"".join(chunks) if len(chunks) > 1 else first
 
 
-def _next(
-    exchange: Exchange,
-    services: Services,
-    attempt: Attempt,
-    error: UpstreamError,
-    deadline: float,
-) -> tuple[float, Model] | None:
-    """(seconds to wait, target) of the next attempt, or None to give up.
-
-    Where a large model is away, the last attempt is kept for the small one that may stand in. It
-    costs the provider nothing, so no retry budget is asked.
-    """
-    plan = exchange.plan
-    assert plan is not None, "there is a plan once there is an attempt"
-    successor = _successor(exchange, services, attempt, error, deadline)
-    if error.stale or not _large_away(exchange, attempt, plan, error):
-        return successor
-    attempts_left = services.settings.limits.attempts_max - _asked(exchange)
-    if plan.stand_in is not None and (attempts_left == 1 or (attempts_left and not successor)):
-        successor = 0.0, plan.stand_in
-    if successor is None or successor[1] is plan.stand_in:
-        exchange.degraded = LARGE_AWAY
-    return successor
-
-
-def _successor(
-    exchange: Exchange,
-    services: Services,
-    attempt: Attempt,
-    error: UpstreamError,
-    deadline: float,
-) -> tuple[float, Model] | None:
-    """(seconds to wait, target) of the next attempt, or None to give up."""
-    plan = exchange.plan
-    assert plan is not None, "there is a plan once there is an attempt"
-    if exchange.first_byte is not None:
-        return None
-    if error.stale:
-        return 0.0, attempt.target  # as a client does that finds its connection closed
-    if _asked(exchange) >= services.settings.limits.attempts_max:
-        return None
-    tried = {past.target.name for past in exchange.attempts}
-    untried = [
-        model for model in plan.candidates if model.name not in tried and model is not plan.stand_in
-    ]
-    retries, now = services.upstream(attempt.target.provider).retries, services.monotonic()
-    answered = isinstance(error, UpstreamStatus)
-    refused = error.status < 500 and error.status != 429
-    if untried and _falls_back(exchange, attempt, error):
-        # Where nobody was reached, or what was asked was refused, the other target's call is no
-        # additional load on one that is in trouble.
-        if (error.unsent and (not answered or refused)) or retries.take(now):
-            return 0.0, untried[0]
-        return None
-    if not error.retryable:
-        return None
-    if isinstance(error, UpstreamOverloaded):
-        return None  # it sheds load: whoever comes back at once is that load
-    if (not error.unsent and not answered) or error.status in _GAVE_UP:
-        return None  # a paid provider may have worked on it: asking again would pay twice
-    pause = error.retry_after_seconds or 0.0
-    if pause >= RETRY_AFTER_SECONDS_MAX:
-        return None  # it may have asked for more, and is never asked earlier than it wants
-    # Full jitter, from the delay the provider asked for where it did.
-    wait = pause + random.uniform(0, _BACKOFF_SECONDS * 2**attempt.number)  # noqa: S311 - no secret
-    if now + wait >= deadline or not retries.take(now):
-        return None
-    return wait, attempt.target
-
-
-def _asked(exchange: Exchange) -> int:
-    """How many attempts count: those whose target can have heard of them."""
-    return sum(past.error is None or not _stale(past) for past in exchange.attempts)
-
-
-def _stale(attempt: Attempt) -> bool:
-    """Whether its kept connection ended before anybody can have answered."""
-    return isinstance(attempt.error, UpstreamError) and attempt.error.stale
-
-
 async def _hold_more(
     exchange: Exchange, services: Services, attempt: Attempt, error: UpstreamError
 ) -> None:
@@ -502,30 +439,6 @@ async def _hold_more(
         raise error from None
 
 
-def _large_away(exchange: Exchange, attempt: Attempt, plan: Plan, error: UpstreamError) -> bool:
-    """Whether a request that was to be routed finds the large model unable to answer at all."""
-    if error.status < 500 or exchange.first_byte is not None or exchange.way.pinned is not None:
-        return False
-    return attempt.target is not plan.stand_in and attempt.target is not exchange.route.small
-
-
-def _falls_back(exchange: Exchange, attempt: Attempt, error: UpstreamError) -> bool:
-    """The small model's failure always goes to the large one; others as the route says."""
-    if attempt.target is exchange.route.small:
-        return True
-    conditions, status = exchange.route.fallback_on, error.status
-    answered = isinstance(error, UpstreamStatus)
-    if answered and names_a_lost_model(error.code, status):
-        return "404" in conditions
-    if status == 429:
-        return "429" in conditions
-    if status in (408, 504) and "timeout" in conditions:
-        return True
-    if status in (503, 529) and "overloaded" in conditions:
-        return True
-    return status >= 500 and (answered or status != 504) and "5xx" in conditions
-
-
 def _begin_next(exchange: Exchange, services: Services, failed: Attempt, target: Model) -> None:
     """Book the failed attempt and put the next one's intent on record."""
     assert exchange.plan is not None, "there is a plan once there is an attempt"
@@ -539,7 +452,7 @@ def _begin_next(exchange: Exchange, services: Services, failed: Attempt, target:
         started_us=services.now_us(),
         started_monotonic=services.monotonic(),
         held_pico=worst_case_pico(exchange, target, exchange.plan.output_tokens_max),
-        fresh=_stale(failed),
+        fresh=is_stale(failed),
     )
     services.ledger.intend(intent(exchange, following, exchange.request.prompt_bytes // 4 + 1))
     exchange.attempts.append(following)
@@ -603,93 +516,9 @@ def _event_id(exchange: Exchange, attempt: Attempt) -> str:
     return f"{exchange.request_id}/{attempt.number}"
 
 
-def _streamed_usage(
-    exchange: Exchange, services: Services, attempt: Attempt, relay: Relay
-) -> Usage:
-    """What the provider has told, unless more came through after that and the end never did."""
-    told = relay.usage
-    if told is not None:
-        told = completed(
-            told,
-            exchange.request,
-            attempt.target,
-            tier_named=relay.tier,
-            estimate=lambda: _estimate(exchange, services, attempt, relay),
-        )
-    if told is not None and (exchange.tail or told.completion_tokens >= _tokens_so_far(relay)):
-        return told
-    seen = _estimate(exchange, services, attempt, relay)
-    if told is None:
-        return seen
-    return msgspec.structs.replace(
-        told, completion_tokens=seen.completion_tokens, source="partial_stream"
-    )
-
-
 def _with_compute(attempt: Attempt, response: UpstreamResponse, usage: Usage) -> Usage:
     """The usage, and of the local model the processor time that it tells beside its answer."""
     if attempt.target.provider.api != "local":
         return usage
     told = response.header(COMPUTE_HEADER)
     return usage if told is None else msgspec.structs.replace(usage, compute_us=int(told))
-
-
-def _estimate(
-    exchange: Exchange, services: Services, attempt: Attempt, relay: Relay | None
-) -> Usage:
-    """What an interrupted answer has consumed, as far as we saw it."""
-    if exchange.endpoint == "count_tokens":
-        return _UNSPENT
-    if relay is not None and relay.prompt is not None:
-        return msgspec.structs.replace(
-            relay.prompt, completion_tokens=_tokens_so_far(relay), source="partial_stream"
-        )
-    local = attempt.target.provider.api == "local"
-    elapsed = services.monotonic() - attempt.started_monotonic
-    return Usage(
-        prompt_tokens=_prompt_tokens(exchange),
-        completion_tokens=_tokens_so_far(relay) if relay is not None else 0,
-        compute_us=max(0, round(elapsed * 1e6)) if local else 0,
-        source="partial_stream",
-    )
-
-
-def _with_thoughts(exchange: Exchange, services: Services, attempt: Attempt, seen: Usage) -> Usage:
-    """What a client has consumed that left a model which thinks before it answers, unseen.
-
-    How long it thought is known, how fast it did is not: capped by what is held for it.
-    """
-    plan, effort = exchange.plan, exchange.request.body.get("reasoning_effort")
-    if not attempt.target.thinks or effort in _THOUGHTLESS or plan is None:
-        return seen
-    came = exchange.first_byte if seen.completion_tokens else None
-    until = came if came is not None else services.monotonic()
-    thought = round(max(0.0, until - attempt.started_monotonic) * _THOUGHTS_PER_SECOND)
-    most = plan.output_tokens_max * exchange.request.choices
-    tokens = max(seen.completion_tokens, min(seen.completion_tokens + thought, most))
-    return msgspec.structs.replace(seen, completion_tokens=tokens)
-
-
-def _tokens_so_far(relay: Relay) -> int:
-    """About a token per event, and never below what so much text must be."""
-    return max(relay.content_events, relay.text_bytes // _BYTES_PER_TOKEN_MAX)
-
-
-def _estimate_document(exchange: Exchange, attempt: Attempt, document: dict[str, Any]) -> Usage:
-    """Usage of a complete answer that reports none: counted by a tokenizer."""
-    text = DIALECTS[exchange.endpoint].text(document)
-    if len(text) <= _COUNTED_BYTES_MAX:
-        tokens, _ = count_tokens(
-            text, model=attempt.target.vendor_model or attempt.target.upstream_model
-        )
-    else:
-        tokens = len(text) // 4
-    return Usage(
-        prompt_tokens=_prompt_tokens(exchange), completion_tokens=tokens, source="tokenizer"
-    )
-
-
-def _prompt_tokens(exchange: Exchange) -> int:
-    if exchange.request.prompt_bytes <= _COUNTED_BYTES_MAX:
-        return count_prompt(exchange.request)[0]
-    return exchange.request.prompt_bytes // 4
