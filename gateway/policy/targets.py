@@ -129,8 +129,13 @@ def targets(
     meant = way.small_first[0] if kind == "easy" else way.meant[0]
     if not candidates:
         raise _unspoken(lane, way.meant)
-    instead, degraded = _by_exam(decision), ""
-    remaining = _healthy(candidates, standing)
+    instead, degraded, remaining = "", "", candidates
+    if decision is not None and decision.exam:
+        instead = f"exam; kind={decision.exam}"
+    for model in candidates:
+        if not standing(model.provider).healthy:
+            remaining = _healthy(candidates, standing)
+            break
     first = candidates[0]
     if remaining[0] is not first:
         instead = f"fallback; from={first.name}; because=ejected"
@@ -154,10 +159,6 @@ def _healthy(candidates: tuple[Model, ...], standing: ShowStanding) -> tuple[Mod
     """The healthy ones in their order; if none is, all."""
     healthy = tuple(model for model in candidates if standing(model.provider).healthy)
     return healthy or candidates
-
-
-def _by_exam(decision: Decision | None) -> str:
-    return f"exam; kind={decision.exam}" if decision is not None and decision.exam else ""
 
 
 def unmeasured_reason(target: QualityTarget, exam: str = "no exam proves this") -> str:

@@ -74,7 +74,7 @@ async def generate(exchange: Exchange, services: Services) -> None:
     plan = exchange.plan
     assert plan is not None, "plan comes before generate"
     deadline = exchange.started + max(
-        target.provider.timeouts.total_seconds for target in plan.candidates
+        [target.provider.timeouts.total_seconds for target in plan.candidates]
     )
     durable = services.ledger.durable()
     if durable is not None:
