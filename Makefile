@@ -44,7 +44,7 @@ system: ## install what some tests use and Python cannot bring (as root; optiona
 	@sh deploy/system-packages.sh
 
 demo: ## the whole job on real models (make demo ARGS=--exit ends it)
-	@$(MAKE) --no-print-directory -j2 $(DEMO_READY) kernels # a download beside a compiler
+	@$(MAKE) -s --no-print-directory -j2 $(DEMO_READY) kernels # a download beside a compiler
 	@$(BIN)/tollhouse demo $(ARGS)
 
 test: $(READY) system kernels ## every test, from a fresh clone
