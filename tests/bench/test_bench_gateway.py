@@ -37,6 +37,7 @@ def kept(folder: Path) -> Path:
 def test_a_figure_worse_by_more_than_a_tenth_is_named(
     tmp_path: Path, figure: str, now: list[float]
 ) -> None:
+    """The warning names the row and its best figure now, for CPU time and for throughput alike."""
     (line,) = worse([PINNED], {"pinned": {figure: now}}, kept(tmp_path))
     assert PINNED.title in line
     assert f"{now[0]:,.1f}" in line
@@ -55,17 +56,20 @@ def test_a_figure_worse_by_more_than_a_tenth_is_named(
 def test_what_is_not_clearly_worse_is_let_pass(
     tmp_path: Path, row: str, figure: str, now: list[float]
 ) -> None:
+    """Noise below a tenth, one round as good as ever and unkept figures raise no false alarm."""
     table: Table = {"direct": {}, "pinned": {}} | {row: {figure: now}}
     assert worse([DIRECT, PINNED], table, kept(tmp_path)) == []
 
 
 def test_rows_not_measured_this_time_keep_their_figures(tmp_path: Path) -> None:
+    """A run of one row must not forget what the other rows are held to."""
     file = kept(tmp_path)
     keep([DIRECT], {"direct": {"requests_per_second": [1.0, 1.0, 1.0]}}, {}, file)
     assert worse([PINNED], {"pinned": {"cpu_us_per_request": [90.0, 90.0, 90.0]}}, file)
 
 
 def test_requests_differ_only_in_their_number_and_the_repeated_one_in_nothing() -> None:
+    """A thousand different requests miss the cache, and the repeated one hits it each time."""
     for make in (prompts.short({}, "m"), prompts.long({}, "m"), prompts.worded({}, "m")):
         made = [make() for _ in range(1_000)]
         assert len(set(made)) == 1_000
@@ -77,6 +81,7 @@ def test_requests_differ_only_in_their_number_and_the_repeated_one_in_nothing() 
 
 
 def test_load_counts_whole_answers_and_events_and_stops_at_a_wrong_answer() -> None:
+    """A gateway that answers errors fast must not look fast: a 500 stops the measurement."""
     with mock_provider() as base_url:
         port = int(base_url.rpartition(":")[2].partition("/")[0])
         whole = drive(port, prompts.short({}, "m"), connections=4, seconds=0.1)

@@ -168,12 +168,14 @@ def firing(folder: Path, alerts: Iterable[str], series: dict[str, str], at: str)
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_alert_fires_for_what_it_is_for_and_for_nothing_else(tmp_path: Path, case: str) -> None:
+    """Prometheus itself decides, for each alert, over the series of its case."""
     alert, expected, series = CASES[case]
     at = "70m" if alert == "TollhouseBudgetBurnsFast" else "40m"
     assert firing(tmp_path, [alert], series, at) == ({alert} if expected else set())
 
 
 def test_every_alert_has_a_case_in_which_it_fires() -> None:
+    """An alert without such a case could be silent for ever, and the operator would not know."""
     assert {rule["alert"] for rule in rules(ALERTS)} == {
         case.alert for case in CASES.values() if case.fires
     }

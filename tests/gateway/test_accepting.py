@@ -103,6 +103,8 @@ def test_a_crowd_is_told_so_and_shuts_nobody_out_of_the_admin_port(small: Runnin
 
 
 def test_the_admin_port_answers_while_the_public_one_is_full(small: RunningGateway) -> None:
+    """A crowd of client connections, as many as files are allowed, keeps no readiness probe out."""
+
     async def held() -> int:
         pairs = [await asyncio.open_connection("127.0.0.1", small.port) for _ in range(FILES)]
         async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:

@@ -30,6 +30,7 @@ def claude(dialects: RunningGateway) -> Iterator[Any]:
 
 
 def test_a_message_arrives_whole_and_streamed(claude: Any) -> None:
+    """Both forms give the same text and the same usage, cached prompt tokens included."""
     whole = claude.messages.create(model="claude", max_tokens=200, **CACHED)
     assert whole.stop_reason == "end_turn"
     assert whole.content[0].text.startswith("[simulated]")
@@ -44,6 +45,7 @@ def test_a_message_arrives_whole_and_streamed(claude: Any) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_tool_is_called_and_its_result_taken(claude: Any, streamed: bool) -> None:
+    """A coding agent gets the tool's arguments parsed, and its result leads to a last answer."""
     given = {"model": "claude", "max_tokens": 200, "tools": [TOOL]}
     if streamed:
         with claude.messages.stream(messages=ASKED, **given) as stream:
@@ -75,6 +77,7 @@ def test_a_token_may_come_as_bearer_and_beta_features_by_query(
 
 
 def test_an_error_is_the_clients_own_exception(claude: Any, dialects: RunningGateway) -> None:
+    """Unknown models, foreign dialects, overload and wrong keys raise what agents already catch."""
     with pytest.raises(anthropic.NotFoundError, match="nobody"):
         claude.messages.create(model="nobody", max_tokens=9, messages=ASKED)
     with pytest.raises(anthropic.BadRequestError, match="does not translate"):
@@ -90,6 +93,7 @@ def test_an_error_is_the_clients_own_exception(claude: Any, dialects: RunningGat
 
 @pytest.mark.parametrize("fault", ["cut-after-10", "error-event-after-10"])
 def test_a_broken_stream_raises_and_never_ends_silently(claude: Any, fault: str) -> None:
+    """Half an answer must not pass for a whole one."""
     broken = [{"role": "user", "content": f"Break. [[fault:{fault}]]"}]
     with (
         pytest.raises(anthropic.APIStatusError),

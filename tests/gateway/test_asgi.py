@@ -93,6 +93,7 @@ async def serving(
 
 
 async def test_a_request_arrives_whole_and_its_answer_leaves_whole() -> None:
+    """The application sees method, decoded path, query and headers, and starts and stops once."""
     application = Application()
     async with serving(application) as client:
         answer = await client.post("/a%20b?c=d", content=b"hello", headers={"x-e": "f"})
@@ -106,6 +107,7 @@ async def test_a_request_arrives_whole_and_its_answer_leaves_whole() -> None:
 
 
 async def test_a_streamed_answer_arrives_in_parts() -> None:
+    """An answer without a length is sent in chunks, and the client puts them together."""
     async with serving(Application()) as client:
         answer = await client.get("/stream")
         assert answer.content == b"a,b"
@@ -113,6 +115,7 @@ async def test_a_streamed_answer_arrives_in_parts() -> None:
 
 
 async def test_the_answer_to_head_has_no_body() -> None:
+    """A body after HEAD would be taken for the next answer on a connection that is kept."""
     async with serving(Application()) as client:
         for _ in range(2):  # a body would be taken for the next answer's head
             answer = await client.request("HEAD", "/", content=b"hello")
@@ -123,6 +126,7 @@ async def test_the_answer_to_head_has_no_body() -> None:
 
 @pytest.mark.parametrize("path", ["/raises", "/injects"])
 async def test_a_mistake_is_a_500_that_tells_nothing(path: str) -> None:
+    """Neither a secret in the exception nor a cookie already set reaches the client."""
     async with serving(Application()) as client:
         answer = await client.get(path)
         assert answer.status_code == 500
@@ -132,12 +136,14 @@ async def test_a_mistake_is_a_500_that_tells_nothing(path: str) -> None:
 
 
 async def test_an_answer_that_breaks_half_way_is_never_taken_for_whole() -> None:
+    """The client gets a protocol error in place of a page with its end missing."""
     async with serving(Application()) as client:
         with pytest.raises(httpx.RemoteProtocolError):
             await client.get("/breaks")
 
 
 async def test_a_client_that_leaves_is_told_to_the_application() -> None:
+    """Within two seconds the application can stop work that has no reader any more."""
     application = Application()
     async with serving(application) as client:
         with pytest.raises(httpx.ReadTimeout):
@@ -162,5 +168,6 @@ async def test_pages_take_turns_and_probes_do_not_wait_for_them() -> None:
 
 
 async def test_an_application_that_cannot_start_says_so() -> None:
+    """A failed start raises the application's own reason and hides no broken admin port."""
     with pytest.raises(RuntimeError, match="no"):
         await AsgiHandler(Application(starts=False)).startup()

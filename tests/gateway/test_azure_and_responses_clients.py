@@ -39,6 +39,7 @@ def azure(dialects: RunningGateway) -> Iterator[openai.AzureOpenAI]:
 
 
 def test_a_response_arrives_whole_and_streamed(gpt: openai.OpenAI) -> None:
+    """A stream has the text and usage of the whole response; our charge is the one addition."""
     body = BODIES["/responses"]
     whole = gpt.responses.create(**body)
     assert whole.output_text.startswith("[simulated]")
@@ -56,6 +57,7 @@ def test_a_response_arrives_whole_and_streamed(gpt: openai.OpenAI) -> None:
 
 
 def test_a_function_is_called_in_a_response(gpt: openai.OpenAI) -> None:
+    """The function's arguments arrive as JSON, and its output leads to a last answer."""
     with gpt.responses.stream(model="gpt", input=QUESTION, tools=[FUNCTION]) as stream:
         answer = stream.get_final_response()
     call: Any = answer.output[0]
@@ -69,6 +71,7 @@ def test_a_function_is_called_in_a_response(gpt: openai.OpenAI) -> None:
 
 
 def test_a_response_that_is_cut_ends_with_an_error(gpt: openai.OpenAI) -> None:
+    """The last event is an error; a reference to an answer kept elsewhere is refused by name."""
     with gpt.responses.create(
         model="gpt", input="Break. [[fault:cut-after-10]]", stream=True
     ) as events:

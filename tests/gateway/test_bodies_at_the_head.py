@@ -98,6 +98,7 @@ def test_one_tenants_bodies_have_their_room_and_no_more(gateway: RunningGateway)
 
 
 def test_all_bodies_of_a_worker_have_their_room_and_no_more(gateway: RunningGateway) -> None:
+    """A third tenant gets a 503 that names the limit and asks for a retry after one second."""
     senders = [
         Sender(gateway, gateway.key(tenant), f"content-length: {2 * MIB}")
         for tenant in ("one", "two")
@@ -112,6 +113,7 @@ def test_all_bodies_of_a_worker_have_their_room_and_no_more(gateway: RunningGate
 
 
 def test_a_body_without_a_length_takes_room_as_it_comes(gateway: RunningGateway) -> None:
+    """Chunks cannot get round a tenant's room; once refused, they give all of it back."""
     key = gateway.key("three")
     first = Sender(gateway, key, f"content-length: {2 * MIB - 1}")
     chunked = Sender(gateway, key, "transfer-encoding: chunked")
@@ -126,6 +128,7 @@ def test_a_body_without_a_length_takes_room_as_it_comes(gateway: RunningGateway)
 
 
 def test_concurrency_is_taken_before_the_body_is_read(gateway: RunningGateway) -> None:
+    """Two bodies on their way fill both slots, so a third head is refused at once."""
     key = gateway.key("narrow")
     senders = [Sender(gateway, key, "content-length: 100") for _ in range(2)]
     wait_for(lambda: ask(gateway, key).status_code == 429, 5)
@@ -174,6 +177,7 @@ def test_slots_and_room_come_back_however_a_request_ends(
 
 
 def test_a_body_that_does_not_come_in_time_gives_everything_back(gateway: RunningGateway) -> None:
+    """After a 408 its slots are free again while the late connections are still open."""
     key = gateway.key("narrow")
     late = [Sender(gateway, key, f"content-length: {MIB}") for _ in range(2)]
     assert all(sender.answer().startswith(b"HTTP/1.1 408 ") for sender in late)

@@ -71,6 +71,7 @@ def booked(usage: Usage | None, target: Model = SMALL, **options: object) -> Usa
 def test_an_answer_costs_its_list_price_and_is_charged_with_the_mark_up(
     usage: Usage, markup_ppm: int
 ) -> None:
+    """Random usage and mark-ups agree with exact fractions to the last pico-dollar."""
     event = booked(usage, charging=Charging(markup_ppm=markup_ppm))
     cost = dollars("small", usage)
     assert event.cost_pico == event.list_pico == cost * 10**12, "to the last pico-dollar"
@@ -81,6 +82,7 @@ def test_an_answer_costs_its_list_price_and_is_charged_with_the_mark_up(
 
 @given(usages())
 def test_savings_are_what_the_baseline_would_have_cost_less_what_was_paid(usage: Usage) -> None:
+    """A saving is the dearest model's bill for the same tokens minus the bill that came."""
     dearest = model("dearest", contract("dearest", input="5", cached_input="5", output="30"))
     event = booked(usage, LARGE, baseline=dearest)
     full = usage.prompt_tokens * 5 + usage.completion_tokens * 30
@@ -143,12 +145,14 @@ def test_what_nobody_knows_the_cost_of_is_charged_or_noted_at_what_was_held() ->
 
 @given(usages())
 def test_doing_as_one_is_told_saves_nothing(usage: Usage) -> None:
+    """Where a client has chosen the model itself, the gateway must not boast of a saving."""
     event = booked(usage, pinned=SMALL)
     assert gross_saved_pico(event) == 0
     assert event.baseline_price_id == event.price_id
 
 
 def test_the_route_s_large_model_is_the_baseline_where_the_policy_names_none() -> None:
+    """A named baseline goes first; without one, savings count from the large model's price."""
     usage = Usage(prompt_tokens=10, completion_tokens=10)
     other = model("other", contract("other", input="1", output="1"))
     assert booked(usage, LARGE, baseline=other).baseline_pico == 20 * 10**6
@@ -159,6 +163,7 @@ def test_the_route_s_large_model_is_the_baseline_where_the_policy_names_none() -
 def test_a_cached_answer_costs_nothing_and_is_charged_its_tariff_s_share_of_the_baseline(
     usage: Usage, markup_ppm: int, tariff_ppm: int
 ) -> None:
+    """The hit names its source and likeness, and claims no output the small model wrote."""
     made = exchange(charging=Charging(markup_ppm=markup_ppm, cache_hits_ppm=tariff_ppm))
     made.hit, made.cache_status, made.hit_similarity = stored(usage, "large"), "hit-semantic", 0.97
     event = booking.cache_event(made, recorded_us=NOW_US, now=100.002)
@@ -181,6 +186,7 @@ def test_a_cached_answer_costs_nothing_and_is_charged_its_tariff_s_share_of_the_
 
 
 def test_a_cached_answer_of_a_model_that_is_gone_is_booked_under_its_own_name() -> None:
+    """It has no price of its own any more, yet the saved prompt of the large model is counted."""
     made = exchange()
     made.hit, made.cache_status = stored(Usage(prompt_tokens=9), "retired"), "hit-exact"
     event = booking.cache_event(made, recorded_us=NOW_US, now=100.0)
@@ -193,6 +199,7 @@ def test_a_cached_answer_of_a_model_that_is_gone_is_booked_under_its_own_name() 
 def test_a_share_of_an_unknown_saving_is_unknown_unless_it_is_nothing(
     tariff_ppm: int, charge: int | None
 ) -> None:
+    """Without a price of the baseline, a hit is charged nothing only where hits are free."""
     made = exchange(baseline=UNPRICED, charging=Charging(cache_hits_ppm=tariff_ppm))
     made.hit, made.cache_status = stored(Usage(prompt_tokens=9)), "hit-exact"
     event = booking.cache_event(made, recorded_us=NOW_US, now=100.0)
@@ -200,6 +207,7 @@ def test_a_share_of_an_unknown_saving_is_unknown_unless_it_is_nothing(
 
 
 def test_unpriced_stays_unpriced_in_cost_charge_and_savings() -> None:
+    """A missing price must show as unknown, for zero would look like a free answer."""
     event = booked(
         Usage(prompt_tokens=5, completion_tokens=5), UNPRICED, charging=Charging(markup_ppm=10**5)
     )
@@ -210,6 +218,7 @@ def test_unpriced_stays_unpriced_in_cost_charge_and_savings() -> None:
 
 
 def test_an_unpriced_baseline_leaves_the_saving_unknown_and_the_cost_known() -> None:
+    """What was paid is still booked exactly; only the comparison is left out."""
     event = booked(Usage(prompt_tokens=5), baseline=UNPRICED)
     assert event.cost_pico == 5 * 100_000
     assert event.baseline_pico is None
@@ -220,6 +229,7 @@ def test_an_unpriced_baseline_leaves_the_saving_unknown_and_the_cost_known() -> 
 def test_an_attempt_that_another_replaced_costs_what_it_used_and_saves_nothing(
     usage: Usage,
 ) -> None:
+    """It counts as a loss with its own error, not with the whole request's."""
     made = exchange(charging=Charging(markup_ppm=200_000))
     made.error = BudgetExhausted("of the whole request, which is not this attempt's")
     failed = attempt(SMALL, usage, error=UpstreamTimeout("too slow"))
@@ -233,6 +243,7 @@ def test_an_attempt_that_another_replaced_costs_what_it_used_and_saves_nothing(
 
 
 def test_an_unpriced_attempt_that_another_replaced_stays_unpriced() -> None:
+    """Cost, charge and baseline are all unknown, for a zero would hide money that was spent."""
     made = exchange(baseline=UNPRICED)
     failed = attempt(UNPRICED, Usage(prompt_tokens=3), error=UpstreamTimeout("too slow"))
     event = booking.attempt_event(made, failed, recorded_us=NOW_US, superseded=True)
@@ -264,6 +275,7 @@ def test_an_answer_costs_the_price_of_the_service_tier_that_served_it() -> None:
 
 
 def test_what_the_provider_says_it_cost_is_no_price_of_another_model() -> None:
+    """The provider's own figure is the cost, and the baseline keeps the list price."""
     usage = Usage(prompt_tokens=5, completion_tokens=1, told_pico=10**12)
     event = booked(usage)
     assert event.cost_pico == 10**12
@@ -271,12 +283,14 @@ def test_what_the_provider_says_it_cost_is_no_price_of_another_model() -> None:
 
 
 def test_what_contradicts_itself_is_booked_as_an_estimate() -> None:
+    """Usage that does not add up is priced all the same, and marked as not final."""
     event = booked(Usage(prompt_tokens=5, completion_tokens=1, source="unclear"))
     assert (event.state, event.usage.source) == ("estimated", "unclear")
     assert event.cost_pico == dollars("small", event.usage) * 10**12
 
 
 def test_what_never_reached_a_provider_costs_not_even_the_fee_of_a_request() -> None:
+    """A fee of 7 pico-dollars per request is booked only with an answer that has usage."""
     prices = contract("fee", input="1", output="1")
     price = prices.prices[0]
     with_fee = msgspec.structs.replace(
@@ -288,6 +302,7 @@ def test_what_never_reached_a_provider_costs_not_even_the_fee_of_a_request() -> 
 
 
 def test_a_client_that_left_is_booked_as_499_with_what_was_generated() -> None:
+    """The tokens written until then are priced as an estimate, under the provider's request id."""
     made = exchange()
     made.error = ClientClosed("left")
     made.first_byte = 100.1
@@ -306,11 +321,13 @@ def test_a_client_that_left_is_booked_as_499_with_what_was_generated() -> None:
     [("provider", "final"), ("tokenizer", "estimated"), ("partial_stream", "estimated")],
 )
 def test_only_what_the_provider_counted_is_final(source: str, state: str) -> None:
+    """Counts of our own are marked as estimates, so that a bill can tell the two apart."""
     usage = Usage(prompt_tokens=1, source=source)  # type: ignore[arg-type] # one of the literals
     assert booked(usage).state == state
 
 
 def test_an_intent_names_everything_its_event_will() -> None:
+    """If the process is killed, the intent alone tells tenant, project, key and money held."""
     made = exchange(charging=Charging(markup_ppm=70_000))
     second = attempt(LARGE, Usage(prompt_tokens=6), number=2, held_pico=123)
     intent = booking.intent(made, second, 6)

@@ -101,6 +101,7 @@ def test_a_redis_password_is_a_reference_or_a_variable_and_is_not_shown(tmp_path
 
 
 def test_a_mirrors_password_is_a_reference_too_and_sources_are_a_list(tmp_path: Path) -> None:
+    """A password in the file is refused without being shown, and an unknown source by its name."""
     path = write(tmp_path, "models: {mirror: 'https://u:${env:SECRET}@m/x', sources: []}")
     settings = load_settings(path, environ={"SECRET": "s3cret"})
     assert settings.models.mirror == "https://u:s3cret@m/x"

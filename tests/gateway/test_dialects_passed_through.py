@@ -108,6 +108,7 @@ def test_only_the_models_name_is_changed_on_the_way(path: str, globex: Asked) ->
 
 
 def test_counting_tokens_is_free(acme: Asked) -> None:
+    """It is booked at zero, also where the provider hangs and the client gets a 504."""
     answer = acme.post("/messages/count_tokens", {"model": "claude", **CACHED})
     assert answer.json() == {"input_tokens": acme.seen(answer).prompt_tokens}
     (event,) = acme.gateway.events(answer.headers["x-request-id"])
@@ -119,6 +120,7 @@ def test_counting_tokens_is_free(acme: Asked) -> None:
 
 
 def test_a_provider_sees_the_headers_of_its_dialect_and_our_own_key(acme: Asked) -> None:
+    """The client's key, organisation and unknown headers stay here; versions and betas go on."""
     headers = {
         "anthropic-beta": "one,two", "openai-beta": "responses=v9", "openai-organization": "org-1",
         "x-secret": "mine", "traceparent": "00-" + "1" * 32 + "-" + "2" * 16 + "-01",
@@ -152,6 +154,7 @@ def test_a_provider_sees_the_headers_of_its_dialect_and_our_own_key(acme: Asked)
     ],
 )
 def test_azure_is_asked_as_it_wants_to_be(model: str, path: str, url: str, acme: Asked) -> None:
+    """Azure gets its own URL, deployment name and api-key header, and no bearer token."""
     body = {"messages": HELLO} if path == "/chat/completions" else {"input": HELLO}
     answer = acme.post(path, {"model": model, **body})
     assert answer.status_code == 200
@@ -189,6 +192,7 @@ def test_the_same_body_for_two_deployments_gets_two_answers(acme: Asked) -> None
 def test_a_model_is_never_asked_in_a_dialect_its_provider_does_not_speak(
     path: str, model: str, speaks: str, acme: Asked
 ) -> None:
+    """The client gets a 400 in its own dialect that names the dialect the model lacks."""
     body = {**BODIES.get(path, {"messages": HELLO}), "model": model}
     answer = acme.post(path, body)
     assert answer.status_code == 400
@@ -207,6 +211,7 @@ def test_auto_takes_the_first_target_that_speaks_the_dialect(acme: Asked) -> Non
 
 
 def test_an_error_before_the_first_event_falls_back(acme: Asked) -> None:
+    """The client sees one good stream, and the books have the failed attempt as well."""
     answer = acme.post("/messages", {**BODIES["/messages"], "model": "steady", "stream": True})
     assert answer.status_code == 200
     assert answer.headers["x-tollhouse-model"] == "claude"
@@ -221,6 +226,7 @@ CUTS = ["cut-after-40", "stall-after-20", "malformed-event-after-10", "error-eve
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_broken_stream_ends_with_an_error_in_its_dialect(path: str, acme: Asked) -> None:
+    """No completion event is made up, and what was delivered is booked as an estimate."""
     answers = {fault: acme.post(path, with_fault(path, fault, stream=True)) for fault in CUTS}
     for fault, answer in answers.items():
         assert answer.status_code == 200
@@ -252,6 +258,7 @@ def test_a_broken_stream_ends_with_an_error_in_its_dialect(path: str, acme: Aske
 def test_a_broken_provider_becomes_an_error_of_the_dialect(
     path: str, fault: str, status: int, kind: str, acme: Asked
 ) -> None:
+    """Status, type and request id are those that the client's library looks for."""
     answer = acme.post(path, with_fault(path, fault))
     error = answer.json()["error"]
     if path == "/messages":
@@ -264,6 +271,7 @@ def test_a_broken_provider_becomes_an_error_of_the_dialect(
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_provider_that_echoes_our_key_does_not_leak_it(path: str, acme: Asked) -> None:
+    """The provider's words reach the tenant with our key redacted."""
     answer = acme.post(path, with_fault(path, "error-leaks-key"))
     assert answer.status_code == 400
     assert "sk-provider-secret" not in answer.text
@@ -310,6 +318,7 @@ def test_a_client_that_leaves_mid_stream_pays_for_what_was_generated(
 
 @pytest.mark.parametrize("path", ["/messages", "/messages/count_tokens"])
 def test_who_is_unknown_is_told_in_anthropics_words(path: str, acme: Asked) -> None:
+    """A wrong key, an unknown model and a wrong method each have Anthropic's shape of error."""
     answer = acme.post(path, BODIES["/messages"], {"x-api-key": "wrong"})
     assert answer.status_code == 401
     assert answer.json()["error"]["type"] == "authentication_error"
@@ -326,6 +335,7 @@ def test_who_is_unknown_is_told_in_anthropics_words(path: str, acme: Asked) -> N
 def test_a_hard_budget_refuses_tools_whose_cost_nobody_knows(
     path: str, tool: str, acme: Asked, globex: Asked
 ) -> None:
+    """A tool that the provider bills could exceed the budget; a tenant without one may use it."""
     body = {**BODIES[path], "tools": [{"type": tool, "name": "web_search"}]}
     refused = acme.post(path, body)
     assert refused.status_code == 400
@@ -336,6 +346,7 @@ def test_a_hard_budget_refuses_tools_whose_cost_nobody_knows(
 def test_a_budget_never_leaves_a_request_to_who_does_not_speak_its_dialect(
     dialects: RunningGateway, provider: ProviderThread
 ) -> None:
+    """The refusal names the cheaper model and its gap, and tells clients not to retry."""
     thrifty = Asked(dialects, provider, "thrifty")
     refused = thrifty.post("/messages", BODIES["/messages"])
     assert refused.status_code == 429

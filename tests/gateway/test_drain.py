@@ -42,6 +42,7 @@ def test_after_sigterm_it_is_not_ready_at_once_and_still_serves_until_that_is_no
 
 @pytest.mark.slow
 def test_being_told_twice_ends_the_delay(tmp_path: Path, provider: ProviderThread) -> None:
+    """A second SIGTERM ends a delay of 60 seconds within 8, and the exit is still clean."""
     with running_gateway(tmp_path, provider.base_url, unready_seconds=60.0) as gateway:
         assert gateway.process is not None
         gateway.process.terminate()

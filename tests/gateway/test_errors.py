@@ -41,12 +41,14 @@ def make(kind: type[GatewayError], **options: float) -> GatewayError:
 
 
 def test_the_docstring_s_tree_is_the_tree_of_classes() -> None:
+    """An error that is added or moved without its documentation fails here."""
     depths = {kind.__name__: len(kind.__mro__) - len(GatewayError.__mro__) for kind in tree()}
     assert {name: depth for name, (depth, _) in documented().items()} == depths
 
 
 @pytest.mark.parametrize("kind", list(tree()), ids=lambda kind: kind.__name__)
 def test_each_class_has_the_status_its_documentation_says(kind: type[GatewayError]) -> None:
+    """Operators rely on the statuses of this page; a provider's own status is kept."""
     _, status = documented()[kind.__name__]
     if status == "*":
         assert make(kind).status == 418, "the provider's own"
@@ -58,6 +60,7 @@ def test_each_class_has_the_status_its_documentation_says(kind: type[GatewayErro
 def test_each_error_has_openai_s_shape_and_a_code_programs_can_tell(
     kind: type[GatewayError],
 ) -> None:
+    """Each code is lower case with underscores, so that programs branch on it and not on prose."""
     document = json.loads(make(kind).body())
     assert set(document) == {"error"}
     assert set(document["error"]) == {"message", "type", "param", "code"}
@@ -81,6 +84,7 @@ def test_the_openai_client_is_told_whether_to_retry_wherever_it_would_guess(
 
 
 def test_money_and_mistakes_are_never_retried_and_load_is() -> None:
+    """Retrying a used-up budget only costs; rate limits and overload pass by themselves."""
     never = (errors.BudgetExhausted, errors.InternalError, errors.NotCached)
     assert not any(kind.retryable for kind in never)
     again = (errors.RateLimited, errors.Overloaded, errors.BudgetUnavailable)
@@ -89,6 +93,7 @@ def test_money_and_mistakes_are_never_retried_and_load_is() -> None:
 
 @given(st.floats(-10, 1e9))
 def test_advice_to_wait_is_never_shorter_than_the_wait_nor_zero(seconds: float) -> None:
+    """A client that obeys never comes too early, and waits a second too long at most."""
     headers = dict(errors.RateLimited("slow down", retry_after_seconds=seconds).headers())
     whole, ms = int(headers[b"retry-after"]), int(headers[b"retry-after-ms"])
     assert whole >= max(1, seconds)
@@ -98,6 +103,7 @@ def test_advice_to_wait_is_never_shorter_than_the_wait_nor_zero(seconds: float) 
 
 
 def test_without_a_known_wait_none_is_advised() -> None:
+    """A made-up number would hold clients back for no reason."""
     assert not [name for name, _ in errors.Overloaded("busy").headers() if b"retry-after" in name]
 
 
@@ -115,6 +121,7 @@ def test_any_message_becomes_one_event_without_a_line_of_its_own(message: str) -
 
 
 def test_the_provider_s_own_status_type_and_code_are_passed_on() -> None:
+    """A client's handling of that provider's errors works through the gateway as before."""
     error = UpstreamStatus(
         "no such tool", status=409, type="conflict_error", code="tool_gone", param="tools"
     )
@@ -126,6 +133,7 @@ def test_the_provider_s_own_status_type_and_code_are_passed_on() -> None:
 
 
 def test_a_policy_error_carries_every_problem() -> None:
+    """An operator mends all mistakes in one go, and no client sees them."""
     error = errors.PolicyError(("a.yaml:1:1: first", "b.yaml:2:2: second"))
     assert error.problems == ("a.yaml:1:1: first", "b.yaml:2:2: second")
     assert str(error) == "a.yaml:1:1: first\nb.yaml:2:2: second"

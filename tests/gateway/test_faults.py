@@ -120,6 +120,7 @@ def test_a_client_that_leaves_before_the_first_byte_is_noticed(
 def test_a_broken_provider_becomes_an_error_in_openais_shape(
     plain: RunningGateway, fault: str, status: int
 ) -> None:
+    """Each fault has its status, the four fields that OpenAI's clients read, and a request id."""
     answer = chat(plain, plain.key("acme"), prompt(f"Break. [[fault:{fault}]]"))
     assert answer.status_code == status
     error = answer.json()["error"]
@@ -128,6 +129,7 @@ def test_a_broken_provider_becomes_an_error_in_openais_shape(
 
 
 def test_a_provider_that_echoes_our_key_does_not_leak_it(plain: RunningGateway) -> None:
+    """The tenant reads the provider's refusal with our credential redacted."""
     answer = chat(plain, plain.key("acme"), prompt("Leak. [[fault:error-leaks-key]]"))
     assert answer.status_code == 400
     assert "sk-provider-secret" not in answer.text
@@ -138,6 +140,7 @@ def test_a_provider_that_echoes_our_key_does_not_leak_it(plain: RunningGateway) 
 def test_a_broken_stream_ends_with_an_error_event_and_without_done(
     plain: RunningGateway, fault: str
 ) -> None:
+    """A client cannot take it for whole, and pays an estimate of what was delivered."""
     answer = chat(plain, plain.key("acme"), {"stream": True, **prompt(f"Break. [[fault:{fault}]]")})
     events = [line for line in answer.text.split("\n\n") if line]
     assert answer.status_code == 200
@@ -154,6 +157,7 @@ def test_a_broken_stream_ends_with_an_error_event_and_without_done(
 
 
 def test_a_dead_target_falls_back_and_both_attempts_are_booked(plain: RunningGateway) -> None:
+    """The client gets 200 from the large model; the dead attempt is booked at no cost."""
     answer = chat(plain, plain.key("acme"), {"model": "with-fallback"})
     assert answer.status_code == 200
     assert answer.headers["x-tollhouse-model"] == "large"
@@ -164,6 +168,7 @@ def test_a_dead_target_falls_back_and_both_attempts_are_booked(plain: RunningGat
 
 
 def test_a_provider_without_a_price_is_unpriced_never_free(plain: RunningGateway) -> None:
+    """Tenants with a hard budget get a 403; for others the cost is left unknown."""
     refused = chat(plain, plain.key("acme"), {"model": "unpriced"})
     assert refused.status_code == 403, "a hard budget cannot be kept without a price, ever"
     assert "x-should-retry" not in refused.headers
@@ -177,6 +182,7 @@ def test_a_provider_without_a_price_is_unpriced_never_free(plain: RunningGateway
 
 
 def test_missing_usage_is_counted_and_marked_as_an_estimate(plain: RunningGateway) -> None:
+    """A provider that tells no usage does not make its answers free."""
     answer = chat(plain, plain.key("acme"), prompt("Count. [[fault:no-usage]]"))
     (event,) = plain.events(answer.headers["x-request-id"])
     assert event.usage_source == "tokenizer"
@@ -187,6 +193,7 @@ def test_missing_usage_is_counted_and_marked_as_an_estimate(plain: RunningGatewa
 def test_sigterm_lets_running_streams_end_and_exits_cleanly(
     tmp_path: Path, slow_provider: ProviderThread
 ) -> None:
+    """A stream begun before a deployment reaches its last token, and the exit status is 0."""
     with running_gateway(tmp_path, slow_provider.base_url) as gateway:
         with openai.OpenAI(
             base_url=gateway.base_url, api_key=gateway.key("acme"), max_retries=0
@@ -278,6 +285,7 @@ async def test_killing_the_gateway_loses_no_booking_and_doubles_none(
 def test_killing_the_model_process_costs_local_answers_for_seconds_and_nothing_else(
     tmp_path: Path, provider: ProviderThread
 ) -> None:
+    """Forty remote calls and a routed one succeed meanwhile; it is back within 5 seconds."""
     with running_gateway(tmp_path, provider.base_url, local=True) as gateway:
         key = gateway.key("acme")
         local = {"model": "small", "max_tokens": 8}

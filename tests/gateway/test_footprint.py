@@ -53,6 +53,7 @@ def test_a_gateway_without_local_models_loads_nothing_for_vectors(gateway: Runni
 
 @pytest.mark.slow
 def test_the_supervisor_carries_nothing_but_the_standard_library(gateway: RunningGateway) -> None:
+    """The parent process lives beside all others, so each library in it is memory wasted."""
     assert gateway.process is not None
     found = libraries(gateway.process.pid)
     assert any("python3" in library for library in found), "else nothing was looked at"

@@ -47,6 +47,7 @@ def request(key: str, text: str, **more: object) -> bytes:
 async def test_answers_from_providers_and_caches_leave_nothing_to_collect(
     tmp_path: Path, provider_thread: ProviderThread
 ) -> None:
+    """Forty requests of each kind would show even one cyclic object that each leaves behind."""
     (tmp_path / "policy.yaml").write_text(POLICY)
     (tmp_path / "tollhouse.yaml").write_text(
         f"state_dir: {tmp_path / 'state'}\npolicies: [policy.yaml]\nlocal: {{enabled: 'off'}}\n"

@@ -190,6 +190,7 @@ def test_the_attack_was_answered_and_refused_both_ways(spender: Spender) -> None
 def test_no_content_of_very_many_exceeds_a_hard_budget(
     spender: Spender, drawn: tuple[str, Any]
 ) -> None:
+    """Drawn at random in great number, each is refused or charged within what was held."""
     spender.spend(*drawn)
 
 
@@ -232,6 +233,7 @@ def test_text_that_a_tokenizer_spells_out_is_held_as_such(spender: Spender) -> N
 def test_a_file_of_unknown_size_is_refused_by_name(
     spender: Spender, endpoint: str, body: dict[str, Any], param: str
 ) -> None:
+    """Its tokens cannot be foreseen, and the 400 names the field that brings it."""
     answer = spender.spend(endpoint, {"model": "m", "max_tokens": 1, **body})
     assert answer.status_code == 400
     error = answer.json()["error"]

@@ -63,6 +63,7 @@ def test_bodies_on_their_way_count_as_requests_in_progress(
 def test_an_endless_user_name_is_refused_and_the_gateway_stays_ready(
     plain: RunningGateway,
 ) -> None:
+    """A name of 1.1 million bytes gets a 400 that names its field, before it reaches the books."""
     answer = ask(plain, plain.key("acme"), {"user": "u" * 1_100_000})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "user"
@@ -83,6 +84,7 @@ def test_what_could_cost_more_than_64_bits_can_count_is_answered(plain: RunningG
 
 
 def test_cached_answers_spend_the_budget_they_are_charged_to(plain: RunningGateway) -> None:
+    """Where hits are charged, repeating one question cannot go round a budget."""
     key = plain.key("charged")
     statuses = []
     for _ in range(40):
@@ -96,6 +98,7 @@ def test_cached_answers_spend_the_budget_they_are_charged_to(plain: RunningGatew
 def test_a_fallbacks_answer_is_not_kept_for_when_the_target_is_back(
     plain: RunningGateway,
 ) -> None:
+    """A second request for the same text asks again, so the better model returns at once."""
     key = plain.key("acme")
     for _ in range(2):
         answer = ask(plain, key, {"model": "with-fallback", "text": "Keep me not."})
@@ -104,6 +107,7 @@ def test_a_fallbacks_answer_is_not_kept_for_when_the_target_is_back(
 
 
 def test_a_header_cannot_override_a_tag_that_an_admin_has_fixed(plain: RunningGateway) -> None:
+    """Costs stay with the fixed environment, whatever a caller writes in its header."""
     answer = ask(plain, plain.key("tagged"), {}, **{"x-tollhouse-tags": "feature=x,env=staging"})
     (event,) = plain.events(answer.headers["x-request-id"])
     assert event.tags == {"feature": "x", "env": "prod"}
@@ -126,6 +130,7 @@ def test_twins_share_one_call_even_for_an_answer_that_is_not_kept(tmp_path: Path
 
 
 def test_an_absurd_age_is_a_client_error(plain: RunningGateway) -> None:
+    """A max-age of 5,000 digits gets a 400, never a crash."""
     key = plain.key("acme")
     ask(plain, key, {"text": "Absurd."})
     answer = ask(plain, key, {"text": "Absurd."}, **{"cache-control": "max-age=" + "9" * 5000})
@@ -135,6 +140,7 @@ def test_an_absurd_age_is_a_client_error(plain: RunningGateway) -> None:
 def test_a_provider_that_refuses_us_is_asked_once(
     plain: RunningGateway, provider: ProviderThread
 ) -> None:
+    """A redirect is neither followed with our key nor tried again; the client gets a 502."""
     before = len(provider.simulator.requests)
     answer = ask(plain, plain.key("acme"), {"text": "No. [[fault:redirect]]"})
     assert answer.status_code == 502
@@ -169,6 +175,7 @@ def test_connections_are_refused_once_the_gateway_is_told_to_stop(
 
 
 def test_an_endless_name_of_a_model_does_not_come_back(plain: RunningGateway) -> None:
+    """The 404 stays below 1,000 bytes though the name has 500,000."""
     answer = ask(plain, plain.key("acme"), {"model": "m" * 500_000})
     assert answer.status_code == 404
     assert answer.json()["error"]["code"] == "model_not_found"

@@ -267,6 +267,7 @@ async def modest(peer: Peer) -> None:
 async def test_usage_told_before_a_cut_stream_does_not_hide_what_came_after_it(
     tmp_path: Path,
 ) -> None:
+    """A provider that tells its usage early is booked with all 50 tokens that it wrote."""
     async with (
         RawUpstream(modest) as upstream,
         gateway_from_a_loop(tmp_path, f"http://127.0.0.1:{upstream.port}") as gateway,

@@ -144,6 +144,7 @@ def test_a_405_names_the_methods_that_the_path_takes(
 
 
 def test_a_405_of_the_admin_port_names_the_methods_too(gateway: RunningGateway) -> None:
+    """Each path lists its own, with HEAD wherever GET is taken."""
     with gateway.admin() as admin:
         for method, path, allowed in (
             ("PUT", "/admin/keys", {"GET", "HEAD", "POST"}),
@@ -242,6 +243,7 @@ def test_tokens_have_no_case(client: httpx.Client, keys: dict[str, str]) -> None
 def test_an_answer_is_read_whatever_the_case_of_its_head(
     client: httpx.Client, provider: ScriptedProvider
 ) -> None:
+    """Providers may write codings and connection options in any case, or leave a coding empty."""
     for coding in ("Identity", ""):
         provider.answer(json.dumps(ANSWER).encode(), Content_Encoding=coding, Connection="CLOSE")
         answer = client.post("/v1/chat/completions", json=CHAT)
@@ -293,6 +295,7 @@ def test_our_key_counts_beside_a_foreign_credential(
 
 
 def test_two_foreign_credentials_are_none(client: httpx.Client) -> None:
+    """Two keys that are not ours and an empty third still make a 401."""
     told = {"authorization": "Bearer sk-a", "x-api-key": "sk-b", "api-key": ""}
     assert client.post("/v1/messages", json=MESSAGE, headers=told).status_code == 401
 
@@ -318,6 +321,7 @@ def test_a_long_wait_reaches_the_client_as_it_was_asked(
 def test_advice_that_is_none_is_left_out(
     client: httpx.Client, provider: ScriptedProvider, told: str
 ) -> None:
+    """Infinity, negative numbers and words from a provider never reach a client as a wait."""
     provider.answer(b"{}", 503, retry_after=told)
     answer = client.post("/v1/chat/completions", json=CHAT)
     assert answer.status_code == 503
@@ -343,6 +347,7 @@ def test_of_the_accounts_quota_a_client_learns_when_and_not_how_much(
 
 
 def test_a_preflight_is_answered_for_the_origins_of_the_policy(client: httpx.Client) -> None:
+    """A browser app may send POST with its own headers to a tenant that lets any page ask."""
     asked = {
         "access-control-request-method": "POST",
         "access-control-request-headers": "authorization,content-type,x-stainless-os",
@@ -382,6 +387,7 @@ def test_a_page_reads_answers_of_the_tenants_that_name_it(
 
 
 def test_a_page_reads_why_it_was_refused_before_anybody_knew_it(client: httpx.Client) -> None:
+    """Without this header a browser hides the 401, and its developer sees only a network error."""
     told = {"origin": "https://shop.example", "authorization": "Bearer wrong"}
     for method, path in (("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/no")):
         answer = client.request(method, path, headers=told)
@@ -413,6 +419,7 @@ def test_a_probe_finds_somebody_at_home(client: httpx.Client, path: str) -> None
     ],
 )
 def test_a_wrong_base_url_gets_the_right_path(client: httpx.Client, path: str, right: str) -> None:
+    """A missing, doubled or trailing part of the URL costs a newcomer one look at the 404."""
     for method in ("POST", "GET"):
         answer = client.request(method, path, json={})
         assert answer.status_code == 404
@@ -467,6 +474,7 @@ def test_whoever_asks_for_nothing_that_exists_is_seen(
 
 
 def test_no_proxy_keeps_events_back(client: httpx.Client, provider: ScriptedProvider) -> None:
+    """Two headers keep nginx and caches from holding tokens until the end of a stream."""
     provider.stream(EVENT, "data: [DONE]\n\n")
     answer = client.post("/v1/chat/completions", json={**CHAT, "stream": True})
     assert answer.headers["x-accel-buffering"] == "no"
@@ -522,6 +530,7 @@ def test_a_listed_model_says_what_it_holds_and_what_it_costs_this_tenant(
 def test_anthropics_client_reads_the_list_of_models(
     gateway: RunningGateway, keys: dict[str, str]
 ) -> None:
+    """Its context length and date parse, and an unknown model is that client's NotFoundError."""
     with anthropic.Anthropic(
         base_url=f"http://127.0.0.1:{gateway.port}", api_key=keys["shop"], max_retries=0
     ) as client:

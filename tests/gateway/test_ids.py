@@ -18,6 +18,7 @@ def reference_decode(ulid: str) -> int:
 
 @given(st.integers(0, 2**128 - 1))
 def test_encoding_agrees_with_the_specification_for_every_value(value: int) -> None:
+    """A reference decoder reads any 128-bit value back, and its top 48 bits are the time."""
     ulid = encode(value)
     assert len(ulid) == 26
     assert reference_decode(ulid) == value
@@ -25,15 +26,18 @@ def test_encoding_agrees_with_the_specification_for_every_value(value: int) -> N
 
 
 def test_the_specification_s_own_example_is_read() -> None:
+    """A published ULID gives its published time, so the reading is not only our own."""
     assert timestamp_ms("01ARZ3NDEKTSV4RRFFQ69G5FAV") == 1_469_922_850_259
 
 
 @given(st.integers(0, 2**128 - 1), st.integers(0, 2**128 - 1))
 def test_text_order_is_number_order(one: int, other: int) -> None:
+    """Sorted as text, as a database sorts them, ids keep the order of their numbers."""
     assert (encode(one) < encode(other)) == (one < other)
 
 
 def test_a_hundred_thousand_are_distinct_well_formed_and_in_the_order_of_their_time() -> None:
+    """No two requests share an id, and each id's time lies within the run."""
     new_id = UlidFactory()
     before_ms = time.time_ns() // 1_000_000
     made = [new_id() for _ in range(100_000)]
@@ -48,6 +52,7 @@ def test_a_hundred_thousand_are_distinct_well_formed_and_in_the_order_of_their_t
 
 
 def test_the_random_part_uses_every_bit_and_repeats_no_block() -> None:
+    """A stuck bit or a block used twice would let ids collide or be guessed."""
     new_id = UlidFactory()
     randoms = [reference_decode(new_id()) & (2**80 - 1) for _ in range(1200)]  # several blocks
     assert len(set(randoms)) == len(randoms)
@@ -57,6 +62,7 @@ def test_the_random_part_uses_every_bit_and_repeats_no_block() -> None:
 
 
 def test_two_factories_share_no_randomness() -> None:
+    """Two workers that start together must not give out the same ids."""
     one, other = UlidFactory(), UlidFactory()
     assert not {one()[10:] for _ in range(500)} & {other()[10:] for _ in range(500)}
 
@@ -89,5 +95,6 @@ def test_two_factories_share_no_randomness() -> None:
     ],
 )
 def test_text_that_is_no_ulid_is_refused(text: str) -> None:
+    """Wrong length, case, alphabet or digits get a ValueError and never a wrong time."""
     with pytest.raises(ValueError, match="is not a ULID"):
         timestamp_ms(text)

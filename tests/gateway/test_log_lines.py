@@ -62,6 +62,7 @@ def test_every_process_writes_json_with_its_fields_in_one_order(
 
 @pytest.mark.slow
 def test_a_start_that_fails_is_one_json_line_too(tmp_path: Path) -> None:
+    """A log collector parses the refused policy's place like any other line."""
     gateway = RunningGateway(tmp_path, "http://127.0.0.1:9/v1", settings=JSON)
     gateway.policy_file.write_text("apiVersion: tollhouse/v1\nkind: Model\n")
     ended = subprocess.run(
@@ -77,6 +78,7 @@ def test_a_start_that_fails_is_one_json_line_too(tmp_path: Path) -> None:
 def test_a_level_leaves_out_what_is_less_important(
     tmp_path: Path, provider: ProviderThread
 ) -> None:
+    """At level error, a start, a good request and a stop write nothing at all."""
     with running_gateway(tmp_path, provider.base_url, settings="log: {level: error}\n") as gateway:
         assert ask(gateway, gateway.key("acme")).is_success
     assert gateway.log.read_text() == ""

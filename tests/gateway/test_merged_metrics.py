@@ -19,6 +19,7 @@ def page(merger: Merger, *processes: Metrics) -> dict[tuple[str, ...], float]:
 
 
 def test_counters_and_histograms_are_added_up() -> None:
+    """Two workers' requests and latencies read as those of one gateway, bucket by bucket."""
     one, other = Metrics(), Metrics()
     one.requests_total.inc(("rest", "large", "ok"), 3)
     other.requests_total.inc(("rest", "large", "ok"), 4)
@@ -34,6 +35,7 @@ def test_counters_and_histograms_are_added_up() -> None:
 
 
 def test_money_stays_exact_beyond_64_bits() -> None:
+    """A float would drop the last pico-dollar of a sum of 18 million dollars."""
     one, other = Metrics(), Metrics()
     one.cost_usd_total.inc(("acme", "large"), 2**64)
     other.cost_usd_total.inc(("acme", "large"), 1)
@@ -42,6 +44,7 @@ def test_money_stays_exact_beyond_64_bits() -> None:
 
 
 def test_a_level_is_a_sum_or_the_most_or_the_least_of_the_processes() -> None:
+    """Work in flight adds up, one ejection shows, and a model is up only where it is up for all."""
     one, other = Metrics(), Metrics()
     for metrics, up in ((one, 1.0), (other, 0.0)):
         metrics.in_flight.set(5)
@@ -72,6 +75,7 @@ def test_what_an_ended_process_counted_stays_counted_and_its_levels_go() -> None
 
 
 def test_a_process_that_was_only_cut_off_is_not_counted_twice() -> None:
+    """A worker that comes back continues from its own count: five and one are six."""
     merger, cut = Merger(), Metrics()
     cut.requests_total.inc(("rest", "large", "ok"), 5)
     merger.retire("cut", take(cut))
@@ -83,6 +87,7 @@ def test_a_process_that_was_only_cut_off_is_not_counted_twice() -> None:
 
 
 def test_what_very_many_ended_processes_counted_stays_counted() -> None:
+    """A hundred restarts lose no request from the total."""
     merger = Merger()
     for number in range(100):
         ended = Metrics()

@@ -30,6 +30,7 @@ def booked(
 
 
 def test_a_usage_that_can_be_true_is_booked_as_it_was_told() -> None:
+    """The provider's count is left untouched; an embedding needs no output tokens."""
     told = Usage(prompt_tokens=1, completion_tokens=1)
     assert booked(told) is told
     vectors = Usage(prompt_tokens=1)
@@ -51,6 +52,7 @@ def test_a_usage_that_can_be_true_is_booked_as_it_was_told() -> None:
     ],
 )
 def test_a_zero_that_cannot_be_true_is_counted_and_marked(told: Usage, expected: Usage) -> None:
+    """A placeholder zero would make an answer free, so our count takes its place."""
     assert booked(told) == expected
 
 
@@ -88,15 +90,18 @@ def test_a_tier_that_was_asked_for_served_unless_the_answer_names_another(
 def test_what_a_chat_is_billed_for_beside_its_tokens_is_foreseen(
     body: dict[str, Any], target: Any, expected: dict[str, Any]
 ) -> None:
+    """Web searches and other fees are found in the request, whatever each provider calls them."""
     told = Usage(prompt_tokens=1, completion_tokens=1)
     assert booked(told, body, target=target) == msgspec.structs.replace(told, **expected)
 
 
 def test_searches_that_the_provider_counted_are_not_guessed() -> None:
+    """Three searches told by the provider stay three."""
     told = Usage(prompt_tokens=1, completion_tokens=1, web_searches=3)
     assert booked(told, {"web_search_options": {}}, target=SEARCHING) is told
 
 
 def test_an_answer_without_usage_is_estimated_with_its_tier_and_its_fees() -> None:
+    """An estimate without tier and search fee would be systematically wrong."""
     expected = msgspec.structs.replace(SEEN, service_tier="flex", web_searches=1)
     assert booked(None, {"web_search_options": {}}, tier_named="flex") == expected

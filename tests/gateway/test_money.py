@@ -14,6 +14,7 @@ amounts = st.integers(min_value=-(10**30), max_value=10**30)
 
 @given(amounts)
 def test_an_amount_survives_text(pico: int) -> None:
+    """No amount changes by being written down and read again, not by one pico-dollar."""
     assert parse_usd(format_usd(pico)) == pico
 
 
@@ -28,6 +29,7 @@ def test_an_exact_text_drops_zeros_alone(pico: int) -> None:
 
 @given(amounts, st.integers(min_value=0, max_value=12))
 def test_formatting_rounds_half_even_like_decimal(pico: int, places: int) -> None:
+    """The standard library's decimal at 60 digits is the judge for any number of places."""
     with localcontext() as context:
         context.prec = 60
         expected = Decimal(pico).scaleb(-12).quantize(Decimal(1).scaleb(-places), ROUND_HALF_EVEN)
@@ -36,12 +38,14 @@ def test_formatting_rounds_half_even_like_decimal(pico: int, places: int) -> Non
 
 @given(amounts, st.integers(0, 10**9), st.integers(1, 10**9))
 def test_scaling_rounds_half_even_exactly(pico: int, numerator: int, denominator: int) -> None:
+    """Mark-ups and shares agree with exact fractions, so that no bias builds up over many bills."""
     exact = Fraction(pico) * numerator / denominator
     assert scale_half_even(pico, numerator, denominator) == round(exact)
 
 
 @pytest.mark.parametrize(("dividend", "expected"), [(1, 0), (3, 2), (5, 2), (-1, 0), (-3, -2)])
 def test_a_tie_goes_to_the_even_neighbour(dividend: int, expected: int) -> None:
+    """Half of 1 is 0 and half of 3 is 2, for negative amounts too."""
     assert divide_half_even(dividend, 2) == expected
 
 
@@ -51,6 +55,7 @@ def test_a_tie_goes_to_the_even_neighbour(dividend: int, expected: int) -> None:
      "0.0000000000001"],
 )  # fmt: skip
 def test_anything_but_a_plain_decimal_is_refused(text: str) -> None:
+    """Exponents, NaN, foreign digits and a 13th decimal place must not become a wrong price."""
     with pytest.raises(ValueError, match="decimal"):
         parse_usd(text)
 
@@ -63,5 +68,6 @@ def test_a_large_amount_keeps_its_last_pico_dollar() -> None:
 
 
 def test_an_amount_below_one_dollar_keeps_its_sign() -> None:
+    """A loss of one pico-dollar shows its minus; rounded away, it is 0 and not -0."""
     assert format_usd(-1) == "-0.000000000001"
     assert format_usd(-(10**11), 0) == "0"
