@@ -33,6 +33,7 @@ _ANSWER_PREFIX: dict[Endpoint, str] = {
     "chat": "chatcmpl-",
     "completions": "cmpl-",
     "embeddings": "",
+    "decisions": "",
 }  # no other endpoint's answers are stored
 
 CacheStatus = Literal["miss", "hit-exact", "hit-semantic", "bypass"]

@@ -1,13 +1,10 @@
-"""How likely each of some labels is as the answer, calibrated by inputs without content.
+"""How likely each of some labels is as the answer.
 
-A label's score is the sum of its tokens' log-probabilities after the prompt. A small model prefers
-some labels whatever is asked, so the shares are divided by those that it gives where the input says
-nothing. Source: Zhao et al. 2021, "Calibrate Before Use". Pure, but for the sequence that walks the
-labels in the engine. Nothing of it is kept from one request to another.
+A label's score is the sum of its tokens' log-probabilities after the prompt. No score is kept from
+one request to another. What makes probabilities of scores is ``calibration``.
 """
 
 from collections.abc import Sequence as Many
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +17,6 @@ LABELS_MAX = 255
 LABEL_TOKENS_MAX = 1_024
 """Of all labels together, beginnings that they share counted once."""
 
-CONTENT_FREE = ("N/A", "", "[MASK]")
-
-Float = npt.NDArray[np.float64]
-
 
 def check(labels: Many[str]) -> None:
     """Raise InvalidPrompt for labels that cannot be told apart."""
@@ -31,35 +24,6 @@ def check(labels: Many[str]) -> None:
         raise InvalidPrompt(f"there must be 2 to {LABELS_MAX} labels")
     if len(set(labels)) < len(labels) or not all(labels):
         raise InvalidPrompt("labels must differ, and none may be empty")
-
-
-def without_content(messages: Many[dict[str, Any]], content: str) -> list[list[dict[str, Any]]]:
-    """The messages with inputs that say nothing in the place of ``content``."""
-    return [
-        [
-            {**message, "content": str(message.get("content") or "").replace(content, nothing)}
-            for message in messages
-        ]
-        for nothing in CONTENT_FREE
-    ]
-
-
-def calibrated(scores: Many[float], content_free: Many[Many[float]]) -> list[float]:
-    """Probabilities, in the labels' order. content_free: scores for inputs without content.
-
-    Without any, the probabilities are the model's own shares.
-    """
-    shares = _shares(scores)
-    if content_free:
-        shares = shares / np.mean([_shares(free) for free in content_free], axis=0)
-    return [float(share) for share in shares / shares.sum()]
-
-
-def _shares(scores: Many[float]) -> Float:
-    weights = np.exp(np.asarray(scores, np.float64) - max(scores))
-    # A label that is never said would divide by nothing.
-    shares: Float = np.maximum(weights / weights.sum(), 1e-12)
-    return shares
 
 
 class LabelSequence(Sequence):

@@ -7,7 +7,7 @@ capabilities and sizes; knows no body and no traffic.
 from gateway.errors import ContextTooLong, GatewayError, InvalidRequest
 from gateway.policy.snapshot import AlwaysLarge, Model, RequestFacts
 
-_MEDIA_PARAMS = {"responses": "input"}
+_MEDIA_PARAMS = {"responses": "input", "decisions": "input"}
 _BYTES_PER_TOKEN_MAX = 16  # more bytes than this per token of context cannot fit
 
 

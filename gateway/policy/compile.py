@@ -63,7 +63,7 @@ _VENDOR_SPEAKS: dict[Api, tuple[DialectName, ...]] = {
     "openai": ("chat", "responses"),
     "azure": ("chat", "responses"),
     "anthropic": ("messages",),
-    "local": ("chat",),
+    "local": ("chat", "decisions"),
 }
 # Our own model process thinks of nothing: where it is silent, it is stuck.
 _LOCAL_SILENCE = Timeouts(first_byte_seconds=30.0, idle_seconds=30.0)

@@ -24,6 +24,6 @@ def facts_of(
         temperature=1.0 if request.temperature is None else request.temperature,
         has_json=request.has_json_format,
         output_tokens=request.max_output_tokens or 0,
-        prompt_bytes=request.prompt_bytes,
+        prompt_bytes=request.prompt_bytes // request.prompts,
         ends_with_user_text=request.last_user_text is not None,
     )

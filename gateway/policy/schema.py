@@ -196,7 +196,9 @@ class ProviderSection(Section):
         if self.api == "local" and self.network is not None:
             raise ValueError("a local provider has no network")
         if self.api == "local" and self.dialects is not None:
-            raise ValueError("a local provider speaks chat, and has no dialects to set")
+            raise ValueError(
+                "a local provider speaks chat and decisions, and has no dialects to set"
+            )
         if self.api != "local" and self.base_url is None:
             raise ValueError(f"a provider with api: {self.api} needs a base_url")
         if self.api != "local" and self.runtime is not None:

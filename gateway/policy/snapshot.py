@@ -206,7 +206,7 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float = 1.0
     has_json: bool = False  # it asks for structured output
     output_tokens: int = 0  # of one answer, as the request limits it; 0: it sets no limit
-    prompt_bytes: int = 0
+    prompt_bytes: int = 0  # of one prompt, where a request has several
     ends_with_user_text: bool = True
 
 

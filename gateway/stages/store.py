@@ -10,6 +10,7 @@ from gateway.exchange import Exchange
 from gateway.services import Services
 from gateway.wire.assemble import complete
 from gateway.wire.canonical import searches
+from gateway.wire.openai import WITHOUT_OUTPUT
 from gateway.wire.verbatim import encode
 
 _DEPTH_CERTAIN = 200  # so many containers cannot be too deep to be written
@@ -48,7 +49,7 @@ def _worth_keeping(exchange: Exchange) -> bool:
         return False
     if searches(exchange.attempts[-1].target.upstream_model):
         return False  # its name for clients need not say so
-    return exchange.endpoint == "embeddings" or complete(answer)
+    return exchange.endpoint in WITHOUT_OUTPUT or complete(answer)
 
 
 def _downgraded(exchange: Exchange) -> bool:
@@ -62,7 +63,7 @@ def _entry(exchange: Exchange) -> StoredAnswer | None:
         return None
     if not exchange.request.stream:
         kept = exchange.tail
-        if exchange.endpoint != "embeddings" and not _can_be_written(kept, answer):
+        if exchange.endpoint not in WITHOUT_OUTPUT and not _can_be_written(kept, answer):
             return None
     else:  # of a stream too long to be kept the followers have the frames: they book, no more
         kept = encode(answer) if answer is not None else b""

@@ -8,29 +8,24 @@ import time
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from gateway.errors import (
-    UpstreamNonsense,
-    UpstreamOverloaded,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-)
-from gateway.upstreams import local_answers, local_openai
+from gateway.errors import UpstreamOverloaded, UpstreamTimeout, UpstreamUnavailable
+from gateway.upstreams import local_answers, local_decisions, local_openai
 from gateway.upstreams.base import COMPUTE_HEADER, Headers, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.bulkhead import QUEUE_MAX
 from gateway.upstreams.health import Outcome
-from gateway.upstreams.local_choices import Choices, Numbered
+from gateway.upstreams.local_choices import Choices, Numbered, ended_well
 from gateway.upstreams.local_client import (
     PENDING_MAX,
     GenerationStream,
     ModelProcessClient,
     not_sent,
-    refusal,
 )
+from gateway.upstreams.local_labels import score_labels
 from gateway.upstreams.local_limit import AdaptiveLimit
 from gateway.upstreams.local_slots import LocalSlots
 from gateway.upstreams.refusals import Body, refuse
 from gateway.upstreams.retry_budget import RetryBudget
-from local_models.messages import Delta, Finished
+from local_models.messages import Finished, ModelInfo
 
 __all__ = ["GenerationStream", "LocalUpstream", "ModelProcessClient"]
 
@@ -39,12 +34,6 @@ EMBEDDINGS_MAX_TOKENS = 512
 
 T = TypeVar("T")
 
-_NONSENSE = {
-    "loop": "it repeated itself",
-    "endless": "it repeated itself with other numbers",
-    "script": "it was in another script than the question",
-    "broken": "it had broken characters",
-}
 _JSON = (b"content-type", b"application/json")
 _EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 
@@ -101,6 +90,8 @@ class LocalUpstream:
         match request.path:
             case "/chat/completions" | "/completions":
                 return await self._generate(request, body)
+            case "/decisions":
+                return await self._decide(request, body)
             case "/embeddings":
                 return await self._embed(request, body)
         raise refuse("path", f"{request.path} is not served here")
@@ -112,12 +103,7 @@ class LocalUpstream:
         """Nothing of its own: the client is shared, and closed by who made it."""
 
     async def _generate(self, request: UpstreamRequest, body: Body) -> UpstreamResponse:
-        state = self._client.state
-        model = state.generation if state is not None else None
-        if model is None or model.name != self._model:
-            raise not_sent(
-                UpstreamUnavailable(f"the model process does not serve {self._model} now.")
-            )
+        model = self._generating()
         call = local_openai.read_call(
             body,
             chat=request.path == "/chat/completions",
@@ -132,7 +118,7 @@ class LocalUpstream:
         try:
             first_byte_deadline = min(request.first_byte_deadline, request.deadline)
             first = await self._timed(request, stream.receive(first_byte_deadline))
-            _ended_well(first[1], request.deadline)
+            ended_well(first[1], request.deadline)
             if request.stream:
                 return _StreamedAnswer(call, request, stream, first)
             return await _whole_answer(call, request, stream, first)
@@ -140,6 +126,36 @@ class LocalUpstream:
             # A caller that is cancelled must not leave its generation behind.
             stream.close()
             raise
+
+    def _generating(self) -> ModelInfo:
+        """The model, where it generates now."""
+        state = self._client.state
+        model = state.generation if state is not None else None
+        if model is None or model.name != self._model:
+            raise not_sent(
+                UpstreamUnavailable(f"the model process does not serve {self._model} now.")
+            )
+        return model
+
+    async def _decide(self, request: UpstreamRequest, body: Body) -> UpstreamResponse:
+        """One question after the other: what they have in common is read once."""
+        self._generating()
+        decision, asked = local_decisions.read_call(body)
+        scores = []
+        for number, question in enumerate(asked):
+            scoring = score_labels(
+                self._client,
+                question.prompts,
+                question.labels,
+                request_id=f"{request.request_id}.{number}",
+                deadline=request.deadline
+                if number
+                else min(request.first_byte_deadline, request.deadline),
+                scope=request.scope,
+            )
+            scores.append(await (scoring if number else self._timed(request, scoring)))
+        document = local_decisions.document(request.model or self._model, decision, scores)
+        return _Document(document, sum(each.compute_us for each in scores))
 
     async def _timed(self, request: UpstreamRequest, answer: Awaitable[T]) -> T:
         """``answer``, from whose wait the limit learns."""
@@ -228,7 +244,7 @@ class _StreamedAnswer:
 
     def _translate(self, numbered: Numbered) -> bytes:
         number, message = numbered
-        _ended_well(message, self._request.deadline)
+        ended_well(message, self._request.deadline)
         events = self._events.take(number, message)
         if self._events.ended:
             self._ended = True
@@ -249,7 +265,7 @@ async def _whole_answer(
     running = len(choices)
     number, message = first
     while True:
-        _ended_well(message, request.deadline)
+        ended_well(message, request.deadline)
         choices[number].take(message)
         if isinstance(message, Finished):
             totals.add(message)
@@ -258,18 +274,3 @@ async def _whole_answer(
                 break
         number, message = await stream.receive(request.deadline)
     return _Document(local_answers.document(call, choices, totals), totals.compute_us)
-
-
-def _ended_well(message: Delta | Finished, deadline: float) -> None:
-    """Raise where a message says that the answer will never be complete."""
-    if not isinstance(message, Finished):
-        return
-    if message.reason == "nonsense":
-        raise UpstreamNonsense(f"the local model's answer was ended: {_NONSENSE[message.message]}.")
-    if message.reason in ("cancelled", "error"):
-        if message.refused:
-            words = f"The local model cannot serve this request: {message.message}."
-            raise refusal(words, "unsupported_value")
-        if time.monotonic() >= deadline:
-            raise UpstreamTimeout("the local model did not finish in time.")
-        raise UpstreamUnavailable(f"the local model stopped: {message.message or message.reason}.")

@@ -1,16 +1,25 @@
 """Several generations that answer one request, read as one.
 
-Knows streams of messages; does not know OpenAI.
+Knows streams of messages and how they end; does not know OpenAI.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
-from gateway.upstreams.local_client import GenerationStream, before
+from gateway.errors import UpstreamNonsense, UpstreamTimeout, UpstreamUnavailable
+from gateway.upstreams.local_client import GenerationStream, before, refusal
 from local_models.messages import Delta, Finished, GenerationRequest
 
 Numbered = tuple[int, Delta | Finished]
 """A message, and the number of its choice."""
+
+_NONSENSE = {
+    "loop": "it repeated itself",
+    "endless": "it repeated itself with other numbers",
+    "script": "it was in another script than the question",
+    "broken": "it had broken characters",
+}
 
 
 class Choices:
@@ -57,3 +66,18 @@ class Choices:
         """Cancel what still runs. Idempotent."""
         for stream in self._streams:
             stream.close()
+
+
+def ended_well(message: Delta | Finished, deadline: float) -> None:
+    """Raise where a message says that the answer will never be complete."""
+    if not isinstance(message, Finished):
+        return
+    if message.reason == "nonsense":
+        raise UpstreamNonsense(f"the local model's answer was ended: {_NONSENSE[message.message]}.")
+    if message.reason in ("cancelled", "error"):
+        if message.refused:
+            words = f"The local model cannot serve this request: {message.message}."
+            raise refusal(words, "unsupported_value")
+        if time.monotonic() >= deadline:
+            raise UpstreamTimeout("the local model did not finish in time.")
+        raise UpstreamUnavailable(f"the local model stopped: {message.message or message.reason}.")

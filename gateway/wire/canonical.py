@@ -23,6 +23,7 @@ NOT_COUNTED: Final = frozenset(
         "safety_identifier",
         "service_tier",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "prediction",
         "store",
@@ -75,7 +76,7 @@ _ALIASED: Final = frozenset(
 _EXACT_FLOAT_MAX: Final = 2**53
 # What else there is has streams that nobody can replay from a stored answer, and answers that
 # depend on headers (anthropic-beta), which are no part of the canonical form.
-_STORED: Final = frozenset({"chat", "completions", "embeddings"})
+_STORED: Final = frozenset({"chat", "completions", "embeddings", "decisions"})
 _TEXT_PART: Final = {"type", "text"}
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from gateway.errors import GatewayError, UpstreamProtocolError, UpstreamStatus
-from gateway.wire import anthropic, openai, responses
+from gateway.wire import anthropic, decisions, openai, responses
 from gateway.wire.assemble import answer_text, replay
 from gateway.wire.openai import Endpoint, ParsedRequest
 from gateway.wire.relay import StreamRelay
@@ -25,7 +25,7 @@ from gateway.wire.typed_forms import (
 from gateway.wire.usage import Usage
 from gateway.wire.usage_reading import usage_of_chat
 
-DialectName = Literal["chat", "responses", "messages"]
+DialectName = Literal["chat", "responses", "messages", "decisions"]
 Relay = StreamRelay | TypedEventRelay
 
 
@@ -215,6 +215,17 @@ DIALECTS: dict[Endpoint, Dialect] = {
         whole=_whole_typed(responses.ResponsesRelay, whole_response),
         passed_on=(*_CHAT.passed_on, b"openai-beta"),
         error_event=responses.error_event,
+    ),
+    "decisions": _replace(
+        _CHAT,
+        name="decisions",
+        path="/decisions",
+        parse=decisions.parse_request,
+        is_answer=_lists("answers"),
+        failure=read_reported,
+        text=lambda document: "",
+        replay=None,
+        whole=None,
     ),
 }
 

@@ -26,8 +26,11 @@ from gateway.wire.structure import (
 )
 from gateway.wire.verbatim import Number, decode, encode, without_halves
 
-Endpoint = Literal["chat", "completions", "embeddings", "messages", "count_tokens", "responses"]
-WITHOUT_OUTPUT: frozenset[Endpoint] = frozenset({"embeddings", "count_tokens"})  # no token of it
+Endpoint = Literal[
+    "chat", "completions", "embeddings", "messages", "count_tokens", "responses", "decisions"
+]
+# No token is written.
+WITHOUT_OUTPUT: frozenset[Endpoint] = frozenset({"embeddings", "count_tokens", "decisions"})
 
 USER_LENGTH_MAX = 512
 _TIERS = (None, "auto", "default", "flex")  # at the list price or below it
@@ -56,6 +59,7 @@ class ParsedRequest(msgspec.Struct, kw_only=True):
     stream: bool = False
     include_usage: bool = False  # the client wants the usage event of a stream
     prompt_bytes: int  # UTF-8 bytes of all that becomes prompt: an upper bound of its tokens
+    prompts: int = 1  # that are read, each within the model's window
     unsized: str | None = None  # names a field that may be more prompt than ``prompt_bytes`` says
     enclosed: str | None = None  # likewise, of a file or recording that the body itself holds
     max_output_tokens: int | None = None

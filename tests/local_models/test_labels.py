@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from local_models.calibration import calibrated
 from local_models.engine import Engine
-from local_models.labels import CONTENT_FREE, calibrated, without_content
 from local_models.messages import GenerationRequest, InvalidPrompt
 from local_models.sampler import log_probabilities
 from tests.local_models.generating import request, run
@@ -64,13 +64,6 @@ def test_calibration_is_division_by_what_nothing_gets() -> None:
     assert calibrated(scores, free) == pytest.approx(list(expected / expected.sum()))
     assert calibrated(free[0], free) == pytest.approx([0.5, 0.5])
     assert sum(calibrated([-900.0, -1.0, -2.0], [[-1.0, -900.0, -1.0]])) == pytest.approx(1)
-
-
-def test_the_inputs_without_content_are_the_same_prompt() -> None:
-    made = without_content([{"role": "user", "content": ASK}], TEXT)
-    assert [each[0]["content"] for each in made] == [
-        f"Is the review positive or negative? Review: {nothing}" for nothing in CONTENT_FREE
-    ]
 
 
 @pytest.mark.parametrize(

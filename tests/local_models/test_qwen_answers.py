@@ -11,8 +11,8 @@ import pytest
 
 from gateway.upstreams.local_answers import Choice, Totals, document
 from gateway.upstreams.local_openai import read_call
+from local_models.calibration import calibrated
 from local_models.engine import Engine
-from local_models.labels import calibrated, without_content
 from tests.local_models.generating import request, run
 from tests.local_models.qwen import qwen_model_dir
 
@@ -122,9 +122,10 @@ def test_labels_tell_good_from_bad(qwen: Engine) -> None:
     ]  # fmt: skip
     right = 0
     for review, wanted in reviews:
-        said = f"Is this review positive or negative? Answer with one word.\nReview: {review}"
-        prompts = [[{"role": "user", "content": said}]]
-        prompts += without_content(prompts[0], review)
+        ask = "Is this review positive or negative? Answer with one word.\nReview: "
+        prompts = [
+            [{"role": "user", "content": ask + text}] for text in (review, "N/A", "", "[MASK]")
+        ]
         asked = [
             msgspec.structs.replace(
                 request(str(number), ""), messages=tuple(prompt), labels=("positive", "negative")

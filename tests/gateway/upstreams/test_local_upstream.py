@@ -395,18 +395,18 @@ async def test_labels_are_scored_with_calibration(client: ModelProcessClient) ->
     """Each judged text asks four times; the probabilities are of the labels alone."""
     found = []
     for text in ("I love it, wonderful and great!", "I hate it, awful and terrible!"):
-        messages = [{"role": "user", "content": f"Is this positive or negative? {text}"}]
+        prompts = [f"Is this positive or negative? {each}" for each in (text, "N/A", "", "[MASK]")]
         asked: dict[str, Any] = {"request_id": "r", "deadline": time.monotonic() + 30}
         labels = ("positive", "negative")
-        plain = await score_labels(client, messages, labels, content="", **asked)
-        scored = await score_labels(client, messages, labels, content=text, **asked)
+        plain = await score_labels(client, prompts[:1], labels, **asked)
+        scored = await score_labels(client, prompts, labels, **asked)
         assert math.isclose(sum(scored.probabilities), 1)
         assert scored.tokens > 3 * plain.tokens / 2
         assert scored.compute_us > plain.compute_us > 0
         found.append(scored.probabilities[0])
     assert found[0] > found[1]
     with pytest.raises(UpstreamStatus, match="labels must differ"):
-        await score_labels(client, messages, ("a", "a"), content="", **asked)
+        await score_labels(client, prompts, ("a", "a"), **asked)
 
 
 async def test_penalties_and_biases_change_the_answer(upstream: Upstream) -> None:
