@@ -47,11 +47,11 @@ class Metadata(Section):
     """A document's name and owner, for people."""
 
     name: Name = Field(description="The document's name, for people.")
-    owner: str = Field("", description="Whom to ask about it.")
+    owner: str = Field("", description="The person or team to ask about it.")
 
 
 class Auth(Section):
-    """How we show a provider who we are; by reference only."""
+    """Credentials for a provider, given by reference only."""
 
     bearer: SecretReference | None = Field(
         None, description="A reference, ${env:NAME} or ${file:/path}: authorization: Bearer."
@@ -70,49 +70,62 @@ class Auth(Section):
 class TimeoutsSection(Section):
     """Deadlines of one provider."""
 
-    connect: Duration = Field(2.0, description="To open a connection.")
+    connect: Duration = Field(2.0, description="Time to open a connection.")
     # A whole answer has no first byte before it is finished, and models that think are silent for
     # minutes, also between two events. What is down is found out by ``connect``.
     first_byte: Duration | None = Field(
         None,
-        description="Until the answer begins; of a whole one, until it is done. default: 10m,"
+        description="Time until an answer begins, and until a whole one is done. default: 10m,"
         " of api: local 30s.",
     )
     idle: Duration | None = Field(
-        None, description="Between two chunks of an answer. default: 5m, of api: local 30s."
+        None, description="Time between two chunks of an answer. default: 5m, of api: local 30s."
     )
-    total: Duration = Field(600.0, description="For the whole request, all attempts.")
+    total: Duration = Field(600.0, description="Time for the whole request, with all attempts.")
 
 
 class HealthSection(Section):
-    """When a provider is left alone for a while."""
+    """When the gateway stops asking a failing provider for a while."""
 
-    window: Duration = Field(30.0, description="What is looked at.")
-    min_requests: Size = Field(20, description="Fewer requests in the window prove nothing.")
-    error_rate: Share = Field(0.5, description="At this share of failures it is ejected.")
-    eject: Duration = Field(30.0, description="How long, before one request may probe.")
+    window: Duration = Field(
+        30.0, description="Length of the sliding window in which failures are counted."
+    )
+    min_requests: Size = Field(
+        20, description="Requests in the window before the provider may be ejected."
+    )
+    error_rate: Share = Field(
+        0.5, description="Share of failures at which the provider is ejected."
+    )
+    eject: Duration = Field(30.0, description="Time before one request may try the provider again.")
 
 
 class ProviderLimits(Section):
-    """What one provider is asked at once."""
+    """How many requests one provider gets at once."""
 
-    concurrent: Size = Field(256, description="Requests in progress; one more is refused.")
-    per_tenant: Share = Field(0.8, description="Of them, one tenant's at most.")
+    concurrent: Size = Field(
+        256, description="Requests in progress at once; one more waits shortly, then is refused."
+    )
+    per_tenant: Share = Field(
+        0.8, description="Largest share of those slots that one tenant may hold."
+    )
 
 
 class NetworkSection(Section):
-    """The way to one provider."""
+    """How one provider is reached over the network."""
 
     proxy: ProxyUrl | None = Field(
-        None, description="http://[user:password@]host:port; with a password, a reference."
+        None, description="http://[user:password@]host:port; one with a password is a reference."
     )
     ca_file: str | None = Field(
-        None, description="Absolute path of a PEM file: authorities instead of the system's."
+        None, description="Absolute path of a PEM file of authorities that replace the system's."
     )
     client_cert: PemReference | None = Field(
-        None, description="PEM of our certificate, its chain and, unless apart, its key."
+        None,
+        description="PEM of our certificate, its chain and, unless client_key has it, its key.",
     )
-    client_key: PemReference | None = Field(None, description="PEM of the key, if apart.")
+    client_key: PemReference | None = Field(
+        None, description="PEM of the key, if client_cert does not hold it."
+    )
 
     @model_validator(mode="after")
     def _key_has_certificate(self) -> "NetworkSection":
@@ -135,7 +148,7 @@ class Runtime(Section):
         | None
     ) = Field(None, description="A file of Hugging Face, owner/repo@revision/file.gguf.")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        None, description="Of the file of path or hub; another one is refused."
+        None, description="Digest of the file of path or hub; a file with another one is refused."
     )
     slots: Slots | None = Field(
         None, description="Generations that run at once. default: local.slots."
@@ -148,10 +161,11 @@ class Runtime(Section):
         description="End an answer that loops or is in another script, and ask the next model.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where it runs; auto is a GPU where ONNX Runtime can use one."
+        "auto", description="Where the model runs; auto takes a GPU where ONNX Runtime can use one."
     )
     prefix_scope: Literal["tenant", "key", "user", "none"] = Field(
-        "tenant", description="Whose requests read the common beginning of their prompts once."
+        "tenant",
+        description="Requests of one tenant, key or user share equal beginnings of prompts.",
     )
     max_batch: NotYet = None
     memory: NotYet = None
@@ -166,23 +180,27 @@ class Runtime(Section):
 
 
 class ProviderSection(Section):
-    """Somebody who answers."""
+    """A provider: a service that answers requests, or this node's own model."""
 
-    name: Name = Field(description="Named by models.")
+    name: Name = Field(description="The name by which models refer to it.")
     api: Literal["openai", "azure", "anthropic", "local"] = Field(
-        description="Whose paths and headers, or this node's model process."
+        description="The vendor's API to speak, or local for this node's model process."
     )
     base_url: str | None = Field(
-        None, description="https://host/v1, for azure https://host; not for api: local."
+        None, description="Base URL: https://host/v1, for azure https://host; none for api: local."
     )
     api_version: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{1,32}$")] | None = Field(
-        None, description="Azure's older paths, with deployments; without it /openai/v1."
+        None, description="Version for Azure's older paths with deployments; without it /openai/v1."
     )
     dialects: list[Literal["chat", "responses", "messages"]] | None = Field(
-        None, min_length=1, description="What it speaks, where that is not what its vendor does."
+        None,
+        min_length=1,
+        description="Dialects that it speaks, where they differ from its vendor's.",
     )
     auth: Auth | None = None
-    simulated: bool = Field(False, description="Said wherever the provider is shown.")
+    simulated: bool = Field(
+        False, description="The provider is a simulation; pages and reports say so beside its name."
+    )
     timeouts: TimeoutsSection = TimeoutsSection()
     health: HealthSection = HealthSection()
     limits: ProviderLimits = ProviderLimits()
@@ -213,28 +231,32 @@ class ProviderSection(Section):
 class TierSection(Section):
     """A contract's long-context clause."""
 
-    when_input_over: Size = Field(description="Prompt tokens above which the clause holds.")
+    when_input_over: Size = Field(
+        description="The clause holds for prompts of more tokens than this."
+    )
     multiply: dict[Literal["input", "output"], Money] = Field(
-        description="Factors of input and output."
+        description="Factors for the prices of input and output."
     )
 
 
 class ServiceTierSection(Section):
     """A contract's clause for answers that the provider served in another tier."""
 
-    name: str = Field(min_length=1, description="As answers name it: flex, priority, batch.")
+    name: str = Field(
+        min_length=1, description="The tier's name as answers give it: flex, priority, batch."
+    )
     multiply: dict[Literal["input", "output"], Money] = Field(
-        description="Factors of input and output."
+        description="Factors for the prices of input and output."
     )
 
 
 class Amortised(Section):
-    """What running one's own machine costs."""
+    """Cost of running a machine of one's own."""
 
     machine_hour: Money = Field(description="Dollars per hour of the machine.")
-    currency: Literal["USD"] = Field("USD", description="Of machine_hour.")
+    currency: Literal["USD"] = Field("USD", description="Currency of machine_hour.")
     allocate_by: Literal["compute_seconds"] = Field(
-        "compute_seconds", description="What a request takes of the machine."
+        "compute_seconds", description="The measure by which a request uses the machine."
     )
 
 
@@ -246,17 +268,21 @@ Meter = Literal[
 
 
 class PriceSection(Section):
-    """Where a model's price comes from."""
+    """Source of a model's price."""
 
     source: Literal["genai-prices", "contract", "internal", "unpriced"] = Field(
-        description="Where the price comes from; unpriced is shown as such, never as zero."
+        description="Source of the price; an unpriced model is shown as such, never as zero."
     )
-    provider: str | None = Field(None, description="The name in genai-prices, if it differs.")
+    provider: str | None = Field(
+        None, description="The provider's name in genai-prices, if it differs."
+    )
     contract_id: str | None = Field(
-        None, description="Named in the price book, and on a request's page for all but tenants."
+        None, description="The contract's number, shown in the price book and to admins."
     )
-    currency: Literal["USD"] = Field("USD", description="Of per_mtok.")
-    effective_from: str | None = Field(None, description="A date, 2026-10-01, UTC.")
+    currency: Literal["USD"] = Field("USD", description="Currency of per_mtok.")
+    effective_from: str | None = Field(
+        None, description="Date from which the price holds, such as 2026-10-01, UTC."
+    )
     per_mtok: dict[Meter, Money] | None = Field(
         None, description="Dollars per million tokens; kinds without a rate are unpriced."
     )
@@ -286,9 +312,9 @@ class PriceSection(Section):
 class ModelSection(Section):
     """A model of the catalogue."""
 
-    name: Name = Field(description="What clients, routes and tenants call it.")
-    provider: Name = Field(description="Who answers.")
-    upstream_model: str = Field(min_length=1, description="Its name at the provider.")
+    name: Name = Field(description="The name that clients, routes and tenants use.")
+    provider: Name = Field(description="The provider that answers.")
+    upstream_model: str = Field(min_length=1, description="The model's name at the provider.")
     vendor_model: str | None = Field(
         None,
         min_length=1,
@@ -298,9 +324,13 @@ class ModelSection(Section):
     price: PriceSection
     capabilities: list[
         Literal["chat", "tools", "vision", "json_schema", "embeddings", "completions"]
-    ] = Field(["chat"], min_length=1, description="What it may be asked.")
-    context: Size | None = Field(None, description="Tokens; unknown is not checked.")
-    max_output: Size = Field(4096, description="Worst case of a request that sets no limit.")
+    ] = Field(["chat"], min_length=1, description="What the model can do.")
+    context: Size | None = Field(
+        None, description="Tokens of its context window; without it no length is checked."
+    )
+    max_output: Size = Field(
+        4096, description="Output tokens that a request without a limit is reckoned with."
+    )
     limit_field: Literal["max_tokens", "max_completion_tokens"] | None = Field(
         None,
         description="In which field a chat is sent the gateway's limit. default: as OpenAI's"
@@ -321,24 +351,28 @@ class ModelsDocument(Section):
 class MatchSection(Section):
     """Which requests a route takes. Everything given must hold."""
 
-    model: Names | None = Field(None, description="Names a client may send; * stands for anything.")
-    tenant: Names | None = Field(None, description="Ids; * stands for anything.")
-    tags: Tags = Field({}, description="Tags and their values; * stands for any value.")
-    when: str | None = Field(None, description="A CEL condition on request and tenant.")
+    model: Names | None = Field(None, description="Names that clients send; * stands for any text.")
+    tenant: Names | None = Field(None, description="Ids of tenants; * stands for any text.")
+    tags: Tags = Field({}, description="Tags with their values; * stands for any value.")
+    when: str | None = Field(None, description="A condition in CEL on request and tenant.")
 
 
 class TargetSection(Section):
     """What the router is to achieve. Exactly one of quality, cost and large_share."""
 
-    quality: Share | None = Field(None, description="Of the large model's quality.")
-    cost: Share | None = Field(None, description="Of the cost of asking the large model always.")
-    large_share: Share | None = Field(None, description="Of the requests, to the large model.")
-    of: Literal["large"] = Field("large", description="What the share is of.")
-    confidence: Share = Field(0.9, description="That the quality is reached.")
+    quality: Share | None = Field(None, description="Share of the large model's quality to reach.")
+    cost: Share | None = Field(
+        None, description="Share of the cost of sending every request to the large model."
+    )
+    large_share: Share | None = Field(
+        None, description="Share of the requests to send to the large model."
+    )
+    of: Literal["large"] = Field("large", description="The reference of the share.")
+    confidence: Share = Field(0.9, description="Confidence with which the quality is reached.")
     until_then: Literal["large", "exam", "prior"] = Field(
         "large",
-        description="Whom easy requests ask while no quality is measured here: large; small where"
-        " an exam proves the kind of request, else large; or as the shipped prior guesses.",
+        description="Model for easy requests while no quality is measured: large; small where an"
+        " exam proves the kind of request, else large; or as the shipped prior guesses.",
     )
 
     @model_validator(mode="after")
@@ -349,19 +383,25 @@ class TargetSection(Section):
 
 
 class AlwaysLargeSection(Section):
-    """Requests the small model is never asked."""
+    """Requests that never go to the small model."""
 
-    tools: bool = Field(True, description="Requests with tools.")
-    images: bool = Field(True, description="Requests with images, audio or files.")
-    json_schema: bool = Field(True, description="Requests for structured output.")
-    prompt_tokens_over: Size | None = Field(6000, description="Longer prompts.")
+    tools: bool = Field(True, description="Send requests with tools to the large model.")
+    images: bool = Field(
+        True, description="Send requests with images, audio or files to the large model."
+    )
+    json_schema: bool = Field(
+        True, description="Send requests for structured output to the large model."
+    )
+    prompt_tokens_over: Size | None = Field(
+        6000, description="Send prompts of more tokens than this to the large model."
+    )
 
 
 _ON = ("when_failing", "true", "True")  # YAML 1.1 reads the key ``on`` as true
 
 
 class FallbackSection(Section):
-    """Whom to ask when a target fails before its first byte."""
+    """Models to ask when a target fails before its first byte."""
 
     on: Annotated[
         list[Literal["timeout", "429", "5xx", "overloaded", "404"]],
@@ -373,7 +413,7 @@ class FallbackSection(Section):
         description="What counts as failing; also spelt when_failing, which no tool of YAML 1.1"
         " mistakes for true. 404: the provider no longer has the model.",
     )
-    to: Names = Field(description="Models, tried in order.")
+    to: Names = Field(description="Models to ask, in this order.")
 
     @model_validator(mode="before")
     @classmethod
@@ -398,20 +438,26 @@ class FallbackSection(Section):
 class ExactSection(Section):
     """The exact cache of a route."""
 
-    ttl: Duration = Field(86_400.0, description="Age at which an answer dies.")
-    scope: Literal["tenant", "key", "user"] = Field("tenant", description="Who shares answers.")
-    sampled: Literal["allow", "deny"] = Field("allow", description="Answers at temperature > 0.")
+    ttl: Duration = Field(86_400.0, description="Age at which a stored answer is dropped.")
+    scope: Literal["tenant", "key", "user"] = Field(
+        "tenant", description="The circle that shares stored answers."
+    )
+    sampled: Literal["allow", "deny"] = Field(
+        "allow", description="Whether answers at a temperature above 0 are stored."
+    )
 
 
 class SemanticSection(Section):
     """The semantic cache of a route."""
 
-    ttl: Duration = Field(21_600.0, description="Age at which an answer dies.")
+    ttl: Duration = Field(21_600.0, description="Age at which a stored answer is dropped.")
     max_wrong: SmallShare = Field(
-        0.01, description="Aimed-at share of wrong answers, at most 20%; not measured yet."
+        0.01, description="Share of wrong answers to stay below, at most 20%; not measured yet."
     )
-    of: Literal["hits"] = Field("hits", description="What the share is of.")
-    skip_when: str | None = Field(None, description="A CEL condition on request.")
+    of: Literal["hits"] = Field("hits", description="The reference of the share.")
+    skip_when: str | None = Field(
+        None, description="A condition in CEL on request; where it holds, the tier is not asked."
+    )
     judge: NotYet = None
     judged_misses: NotYet = None
 
@@ -420,10 +466,10 @@ class CacheSection(Section):
     """Both caches of a route; off unless written."""
 
     exact: Annotated[ExactSection | None, *OFF_OR_ON] = Field(
-        None, description="off, on, or its keys."
+        None, description="off, on, or its settings."
     )
     semantic: Annotated[SemanticSection | None, *OFF_OR_ON] = Field(
-        None, description="off, on, or its keys."
+        None, description="off, on, or its settings."
     )
 
 
@@ -437,14 +483,16 @@ Target = Annotated[Name, BeforeValidator(_one_model)]
 
 
 class RouteSection(Section):
-    """One rule: whom requests go to. The first that matches wins."""
+    """One rule that says which models answer. The first rule that matches wins."""
 
-    name: Name = Field(description="Shown in answers and bills.")
+    name: Name = Field(description="Name of the route, shown in answers and bills.")
     match: MatchSection
-    to: Name | None = Field(None, description="The one model that answers.")
-    small: Target | None = Field(None, description="Answers what is easy.")
-    large: Target | None = Field(None, description="Answers the rest.")
-    target: TargetSection | None = Field(None, description="Default: quality 95%.")
+    to: Name | None = Field(None, description="The one model that answers every request.")
+    small: Target | None = Field(None, description="The model for easy requests.")
+    large: Target | None = Field(None, description="The model for all other requests.")
+    target: TargetSection | None = Field(
+        None, description="What the router aims at. Default: quality 95%."
+    )
     always_large: AlwaysLargeSection | None = None
     fallback: Annotated[list[FallbackSection], Field(max_length=1)] | None = None
     cache: CacheSection | None = None
@@ -464,9 +512,11 @@ class RouteSection(Section):
 
 
 class Defaults(Section):
-    """What holds for every route that does not say otherwise, key by key."""
+    """Defaults for every route that does not say otherwise, key by key."""
 
-    baseline: Name | None = Field(None, description="Model that every saving is measured against.")
+    baseline: Name | None = Field(
+        None, description="The model against which every saving is measured."
+    )
     target: TargetSection | None = Field(None, description="As in a route.")
     always_large: AlwaysLargeSection | None = Field(None, description="As in a route.")
     fallback: Annotated[list[FallbackSection], Field(max_length=1)] | None = Field(
@@ -483,22 +533,26 @@ class GivenMessage(Section):
 
 
 class Scores(Section):
-    """What the router is taken to have said, in a policy test."""
+    """The router's verdict as a policy test assumes it."""
 
-    p_small: Share = Field(description="That the small model answers well.")
-    p_large: Share = Field(description="That the large model answers well.")
+    p_small: Share = Field(description="Probability that the small model answers well.")
+    p_large: Share = Field(description="Probability that the large model answers well.")
 
 
 class GivenSection(Section):
     """The request of a policy test."""
 
-    tenant: Name = Field(description="Who asks.")
-    model: str = Field(description="What is asked for.")
-    tags: Tags = Field({}, description="Beside those of the tenant.")
-    messages: list[GivenMessage] = Field([], description="Their length is what counts.")
-    tools: Annotated[int, Field(ge=0)] = Field(0, description="How many.")
-    images: Annotated[int, Field(ge=0)] = Field(0, description="How many.")
-    json_schema: bool = Field(False, description="Structured output is asked for.")
+    tenant: Name = Field(description="The tenant that asks.")
+    model: str = Field(description="The model that is asked for.")
+    tags: Tags = Field(
+        {}, description="Tags of the request or its key, beside those of the tenant."
+    )
+    messages: list[GivenMessage] = Field(
+        [], description="Messages; their length and the last one's role count."
+    )
+    tools: Annotated[int, Field(ge=0)] = Field(0, description="Number of them in the request.")
+    images: Annotated[int, Field(ge=0)] = Field(0, description="Number of them in the request.")
+    json_schema: bool = Field(False, description="Whether structured output is asked for.")
     stream: bool = Field(False, description="As in a request.")
     temperature: float = Field(1.0, description="As in a request.")
     scores: Scores | None = None
@@ -507,8 +561,8 @@ class GivenSection(Section):
 class ExpectSection(Section):
     """What a policy test expects."""
 
-    route: Name | None = Field(None, description="Route that takes it.")
-    target: Name | None = Field(None, description="Model that is tried first.")
+    route: Name | None = Field(None, description="The route that takes the request.")
+    target: Name | None = Field(None, description="The model that is tried first.")
     cache: NotYet = None
 
     @model_validator(mode="after")
@@ -545,27 +599,27 @@ class LimitsSection(Section):
 
     rpm: Size | None = Field(None, description="Requests per minute.")
     tpm: Size | None = Field(None, description="Tokens per minute, prompt and answer.")
-    concurrent: Size | None = Field(None, description="Requests in progress.")
-    max_output_tokens: Size | None = Field(None, description="Of one request.")
+    concurrent: Size | None = Field(None, description="Requests in progress at once.")
+    max_output_tokens: Size | None = Field(None, description="Output tokens of one request.")
 
 
 class BudgetSection(Section):
     """An amount of money per period."""
 
-    name: Name = Field(description="Shown when it is used up.")
+    name: Name = Field(description="Name of the budget, shown when it is used up.")
     amount: Money = Field(description="Dollars per period.")
-    currency: Literal["USD"] = Field("USD", description="Of amount.")
+    currency: Literal["USD"] = Field("USD", description="Currency of amount.")
     period: Literal["calendar_month", "day"] = Field(
-        "calendar_month", description="When it begins anew."
+        "calendar_month", description="Length of the period, after which the budget begins anew."
     )
-    timezone: str = Field("UTC", description="Where the period begins at midnight.")
+    timezone: str = Field("UTC", description="Timezone at whose midnight the period begins.")
     enforce: Literal["hard", "soft"] = Field(
-        "hard", description="hard: reserved before, never exceeded."
+        "hard", description="hard: money is held before each call, so the budget is never exceeded."
     )
     on_exceeded: Literal["reject", "downgrade", "allow"] = Field(
-        "reject", description="What becomes of a request that does not fit."
+        "reject", description="What happens to a request that does not fit."
     )
-    downgrade_to: Name | None = Field(None, description="Model that answers instead.")
+    downgrade_to: Name | None = Field(None, description="The model that answers instead.")
     match: "BudgetMatch | None" = None
     alerts: NotYet = None
 
@@ -581,23 +635,26 @@ class BudgetSection(Section):
 class BudgetMatch(Section):
     """Narrows a budget to some requests."""
 
-    tags: Tags = Field(description="Requests with these tags only.")
+    tags: Tags = Field(description="The budget covers requests with these tags only.")
 
 
 class CacheCharge(Section):
     """What a cached answer is charged."""
 
-    charge: Share = Field(0.0, description="Of what the baseline would have cost.")
+    charge: Share = Field(
+        0.0, description="Share of the baseline's price that a cached answer is charged."
+    )
 
 
 class ChargingSection(Section):
-    """What a tenant is charged for what its requests cost."""
+    """How a tenant's charge is computed from the cost of its requests."""
 
     mode: NotYet = None
-    markup: Share = Field(0.0, description="Added to cost.")
+    markup: Share = Field(0.0, description="Share of the cost that is added to it.")
     cache_hits: CacheCharge = CacheCharge()
     failures: Literal["possible", "charge"] = Field(
-        "possible", description="A provider that fails in silence: noted as possible, or charged."
+        "possible",
+        description="Cost of a call that failed in silence: noted as possible, or charged.",
     )
     local: NotYet = None
 
@@ -606,32 +663,37 @@ class CorsSection(Section):
     """Pages of other origins that may ask from a browser."""
 
     origins: list[Origin] = Field(
-        min_length=1, description="https://host[:port], as the browser says it; * is any."
+        min_length=1,
+        description="Origins as browsers send them, https://host[:port]; * stands for any.",
     )
 
 
 class KeySection(Section):
     """A key by its digest, read-only at run time."""
 
-    id: Name = Field(description="Shown in bills instead of the key.")
+    id: Name = Field(description="Id of the key, shown in bills in its place.")
     hash: Annotated[str, Field(pattern=r"^hmac-sha256:[0-9a-f]{64}$")] = Field(
-        description="hmac-sha256: and 64 hex digits."
+        description="The key's digest: hmac-sha256: and 64 hex digits."
     )
-    project: Name = Field("default", description="Groups usage below the tenant.")
-    expires: str | None = Field(None, description="A date, 2027-06-30, UTC.")
-    tags: Tags = Field({}, description="Given to every request with this key.")
+    project: Name = Field("default", description="Project to which the key's usage is booked.")
+    expires: str | None = Field(
+        None, description="Date at whose start the key ends, such as 2027-06-30, UTC."
+    )
+    tags: Tags = Field({}, description="Tags that every request with this key gets.")
 
 
 class TenantSection(Section):
-    """Whoever pays."""
+    """A tenant: the unit that is billed."""
 
-    id: Name = Field(description="Named by keys, routes and reports.")
-    name: str = Field("", description="Shown instead of the id.")
-    cost_center: str = Field("", description="Shown on statements.")
-    tags: Tags = Field({}, description="Given to every request.")
-    required_tags: list[Name] = Field([], description="A request without them is refused.")
+    id: Name = Field(description="Id by which keys, routes and reports name the tenant.")
+    name: str = Field("", description="Name shown in place of the id.")
+    cost_center: str = Field("", description="Cost center shown on statements.")
+    tags: Tags = Field({}, description="Tags that every request of the tenant gets.")
+    required_tags: list[Name] = Field(
+        [], description="Tags that every request must have; one without them is refused."
+    )
     allow_models: list[str] | None = Field(
-        None, description="Names it may send; * as in a match; all by default."
+        None, description="Models that the tenant may ask for; * as in a match. default: all."
     )
     limits: LimitsSection = LimitsSection()
     budgets: list[BudgetSection] = []

@@ -303,7 +303,7 @@ class StaticKey(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
-    """Whoever pays."""
+    """The unit that is billed."""
 
     id: str
     name: str = ""
