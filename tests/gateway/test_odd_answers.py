@@ -130,16 +130,19 @@ WORDED: list[tuple[bytes, str]] = [
 async def test_an_error_keeps_its_words_however_it_is_wrapped(
     odd: Odd, body: bytes, words: str
 ) -> None:
+    """Providers nest their message in many ways; the client reads it as the provider wrote it."""
     found = await odd.ask(answer(body, status=400), {"model": "bad"})
     assert error_of(found)["message"] == words
 
 
 async def test_an_event_in_words_is_told_in_these_words(odd: Odd) -> None:
+    """Some servers write plain text where JSON is due, and it explains more than a parse error."""
     said = stream(chunk("hel"), b"event: error\ndata: the worker has died\n\n")
     assert error_of(await odd.ask(said))["message"] == "the worker has died"
 
 
 async def test_an_end_is_an_end_with_blanks_around_it_and_without_an_index(odd: Odd) -> None:
+    """A stream that is whole must not be reported as cut because it is written loosely."""
     for said in (
         stream(chunk("hi"), chunk(reason="stop"), b"data:  [DONE] \n\n"),
         stream({"choices": [{"delta": {"content": "hi"}}]}, chunk(reason="stop")),
@@ -167,6 +170,7 @@ WHOLE_FAILURES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("failure", WHOLE_FAILURES)
 async def test_an_error_in_the_body_of_a_200_takes_the_fallback(odd: Odd, failure: str) -> None:
+    """A status of success does not make an error an answer; the other target answers."""
     found = await odd.ask(answer(WHOLE_FAILURES[failure]), {"stream": False})
     assert found.json()["choices"][0]["message"]["content"] == "from good"
     assert found.headers["x-tollhouse-model"].startswith("good")
@@ -176,6 +180,7 @@ async def test_an_error_in_the_body_of_a_200_takes_the_fallback(odd: Odd, failur
 async def test_a_prompt_that_is_too_long_is_the_clients_400_and_nobody_else_is_asked(
     odd: Odd, streaming: bool
 ) -> None:
+    """A second provider would refuse it as well; nothing is charged and the words stay."""
     body = {"error": TOO_LONG}
     said = stream(body, DONE) if streaming else answer(orjson.dumps(body))
     found = await odd.ask(said, {"stream": streaming})
@@ -186,6 +191,7 @@ async def test_a_prompt_that_is_too_long_is_the_clients_400_and_nobody_else_is_a
 
 
 async def test_an_error_in_mid_stream_keeps_the_providers_words_and_no_secret(odd: Odd) -> None:
+    """The client keeps the text so far, and the books have a 429 with its one token."""
     reason = {"error": {**LIMITED, "message": "Your key Bearer sk-abcdefgh12345 is slow"}}
     found = await odd.ask(stream(chunk("hel"), reason, DONE))
     assert text_of(found) == "hel"
@@ -243,6 +249,7 @@ async def test_a_model_that_the_provider_has_retired_falls_back_where_the_route_
 
 
 async def test_refused_credentials_are_never_told_and_take_the_fallback(odd: Odd) -> None:
+    """A wrong key of ours is our fault: a client reads 502, and never that key."""
     reason = {"error": {"message": "Incorrect API key sk-12345678", "code": "invalid_api_key"}}
     for said in (answer(orjson.dumps(reason), status=401), stream(reason, DONE)):
         found = await odd.ask(said)
@@ -273,6 +280,7 @@ async def test_a_document_in_place_of_a_stream_is_streamed_and_booked(odd: Odd) 
 
 
 async def test_a_document_without_usage_in_place_of_a_stream_is_counted(odd: Odd) -> None:
+    """The client gets the text, and the books an estimate in place of nothing."""
     whole = {name: value for name, value in WHOLE.items() if name != "usage"}
     found = await odd.ask(answer(orjson.dumps(whole), "text/event-stream"), {"model": "bad"})
     assert text_of(found) == "from good"
@@ -303,6 +311,7 @@ async def test_a_stream_in_place_of_a_document_is_put_together_and_booked(
 async def test_a_broken_stream_in_place_of_a_document_is_an_error_and_takes_the_fallback(
     odd: Odd,
 ) -> None:
+    """Half a stream must not be put together as if it were a whole document."""
     cut = stream(chunk("hel"))
     assert (await odd.ask(cut, {"model": "bad", "stream": False})).status_code == 502
     limited = stream({"error": LIMITED})
@@ -342,6 +351,7 @@ TYPED: list[tuple[str, str, dict[str, Any]]] = [
 async def test_the_other_dialects_forms_are_exchanged_and_booked_as_well(
     odd: Odd, path: str, model: str, whole: dict[str, Any]
 ) -> None:
+    """Messages and responses come in the form asked for, with the usage that was told."""
     body = {"model": model, "max_tokens": 9, "input": "x"}
     streamed = await odd.ask(answer(orjson.dumps(whole)), body, path)
     assert streamed.headers["content-type"].startswith("text/event-stream")
@@ -357,6 +367,7 @@ async def test_the_other_dialects_forms_are_exchanged_and_booked_as_well(
 
 
 async def test_usage_beside_the_last_content_carries_the_charge_too(odd: Odd) -> None:
+    """A client that asks for usage finds its charge, though no separate event brings it."""
     last = {**chunk("hi", "stop"), "usage": USAGE}
     body = {"model": "bad", "stream_options": {"include_usage": True}}
     found = await odd.ask(stream(last, DONE), body)
@@ -384,6 +395,7 @@ async def test_what_the_provider_says_it_cost_is_booked_and_not_told(
 
 
 async def test_what_events_that_name_their_type_say_of_cost_is_not_told(odd: Odd) -> None:
+    """Our own cost is taken out of the usage, and never out of the model's own text."""
     usage = {"input_tokens": 5, "output_tokens": 2, "cost": 0.00123}
     said = stream(
         typed("response.output_text.delta", delta='the "cost": 1'),
@@ -399,6 +411,7 @@ async def test_what_events_that_name_their_type_say_of_cost_is_not_told(odd: Odd
 async def test_advice_to_wait_is_told_with_every_status_and_the_account_with_none(
     odd: Odd,
 ) -> None:
+    """Organisation, password and key in a provider's message are redacted on the way."""
     words = "slow, org-AbCdEf1234567890: https://me:secret1@a/?key=abcdefgh"
     body = orjson.dumps({"error": {"message": words}})
     head = b"HTTP/1.1 413 X\r\nretry-after: 7\r\ncontent-length: %d\r\n\r\n" % len(body)

@@ -38,6 +38,7 @@ SCHEMA: Any = {
 
 
 def test_a_completion_arrives_with_usage_and_says_how_it_was_answered(acme: openai.OpenAI) -> None:
+    """Headers name model, route, both request ids and the cost to the last pico-dollar."""
     raw = acme.chat.completions.with_raw_response.create(model="large", messages=HELLO)
     answer = raw.parse()
     assert answer.choices[0].message.content
@@ -62,6 +63,7 @@ def test_a_stream_gives_the_same_text_as_the_whole_answer(acme: openai.OpenAI) -
 
 
 def test_usage_comes_with_a_stream_when_it_is_asked_for(acme: openai.OpenAI) -> None:
+    """The last chunk brings it and has no choices, as OpenAI documents it."""
     with acme.chat.completions.create(
         model="uncached", messages=HELLO, stream=True, stream_options={"include_usage": True}
     ) as chunks:
@@ -72,6 +74,7 @@ def test_usage_comes_with_a_stream_when_it_is_asked_for(acme: openai.OpenAI) -> 
 
 
 def test_a_tool_call_passes_through_whole_and_streamed(acme: openai.OpenAI) -> None:
+    """Arguments that come in pieces make the same JSON as those of the whole answer."""
     question: Any = [{"role": "user", "content": "What is the weather in Oslo?"}]
     whole = acme.chat.completions.create(model="uncached", messages=question, tools=[TOOL])
     calls = whole.choices[0].message.tool_calls
@@ -91,6 +94,7 @@ def test_a_tool_call_passes_through_whole_and_streamed(acme: openai.OpenAI) -> N
 
 
 def test_a_json_schema_answer_fits_its_schema(acme: openai.OpenAI) -> None:
+    """The schema reaches the provider, so that fields have the types the application reads."""
     answer = acme.chat.completions.create(model="large", messages=HELLO, response_format=SCHEMA)
     person = json.loads(answer.choices[0].message.content or "")
     assert isinstance(person["name"], str)
@@ -98,6 +102,7 @@ def test_a_json_schema_answer_fits_its_schema(acme: openai.OpenAI) -> None:
 
 
 async def test_the_async_client_works_alike(plain: RunningGateway) -> None:
+    """Applications on asyncio get the same text, whole and streamed."""
     async with openai.AsyncOpenAI(
         base_url=plain.base_url, api_key=plain.key("acme"), max_retries=0
     ) as client:
@@ -110,6 +115,7 @@ async def test_the_async_client_works_alike(plain: RunningGateway) -> None:
 
 
 def test_legacy_completions_work_whole_and_streamed(acme: openai.OpenAI) -> None:
+    """Applications that still use the older endpoint need no change."""
     whole = acme.completions.create(model="uncached", prompt="Once upon a time", max_tokens=20)
     with acme.completions.create(
         model="uncached", prompt="Once upon a time", max_tokens=20, stream=True
@@ -119,6 +125,7 @@ def test_legacy_completions_work_whole_and_streamed(acme: openai.OpenAI) -> None
 
 
 def test_the_models_this_key_may_use_are_listed(acme: openai.OpenAI) -> None:
+    """An application finds its models and "auto" by name; any other name is a 404."""
     names = {model.id for model in acme.models.list()}
     assert {"auto", "large", "small", "with-fallback"} <= names
     assert acme.models.retrieve("large").owned_by == "tollhouse"
@@ -137,6 +144,7 @@ def test_the_models_this_key_may_use_are_listed(acme: openai.OpenAI) -> None:
 def test_refusals_are_the_clients_own_exceptions(
     plain: RunningGateway, key: str | None, model: str, error: Any, status: int, code: str
 ) -> None:
+    """Handlers written for OpenAI catch them, with the status and code they expect."""
     client = openai.OpenAI(base_url=plain.base_url, api_key=key or plain.key("acme"), max_retries=0)
     with pytest.raises(error) as caught, client:
         client.chat.completions.create(model=model, messages=HELLO)
@@ -145,6 +153,7 @@ def test_refusals_are_the_clients_own_exceptions(
 
 
 def test_bad_bodies_are_400_with_the_field_at_fault(plain: RunningGateway) -> None:
+    """Broken, nested, empty, compressed and huge bodies each get their status and no 500."""
     headers = {"authorization": f"Bearer {plain.key('acme')}", "content-type": "application/json"}
     url = plain.base_url + "/chat/completions"
     for body, expected in (
@@ -183,6 +192,7 @@ def test_bad_bodies_are_400_with_the_field_at_fault(plain: RunningGateway) -> No
 def test_unknown_fields_reach_the_provider_and_routing_fields_do_not_choose_a_host(
     acme: openai.OpenAI, provider: ProviderThread
 ) -> None:
+    """A caller could otherwise send our credentials to a host of its choice."""
     answer = acme.chat.completions.create(
         model="uncached",
         messages=HELLO,
@@ -196,6 +206,7 @@ def test_unknown_fields_reach_the_provider_and_routing_fields_do_not_choose_a_ho
 
 
 def test_rate_limits_name_the_limit_and_when_to_come_back(plain: RunningGateway) -> None:
+    """Three requests count down to zero; the fourth is told to wait 61 seconds at most."""
     client = openai.OpenAI(base_url=plain.base_url, api_key=plain.key("limited"), max_retries=0)
     with client:
         for remaining in (2, 1, 0):
@@ -210,6 +221,7 @@ def test_rate_limits_name_the_limit_and_when_to_come_back(plain: RunningGateway)
 
 
 def test_a_spent_budget_is_insufficient_quota_and_says_do_not_retry(plain: RunningGateway) -> None:
+    """Clients stop at once in place of hammering, and the message names the budget."""
     client = openai.OpenAI(base_url=plain.base_url, api_key=plain.key("poor"), max_retries=0)
     refused: openai.RateLimitError | None = None
     with client:
@@ -230,6 +242,7 @@ def test_a_spent_budget_is_insufficient_quota_and_says_do_not_retry(plain: Runni
 
 
 def test_required_tags_are_asked_for_and_accepted(plain: RunningGateway) -> None:
+    """Without its tag a request is refused by the tag's name, so no cost goes unassigned."""
     client = openai.OpenAI(base_url=plain.base_url, api_key=plain.key("tagged"), max_retries=0)
     with client:
         with pytest.raises(openai.BadRequestError, match="feature"):
@@ -242,6 +255,7 @@ def test_required_tags_are_asked_for_and_accepted(plain: RunningGateway) -> None
 
 
 def test_an_exact_repeat_is_answered_from_the_cache_in_either_form(acme: openai.OpenAI) -> None:
+    """The hit costs nothing, has an id of its own, and is streamed to a client that asks so."""
     question: Any = [{"role": "user", "content": "An exact repeat, once and again."}]
     first = acme.chat.completions.with_raw_response.create(model="large", messages=question)
     again = acme.chat.completions.with_raw_response.create(model="large", messages=question)
@@ -261,6 +275,7 @@ def test_an_exact_repeat_is_answered_from_the_cache_in_either_form(acme: openai.
 
 
 def test_another_tenant_never_gets_the_answer(plain: RunningGateway, acme: openai.OpenAI) -> None:
+    """The same question of a second tenant is a miss: answers are one tenant's secret."""
     question: Any = [{"role": "user", "content": "A secret of acme's."}]
     acme.chat.completions.create(model="large", messages=question)
     with openai.OpenAI(base_url=plain.base_url, api_key=plain.key("globex")) as globex:
@@ -271,6 +286,7 @@ def test_another_tenant_never_gets_the_answer(plain: RunningGateway, acme: opena
 def test_only_if_cached_is_answered_without_asking_anybody(
     acme: openai.OpenAI, provider: ProviderThread
 ) -> None:
+    """A client that will not pay gets a 504, and no call reaches the provider."""
     before = len(provider.simulator.requests)
     with pytest.raises(openai.APIStatusError) as caught:
         acme.chat.completions.create(
@@ -284,6 +300,7 @@ def test_only_if_cached_is_answered_without_asking_anybody(
 
 @pytest.mark.slow
 def test_local_models_answer_chat_completions_and_embeddings(acme_full: openai.OpenAI) -> None:
+    """One client speaks to the models of this machine: whole, streamed, legacy and vectors."""
     chat = acme_full.chat.completions.create(
         model="small", messages=HELLO, max_tokens=16, temperature=0, logprobs=True, top_logprobs=2
     )
@@ -376,6 +393,7 @@ SERVED: list[dict[str, Any]] = [
 def test_auto_leaves_to_the_small_model_what_it_serves(
     full: RunningGateway, fields: dict[str, Any], stream: bool
 ) -> None:
+    """An easy question with such fields stays cheap, whole and streamed."""
     body = {"model": "auto", "max_tokens": 4, "messages": [message(EASY)], "stream": stream}
     answer = httpx.post(
         full.base_url + "/chat/completions", json=body | fields,
@@ -404,6 +422,7 @@ def test_nonsense_of_the_small_model_is_answered_by_the_large_one(full: RunningG
 def test_auto_completes_what_the_small_model_cannot_serve(
     full: RunningGateway, fields: dict[str, Any]
 ) -> None:
+    """A suffix, an echo or two prompts at once are answered by the large model, not refused."""
     answer = httpx.post(
         full.base_url + "/completions",
         json={"model": "auto", "max_tokens": 16, "prompt": EASY} | fields,
@@ -417,6 +436,7 @@ def test_auto_completes_what_the_small_model_cannot_serve(
 def test_auto_sends_an_easy_question_to_the_small_model_and_a_hard_one_to_the_large(
     acme_full: openai.OpenAI, full: RunningGateway
 ) -> None:
+    """A greeting costs less than its baseline, and a proof goes to the better model."""
     easy = acme_full.chat.completions.with_raw_response.create(
         model="auto", max_tokens=16, messages=[{"role": "user", "content": "Say hello in Spanish."}]
     )
@@ -448,6 +468,8 @@ def test_auto_sends_an_easy_question_to_the_small_model_and_a_hard_one_to_the_la
 
 @pytest.mark.slow
 def test_a_rewording_is_served_and_a_changed_number_is_not(acme_full: openai.OpenAI) -> None:
+    """Another number or a "not" makes another question, however close the texts are."""
+
     def ask(text: str) -> str:
         raw = acme_full.chat.completions.with_raw_response.create(
             model="auto", messages=[{"role": "user", "content": text}]

@@ -96,6 +96,7 @@ async def wait_for_ever(exchange: Exchange, services: Services) -> None:
 
 
 async def test_a_client_that_leaves_ends_the_forward_list_and_closing_is_not_cancelled() -> None:
+    """Otherwise a disconnect could skip the booking of what was spent."""
     world = World(wait_for_ever)
     task = asyncio.create_task(world.run())
     await asyncio.sleep(0)
@@ -107,6 +108,7 @@ async def test_a_client_that_leaves_ends_the_forward_list_and_closing_is_not_can
 
 
 async def test_the_drain_deadline_ends_the_forward_list_with_503() -> None:
+    """A client is told to come back in a second in place of losing its connection."""
     world = World(wait_for_ever)
     task = asyncio.create_task(world.run())
     await asyncio.sleep(0)
@@ -119,6 +121,7 @@ async def test_the_drain_deadline_ends_the_forward_list_with_503() -> None:
 
 
 async def test_stopping_ends_a_request_with_503_even_before_it_began_to_wait() -> None:
+    """A request that has just begun is closed once and answered, like one that waits."""
     for begin in (True, False):
         world = World(wait_for_ever)
         task = asyncio.create_task(world.run())
@@ -131,6 +134,8 @@ async def test_stopping_ends_a_request_with_503_even_before_it_began_to_wait() -
 
 
 async def test_an_answer_that_the_drain_deadline_keeps_from_the_disk_is_not_released() -> None:
+    """No client may hold an answer that the books do not have."""
+
     def refuse(exchange: Exchange, services: Services) -> None:
         raise RateLimited("slow down")
 
@@ -146,6 +151,8 @@ async def test_an_answer_that_the_drain_deadline_keeps_from_the_disk_is_not_rele
 
 
 async def test_a_request_that_waits_for_nothing_is_answered_without_a_task() -> None:
+    """A refusal is answered and closed at once, so a flood of them costs little."""
+
     def refuse(exchange: Exchange, services: Services) -> None:
         raise RateLimited("slow down")
 
@@ -158,6 +165,8 @@ async def test_a_request_that_waits_for_nothing_is_answered_without_a_task() -> 
 async def test_a_mistake_of_ours_is_a_500_that_tells_nothing_and_closing_runs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """The secret in the exception stays in the log of the operator."""
+
     def fail(exchange: Exchange, services: Services) -> None:
         raise ZeroDivisionError("a secret: sk-123")
 
@@ -169,12 +178,14 @@ async def test_a_mistake_of_ours_is_a_500_that_tells_nothing_and_closing_runs(
 
 
 async def test_a_list_that_ends_without_an_answer_is_our_mistake() -> None:
+    """The client gets an internal error and never an endless wait."""
     world = World(lambda exchange, services: None)
     assert isinstance(await world.run(), InternalError)
     assert world.closed_once()
 
 
 async def test_a_client_gone_before_the_first_stage_still_ends_in_closing() -> None:
+    """What was reserved for the request is given back, though nothing ran."""
     world = World(wait_for_ever)
     world.call.leave()
     assert isinstance(await world.run(), ClientClosed)
@@ -182,6 +193,8 @@ async def test_a_client_gone_before_the_first_stage_still_ends_in_closing() -> N
 
 
 async def test_a_failing_send_neither_raises_nor_skips_what_follows() -> None:
+    """A broken connection must not keep the rest from being booked and closed."""
+
     def refuse(exchange: Exchange, services: Services) -> None:
         raise RateLimited("slow down")
 
@@ -192,6 +205,8 @@ async def test_a_failing_send_neither_raises_nor_skips_what_follows() -> None:
 
 
 async def test_a_broken_stream_ends_with_an_error_event_and_without_done() -> None:
+    """An answer that fails half way can never be taken for a whole one."""
+
     async def break_off(exchange: Exchange, services: Services) -> None:
         exchange.client.start(exchange, 200, b"text/event-stream")
         exchange.client.write(b"data: {}\n\n")
@@ -208,6 +223,7 @@ async def test_a_broken_stream_ends_with_an_error_event_and_without_done() -> No
 
 
 async def test_writing_to_a_client_that_has_left_raises_instead_of_going_on_for_ever() -> None:
+    """A provider's stream ends here, so tokens that have no reader are not paid for."""
     world = World(wait_for_ever)
     world.call.leave()
     with pytest.raises(ClientClosed):

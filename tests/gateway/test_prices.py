@@ -94,6 +94,7 @@ def test_costs_equal_the_list_calculation(provider: str, model: str) -> None:
 
 @pytest.mark.parametrize(("provider", "model"), MODELS)
 def test_the_worst_case_bounds_every_smaller_request(provider: str, model: str) -> None:
+    """A hard budget holds only if no answer costs more than what was reserved for it."""
     rng = random.Random(model)
     schedule = listed(provider, model)
     for _ in range(100):
@@ -111,6 +112,7 @@ def test_the_worst_case_bounds_every_smaller_request(provider: str, model: str) 
 
 
 def test_what_is_kept_for_an_hour_and_what_is_searched_have_prices_of_their_own() -> None:
+    """The sum is exact to the pico-dollar, and the public price list agrees."""
     usage = Usage(
         prompt_tokens=100, cached_tokens=10, cache_write_tokens=60, cache_write_1h_tokens=20,
         completion_tokens=5, web_searches=3,
@@ -146,6 +148,7 @@ def test_what_has_no_rate_is_not_priced(usage: Usage) -> None:
 
 
 def test_writing_for_an_hour_is_not_priced_as_writing_for_five_minutes() -> None:
+    """A contract that lacks the dearer rate leaves such an answer unpriced."""
     usage = Usage(prompt_tokens=5, cache_write_tokens=5, cache_write_1h_tokens=2)
     terms = {"input": "1", "output": "1", "cache_write": "1.25"}
     short, long = (
@@ -159,6 +162,7 @@ def test_writing_for_an_hour_is_not_priced_as_writing_for_five_minutes() -> None
 
 
 def test_the_images_of_an_answer_cost_what_the_list_says_of_images() -> None:
+    """An image token costs twelve times a text token, and the reservation covers it."""
     usage = Usage(prompt_tokens=10, completion_tokens=1345, completion_image_tokens=1290)
     schedule = listed("google", "gemini-2.5-flash-image")
     price = schedule.at(moment_us(2026, 11, 1), 10)
@@ -170,6 +174,7 @@ def test_the_images_of_an_answer_cost_what_the_list_says_of_images() -> None:
 
 
 def test_a_contract_names_rates_of_every_kind_of_token_and_fees() -> None:
+    """Twelve rates and two fees, each of another size, make the sum worked out by hand."""
     terms = {
         "input": "1", "cached_input": "2", "cached_audio": "3", "cached_image": "4", "output": "5",
         "input_audio": "6", "input_image": "7", "input_video": "8", "output_audio": "9",
@@ -195,6 +200,7 @@ def test_a_contract_names_rates_of_every_kind_of_token_and_fees() -> None:
 
 
 def test_a_service_tier_has_the_price_that_the_contract_gives_it_or_none() -> None:
+    """Flex halves the bill, an unknown tier has no price, and reservations cover the dearest."""
     flex = ServiceTier(name="flex", multiply={"input": "0.5", "output": "0.5"})
     rush = ServiceTier(name="priority", multiply={"input": "2", "output": "1.8"})
     schedule = contract(service_tiers=[flex, rush])
@@ -249,6 +255,7 @@ def test_a_price_without_the_newer_rates_keeps_its_name() -> None:
 
 
 def test_a_date_decides_the_price_of_o3() -> None:
+    """A million tokens cost 10 dollars one second before 10 June 2025, and 2 from then on."""
     schedule = listed("openai", "o3")
     million = Usage(prompt_tokens=1_000_000)
     before = schedule.at(moment_us(2025, 6, 9, 23, 59, 59), 1_000_000)
@@ -259,6 +266,7 @@ def test_a_date_decides_the_price_of_o3() -> None:
 
 
 def test_the_tier_reached_prices_the_whole_request() -> None:
+    """One token above 200,000 doubles the price of all tokens, not of that one."""
     schedule = listed("google", "gemini-2.5-pro")
     now_us = moment_us(2026, 11, 1)
     low, high = schedule.at(now_us, 200_000), schedule.at(now_us, 200_001)
@@ -272,10 +280,12 @@ def test_the_tier_reached_prices_the_whole_request() -> None:
     ("provider", "model"), [("openai", "gpt-99"), ("nobody", "gpt-4o"), ("mistral", "no-such")]
 )
 def test_an_unknown_model_is_unpriced(provider: str, model: str) -> None:
+    """No price of a similar model is guessed."""
     assert from_genai_prices(provider, model) is None
 
 
 def test_a_model_sold_by_the_minute_is_unpriced_and_not_free() -> None:
+    """Minutes of speech have no rate per token, and zero would be a lie in the books."""
     assert from_genai_prices("openai", "whisper-1") is None
 
 
@@ -290,6 +300,7 @@ def test_float_noise_of_the_list_is_rounded_away() -> None:
 
 
 def test_equal_prices_have_equal_ids_and_different_ones_do_not() -> None:
+    """Books name a price by its content, so an id must stand for one price for ever."""
     first, again = listed("openai", "gpt-5.4"), listed("openai", "gpt-5.4")
     assert first == again
     prices = all_prices([listed(*model) for model in MODELS])
@@ -310,6 +321,7 @@ def contract(**changes: object) -> PriceSchedule:
 
 
 def test_a_contract_is_exact_and_its_tier_multiplies_all_rates() -> None:
+    """Input, cached input and output all double at token 272,001."""
     usage = Usage(prompt_tokens=1000, cached_tokens=400, completion_tokens=10)
     low, high = contract().at(0, 272_000), contract().at(0, 272_001)
     assert low is not None
@@ -343,11 +355,13 @@ def test_a_contract_is_exact_and_its_tier_multiplies_all_rates() -> None:
 def test_a_bad_contract_is_refused_with_a_sentence(
     changes: dict[str, object], message: str
 ) -> None:
+    """An operator reads what is wrong with a price before anything is billed by it."""
     with pytest.raises(ValueError, match=message):
         contract(**changes)
 
 
 def test_own_hardware_costs_its_compute_time() -> None:
+    """At 0.36 dollars an hour, 1.5 seconds cost 150 micro-dollars, however many tokens."""
     schedule = from_machine_hour(provider="local", model="small", machine_hour="0.36")
     price = schedule.at(0, 10)
     assert price is not None

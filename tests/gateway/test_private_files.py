@@ -56,6 +56,7 @@ def use(state_dir: Path) -> None:
 def test_nothing_in_a_new_state_folder_can_be_read_by_others(
     tmp_path: Path, careless: None
 ) -> None:
+    """Keys, books and policies stay private, even with a umask that hides nothing."""
     use(tmp_path / "state")
 
 
@@ -80,6 +81,7 @@ def test_files_of_others_in_the_folder_are_left_alone(tmp_path: Path, careless: 
 
 
 def test_a_folder_that_everybody_shares_keeps_its_mode(tmp_path: Path) -> None:
+    """Closing a sticky folder like /tmp would shut out every other program of the machine."""
     shared = tmp_path / "tmp"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -88,6 +90,7 @@ def test_a_folder_that_everybody_shares_keeps_its_mode(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
+    """Half-written files neither pile up nor pass for a policy."""
     (tmp_path / "policies" / ".new-version").mkdir(parents=True)
     (tmp_path / "policies" / ".new-version" / "000-p.yaml").touch()
     (tmp_path / ".new-switches").touch()
@@ -96,6 +99,7 @@ def test_what_a_killed_process_was_writing_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_file_keeps_its_content_when_it_is_closed_to_others(tmp_path: Path) -> None:
+    """An older release's books lose their mode of 644 and not one byte."""
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(b"content")
     path.chmod(0o644)

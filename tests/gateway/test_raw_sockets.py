@@ -207,6 +207,7 @@ async def test_what_two_programs_could_read_in_two_ways_is_refused_and_closed(
 async def test_headers_too_long_or_too_many_are_refused_with_431(
     target: Target, raw: bytes
 ) -> None:
+    """A head of 64 KiB or of 1,000 lines must not fill the memory of a worker."""
     status, _ = await target.refusal(*(raw[at : at + 4096] for at in range(0, len(raw), 4096)))
     assert status == 431
 
@@ -288,6 +289,7 @@ async def test_numbers_beyond_every_range_are_never_a_5xx(target: Target, number
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "gzip, identity"])
 async def test_a_compressed_body_is_refused_with_415(target: Target, coding: str) -> None:
+    """A bomb of a few bytes could unpack to gigabytes, so no coding is unpacked."""
     reply = await target.reply(target.post(b"\x1f\x8b", f"content-encoding: {coding}\r\n"))
     assert reply.status == 415
     reply.check_error()
@@ -310,6 +312,7 @@ async def test_413_is_seen_by_a_client_that_sends_everything_first(
 
 
 async def test_a_body_of_just_the_limit_is_taken_and_one_byte_more_is_not(target: Target) -> None:
+    """Exactly 32 MiB are answered with 200, and one byte more with 413."""
     opened = QUESTION.removesuffix(b"}") + b',"unknown":"'
     room = 32 * MIB - len(opened) - len(b'"}')
     assert (await target.reply(target.post(opened + b"A" * room + b'"}'))).status == 200
@@ -349,6 +352,7 @@ async def test_headers_and_bodies_that_come_slowly_are_closed_by_their_deadline(
 async def test_a_connection_that_sends_nothing_is_closed_without_an_answer(
     target: Target,
 ) -> None:
+    """Idle sockets are closed within their deadline; an answer would belong to no request."""
     patience = HEADER_SECONDS + SWEEP_SECONDS + ANSWER_SECONDS
     heard = await talk(target.port, patience_seconds=patience)
     assert heard.closed
@@ -446,11 +450,13 @@ async def leaving_seconds(folder: Path, trials: int) -> list[float]:
 
 
 async def test_the_provider_is_left_within_100_ms_of_the_client_leaving(tmp_path: Path) -> None:
+    """Each token after that would be paid for without a reader."""
     assert max(await leaving_seconds(tmp_path, 5)) < 0.1
 
 
 @pytest.mark.long
 async def test_the_provider_is_left_within_100_ms_in_99_of_100_trials(tmp_path: Path) -> None:
+    """The promise holds over many trials, not only for a lucky five."""
     found = sorted(await leaving_seconds(tmp_path, 50))
     assert found[197] < 0.1
 
@@ -585,6 +591,7 @@ async def survives(folder: Path, provider: ProviderThread, count: int) -> None:
 async def test_two_thousand_damaged_requests_cause_no_5xx_no_hang_and_no_growth(
     tmp_path: Path, provider: ProviderThread
 ) -> None:
+    """Hostile bytes get a 400, harmless ones a 200, and memory and files stay where they were."""
     await survives(tmp_path, provider, 2_000)
 
 
@@ -592,4 +599,5 @@ async def test_two_thousand_damaged_requests_cause_no_5xx_no_hang_and_no_growth(
 async def test_a_hundred_thousand_damaged_requests_cause_no_5xx_no_hang_and_no_growth(
     tmp_path: Path, provider: ProviderThread
 ) -> None:
+    """A slow leak that 2,000 requests hide shows over fifty times as many."""
     await survives(tmp_path, provider, 100_000)

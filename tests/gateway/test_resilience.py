@@ -99,6 +99,7 @@ async def thirty_percent_503(
 async def test_retries_add_a_tenth_at_most_while_a_third_of_the_answers_are_503(
     troubled: ProviderThread, callers: list[Caller]
 ) -> None:
+    """Unbounded retries would turn a provider's bad minute into an outage."""
     await thirty_percent_503(troubled, callers, 20.0, 1000)
 
 
@@ -106,6 +107,7 @@ async def test_retries_add_a_tenth_at_most_while_a_third_of_the_answers_are_503(
 async def test_retries_add_a_tenth_at_most_over_a_minute_of_503(
     troubled: ProviderThread, callers: list[Caller]
 ) -> None:
+    """The bound is no matter of a short burst, and recovery is still at once."""
     # No faster than the provider remembers: it keeps its last 100,000 requests.
     await thirty_percent_503(troubled, callers, 60.0, 80_000, pause_seconds=0.02)
 
@@ -233,6 +235,7 @@ def test_the_provider_is_left_soon_after_the_client_and_what_it_wrote_is_billed(
     gateway: RunningGateway, key: str, troubled: ProviderThread,
     stream: bool, fault: str, written: int,
 ) -> None:  # fmt: skip
+    """Nine of ten connections close within 100 ms, and the tokens until then are booked."""
     seconds = leave_and_look(
         gateway, troubled, key, stream=stream, fault=fault, written=written, trials=10
     )

@@ -297,6 +297,7 @@ MALFORMED = {
 async def test_what_could_be_read_in_two_ways_is_refused_and_never_reaches_the_application(
     guard: Guarded, raw: bytes
 ) -> None:
+    """A proxy that reads it differently could smuggle one tenant's request into another's."""
     status, _ = await guard.refusal(raw)
     assert status == 400
     assert guard.application.asked == []
@@ -306,6 +307,8 @@ async def test_what_could_be_read_in_two_ways_is_refused_and_never_reaches_the_a
 async def test_malformed_requests_are_refused_alike_when_they_come_byte_by_byte(
     guard: Guarded,
 ) -> None:
+    """An attacker must not get past the guard by cutting the bytes at a lucky place."""
+
     async def one_by_one(raw: bytes) -> None:
         reader, writer = await guard.connect()
         with contextlib.suppress(ConnectionError):
@@ -325,6 +328,7 @@ async def test_malformed_requests_are_refused_alike_when_they_come_byte_by_byte(
 
 @guarded_server
 async def test_a_valid_request_is_answered_and_its_connection_kept(guard: Guarded) -> None:
+    """Bodies of 0, 1 and 100,000 bytes go over one connection, each counted right."""
     reader, writer = await guard.connect()
     for size in (0, 1, 100_000):
         writer.write(request(f"Content-Length: {size}\r\n", b"a" * size))
@@ -339,6 +343,7 @@ async def test_a_valid_request_is_answered_and_its_connection_kept(guard: Guarde
 async def test_chunks_arrive_as_one_body_and_trailers_never_pass_for_headers(
     guard: Guarded,
 ) -> None:
+    """A trailer could otherwise bring a key or a host after the head was checked."""
     body = b"3\r\nabc\r\n2;ext=1\r\nde\r\n0\r\nAuthorization: Bearer x\r\nHost: b\r\n\r\n"
     (answer,) = await guard.answers(request("Transfer-Encoding: chunked\r\n", body))
     assert answer[0] == 200
@@ -350,12 +355,14 @@ async def test_chunks_arrive_as_one_body_and_trailers_never_pass_for_headers(
 
 @guarded_server
 async def test_a_header_given_twice_is_one_list_and_neither_value_is_lost(guard: Guarded) -> None:
+    """Two cache directives both count, in whatever case their names come."""
     await guard.answers(request("Cache-Control: no-store\r\ncache-control: max-age=5\r\n"))
     assert guard.application.asked[0][1][b"cache-control"] == b"no-store, max-age=5"
 
 
 @guarded_server
 async def test_http_1_0_is_answered_and_closed_with_or_without_a_host(guard: Guarded) -> None:
+    """Old health checks send no host, and wait for the end of the connection."""
     for raw in (b"GET /echo HTTP/1.0\r\n\r\n", b"GET /echo HTTP/1.0\r\nHost: a\r\n\r\n"):
         received, closed = await guard.talk(raw)
         assert parse(received)[0][0] == 200
@@ -367,6 +374,7 @@ async def test_http_1_0_is_answered_and_closed_with_or_without_a_host(guard: Gua
 async def test_an_upgrade_is_not_taken_up_and_what_follows_is_not_read(
     guard: Guarded, protocol: str
 ) -> None:
+    """The one answer says close, so nothing behind it can slip in as another protocol."""
     head = f"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: {protocol}\r\nHTTP2-Settings: AAMA\r\n"
     for raw in (request(head, line="GET /echo HTTP/1.1"), request(head + "Content-Length: 0\r\n")):
         received, closed = await guard.talk(raw + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + GET)
@@ -411,6 +419,7 @@ async def test_the_body_of_a_request_that_asks_for_an_upgrade_is_read(guard: Gua
 )
 @guarded_server
 async def test_headers_too_long_or_too_many_are_refused(guard: Guarded, raw: bytes) -> None:
+    """URL, chunk extension and trailer count as well, and the message states the limit."""
     pieces = [raw[start : start + 4096] for start in range(0, len(raw), 4096)]
     status, message = await guard.refusal(*pieces)
     assert status == 431
@@ -420,6 +429,7 @@ async def test_headers_too_long_or_too_many_are_refused(guard: Guarded, raw: byt
 
 @guarded_server
 async def test_as_many_headers_as_are_allowed_are_answered(guard: Guarded) -> None:
+    """The limit is exact: a request with a hundred headers still gets its 200."""
     (answer,) = await guard.answers(request("X: b\r\n" * 99))
     assert answer[0] == 200
 
@@ -446,6 +456,7 @@ async def test_a_header_without_end_is_not_kept_in_memory(guard: Guarded) -> Non
 
 @guarded_server
 async def test_slow_headers_are_closed_by_their_deadline(guard: Guarded) -> None:
+    """A header every 50 ms for ever cannot hold a connection; it ends with a 408 to retry."""
     reader, writer = await guard.connect()
     began = time.monotonic()
     writer.write(b"GET /echo HTTP/1.1\r\n")
@@ -471,6 +482,7 @@ async def test_slow_headers_are_closed_by_their_deadline(guard: Guarded) -> None
 async def test_a_slow_body_is_answered_408_and_its_application_hears_that_the_client_left(
     guard: Guarded,
 ) -> None:
+    """A request whose body stalls gives its slot back and is never handled."""
     began = time.monotonic()
     status, message = await guard.refusal(request("Content-Length: 100\r\n"), b"a")
     assert status == 408
@@ -482,6 +494,7 @@ async def test_a_slow_body_is_answered_408_and_its_application_hears_that_the_cl
 
 @guarded_server
 async def test_connections_that_ask_nothing_are_closed_without_an_answer(guard: Guarded) -> None:
+    """Silent, blank or idle after one answer: none may use up the connections of others."""
     for first in (b"", b"\r\n\r\n", GET):
         received, closed = await guard.talk(first)
         assert closed, first
@@ -491,6 +504,7 @@ async def test_connections_that_ask_nothing_are_closed_without_an_answer(guard: 
 
 @guarded_server
 async def test_a_client_that_never_reads_a_stream_is_cut(guard: Guarded) -> None:
+    """Otherwise its buffers would be held for ever at no cost to it."""
     reader, writer = await guard.connect(limit=1)
     writer.write(request(line="GET /stream HTTP/1.1"))
     await until(lambda: guard.application.left == 1, 4.0)
@@ -525,6 +539,7 @@ async def test_a_client_that_reads_a_whole_answer_slowly_gets_all_of_it(guard: G
 
 @guarded_server
 async def test_a_client_that_never_reads_and_asks_for_more_is_cut(guard: Guarded) -> None:
+    """Three large answers in one pipeline do not keep the connection beyond its deadline."""
     _, writer = await guard.connect(limit=1)
     writer.write(request(line="GET /big HTTP/1.1") * 3)
     await until(lambda: guard.connections == 0, 4.0)
@@ -537,6 +552,7 @@ async def test_a_client_that_never_reads_and_asks_for_more_is_cut(guard: Guarded
 async def test_413_is_seen_by_a_client_that_sends_everything_first(
     guard: Guarded, head: str, version: str
 ) -> None:
+    """Not a reset after 11 MiB: its user would look for a network fault."""
     size = 11 << 20
     line = f"POST /early {version}"
     received, _ = await guard.talk(
@@ -551,6 +567,7 @@ async def test_413_is_seen_by_a_client_that_sends_everything_first(
 async def test_a_connection_goes_on_after_an_early_answer_and_its_unread_body(
     guard: Guarded,
 ) -> None:
+    """The 300,000 bytes that were not wanted are skipped, not read as the next request."""
     early = request("Content-Length: 300000\r\n", b"a" * 300_000, "POST /early HTTP/1.1")
     first, second = await guard.answers(early, GET)
     assert (first[0], second[0]) == (413, 200)
@@ -558,6 +575,7 @@ async def test_a_connection_goes_on_after_an_early_answer_and_its_unread_body(
 
 @guarded_server
 async def test_a_body_that_never_ends_after_an_early_answer_is_closed(guard: Guarded) -> None:
+    """After its 413 a client cannot hold the connection by withholding the rest."""
     for head in ("", "Connection: close\r\n"):
         raw = request(head + "Content-Length: 300000\r\n", b"a", "POST /early HTTP/1.1")
         received, closed = await guard.talk(raw)
@@ -568,6 +586,7 @@ async def test_a_body_that_never_ends_after_an_early_answer_is_closed(guard: Gua
 
 @guarded_server
 async def test_pipelined_requests_are_answered_in_order(guard: Guarded) -> None:
+    """As many as may wait: an answer out of order would go to another request."""
     answers = await guard.answers(
         b"".join(request(line=f"GET /{n} HTTP/1.1") for n in range(PIPELINE_MAX))
     )
@@ -580,6 +599,7 @@ async def test_pipelined_requests_are_answered_in_order(guard: Guarded) -> None:
 async def test_too_deep_a_pipeline_is_refused_once_what_came_before_is_answered(
     guard: Guarded,
 ) -> None:
+    """Fifty requests in one write get their answers up to the limit, then one clear 400."""
     reader, writer = await guard.connect()
     writer.write(request(line="GET /slow HTTP/1.1") + GET * 50)
     await until(lambda: len(guard.application.asked) == 1)
@@ -594,6 +614,7 @@ async def test_too_deep_a_pipeline_is_refused_once_what_came_before_is_answered(
 async def test_an_answer_between_two_parts_of_the_next_head_takes_no_header_from_it(
     guard: Guarded,
 ) -> None:
+    """A head that is cut by the earlier answer keeps the headers of both halves."""
     reader, writer = await guard.connect()
     writer.write(request(line="GET /slow HTTP/1.1"))
     await until(lambda: len(guard.application.asked) == 1)
@@ -618,6 +639,7 @@ async def test_an_answer_between_two_parts_of_the_next_head_takes_no_header_from
 async def test_a_refusal_never_lands_in_the_middle_of_another_answer(
     guard: Guarded, second: bytes
 ) -> None:
+    """The first client must read a whole 200 before the second request's error."""
     reader, writer = await guard.connect()
     writer.write(request(line="GET /slow HTTP/1.1") + second)
     await until(lambda: len(guard.application.asked) == 1)
@@ -633,6 +655,7 @@ async def test_a_refusal_never_lands_in_the_middle_of_another_answer(
 
 @guarded_server
 async def test_a_client_that_leaves_is_noticed_while_it_is_answered(guard: Guarded) -> None:
+    """Within 100 ms the application hears of it and can stop the provider."""
     reader, writer = await guard.connect()
     writer.write(request(line="GET /stream HTTP/1.1"))
     await asyncio.wait_for(reader.readexactly(1000), GRACE_SECONDS)
@@ -644,6 +667,7 @@ async def test_a_client_that_leaves_is_noticed_while_it_is_answered(guard: Guard
 
 @guarded_server
 async def test_one_connection_too_many_is_told_so_and_closed(guard: Guarded) -> None:
+    """It gets a 503, and the connections at the limit are still answered."""
     held = [await guard.connect() for _ in range(LIMITS.connections_max)]
     await until(lambda: guard.connections == LIMITS.connections_max)
     status, _ = await guard.refusal()
@@ -741,6 +765,7 @@ async def attack(guard: Guarded, count: int) -> None:
 @pytest.mark.slow
 @guarded_server
 async def test_damaged_requests_never_cause_a_5xx_a_hang_or_a_leak(guard: Guarded) -> None:
+    """1,600 of them take less than 20 seconds and leave less than 512 KiB behind."""
     await attack(guard, 200)  # warm up what is allocated once
     tracemalloc.start()
     try:
@@ -759,6 +784,7 @@ async def test_damaged_requests_never_cause_a_5xx_a_hang_or_a_leak(guard: Guarde
 @pytest.mark.long
 @guarded_server
 async def test_a_hundred_thousand_damaged_requests_leave_nothing_behind(guard: Guarded) -> None:
+    """A leak of six bytes per request would exceed the 512 KiB allowed."""
     await attack(guard, 1000)
     tracemalloc.start()
     try:
@@ -773,6 +799,7 @@ async def test_a_hundred_thousand_damaged_requests_leave_nothing_behind(guard: G
 
 @guarded_server
 async def test_draining_answers_what_is_asked_and_closes_the_rest(guard: Guarded) -> None:
+    """In a deployment idle connections close at once, and a running request gets its answer."""
     idle_reader, idle_writer = await guard.connect()
     reader, writer = await guard.connect()
     writer.write(request(line="GET /slow HTTP/1.1"))
@@ -792,6 +819,7 @@ async def test_draining_answers_what_is_asked_and_closes_the_rest(guard: Guarded
 async def test_draining_closes_a_connection_whose_answer_came_before_the_body(
     guard: Guarded,
 ) -> None:
+    """Without this a restart would wait for a client that has already been answered."""
     reader, writer = await guard.connect()
     writer.write(request("Content-Length: 3\r\n", line="POST /early HTTP/1.1"))
     await asyncio.wait_for(reader.readuntil(b"}}"), GRACE_SECONDS)
@@ -806,6 +834,7 @@ async def test_draining_closes_a_connection_whose_answer_came_before_the_body(
 async def test_an_expected_100_continue_is_sent_only_where_the_body_is_wanted(
     guard: Guarded,
 ) -> None:
+    """A client need not upload a body that is refused by its head."""
     head = "Expect: 100-continue\r\nContent-Length: 2\r\n"
     reader, writer = await guard.connect()
     writer.write(request(head))
@@ -838,6 +867,7 @@ async def test_a_body_held_back_for_100_continue_is_not_looked_for_in_the_next_r
 async def test_a_body_beyond_its_limit_is_answered_and_its_connection_goes_on(
     guard: Guarded,
 ) -> None:
+    """One byte too many in a chunk gives a 413, and the next request its answer."""
     size = LIMITS.body_bytes_max + 1
     chunked = b"%x\r\n" % size + b"a" * size + b"\r\n0\r\n\r\n"
     first, second = await guard.answers(request("Transfer-Encoding: chunked\r\n", chunked), GET)

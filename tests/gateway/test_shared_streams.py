@@ -97,6 +97,7 @@ def booked(gateway: RunningGateway, reader: Reader) -> EventRow:
 async def test_a_late_twin_gets_the_same_frames_and_is_booked_as_a_hit(
     gateway: RunningGateway, client: httpx.AsyncClient, slow_provider: ProviderThread
 ) -> None:
+    """Four readers make one call; the three that follow cost nothing and see every frame."""
     first = Reader(client, "Twins, please.")
     await first.until_begun()
     twins = [Reader(client, "Twins, please.") for _ in range(3)]
@@ -118,6 +119,7 @@ async def test_a_late_twin_gets_the_same_frames_and_is_booked_as_a_hit(
 async def test_each_gets_the_usage_only_if_it_asked_for_it(
     client: httpx.AsyncClient, leads_with_usage: bool
 ) -> None:
+    """Twins differ in one event alone, and it makes no difference which one leads."""
     text = f"Usage {leads_with_usage}."
     first = Reader(client, text, usage=leads_with_usage)
     await first.until_begun()
@@ -155,6 +157,7 @@ async def test_the_leaders_client_may_leave_and_its_twin_still_gets_everything(
 async def test_when_leader_and_twin_have_left_the_provider_is_left_too(
     gateway: RunningGateway, client: httpx.AsyncClient, slow_provider: ProviderThread
 ) -> None:
+    """Only the last reader's leaving ends the call, and then no more tokens are paid for."""
     first = Reader(client, "Everybody leaves.")
     await first.until_begun()
     twin = Reader(client, "Everybody leaves.")
@@ -172,6 +175,7 @@ async def test_when_leader_and_twin_have_left_the_provider_is_left_too(
 async def test_a_cut_stream_is_an_error_event_for_everybody(
     client: httpx.AsyncClient, slow_provider: ProviderThread
 ) -> None:
+    """No follower may take the half answer for whole, or wait for ever."""
     text = "Break. [[fault:cut-after-30]]"
     first = Reader(client, text)
     await first.until_begun()
@@ -198,6 +202,7 @@ async def test_a_leader_that_fails_before_its_first_frame_hands_over_to_a_twin(
 async def test_a_document_follows_a_stream(
     client: httpx.AsyncClient, slow_provider: ProviderThread
 ) -> None:
+    """A client without streaming shares the running call too, and gets the whole text."""
     first = Reader(client, "Both kinds.")
     await first.until_begun()
     body = {name: value for name, value in first.body.items() if name != "stream"}
@@ -210,6 +215,7 @@ async def test_a_document_follows_a_stream(
 async def test_another_tenant_never_follows(
     gateway: RunningGateway, client: httpx.AsyncClient, slow_provider: ProviderThread
 ) -> None:
+    """Equal questions of two tenants are two calls, for answers may not cross between them."""
     first = Reader(client, "Mine alone.")
     await first.until_begun()
     foreign = {"authorization": f"Bearer {gateway.key('globex')}"}

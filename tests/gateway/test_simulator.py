@@ -108,6 +108,7 @@ def fault(name: str, *, stream: bool = False) -> dict[str, Any]:
 
 
 async def test_an_answer_is_short_labelled_and_the_same_each_time() -> None:
+    """No demo can mistake it for a real model, and tests repeat it by its seed."""
     async with asking(seed=1) as (_, client), asking(seed=1) as (_, twin):
         first = await client.chat.completions.create(model="m", messages=QUESTION)
         again = await twin.chat.completions.create(model="m", messages=QUESTION)
@@ -146,6 +147,7 @@ VARIANTS: list[dict[str, Any]] = [
 async def test_a_stream_says_and_counts_the_same_as_the_whole_answer(
     options: dict[str, Any],
 ) -> None:
+    """The reference for all streaming tests must itself add up, choice by choice."""
     async with asking() as (simulator, client):
         whole = await client.chat.completions.create(model="m", messages=QUESTION, **options)
         stream = await client.chat.completions.create(
@@ -168,6 +170,7 @@ async def test_a_stream_says_and_counts_the_same_as_the_whole_answer(
 
 
 async def test_max_tokens_is_kept_exactly_and_named_as_the_reason() -> None:
+    """Limits of 1 and 7 give just as many tokens, which tests of cost rely on."""
     async with asking() as (_, client):
         for limit in (1, 7):
             answer = await client.chat.completions.create(
@@ -179,6 +182,7 @@ async def test_max_tokens_is_kept_exactly_and_named_as_the_reason() -> None:
 
 
 async def test_a_tool_is_called_until_its_result_is_there() -> None:
+    """Arguments fit the tool's schema, and a loop of tool calls comes to its end."""
     async with asking() as (_, client):
         answer = await client.chat.completions.create(model="m", messages=QUESTION, tools=TOOLS)
         message = answer.choices[0].message
@@ -198,6 +202,7 @@ async def test_a_tool_is_called_until_its_result_is_there() -> None:
 
 
 async def test_a_json_schema_is_obeyed() -> None:
+    """An independent validator accepts what the simulator makes up."""
     async with asking() as (_, client):
         answer = await client.chat.completions.create(
             model="m",
@@ -211,12 +216,14 @@ async def test_a_json_schema_is_obeyed() -> None:
 
 
 async def test_usage_of_a_stream_comes_only_when_asked_for() -> None:
+    """As at OpenAI: a client that did not ask sees no extra chunk."""
     async with asking() as (_, client):
         stream = await client.chat.completions.create(model="m", messages=QUESTION, stream=True)
         assert all([chunk.choices and chunk.usage is None async for chunk in stream])
 
 
 async def test_text_completions_work_whole_and_streamed() -> None:
+    """Two choices of the older endpoint differ from each other and not by their form."""
     async with asking() as (_, client):
         whole = await client.completions.create(model="m", prompt="Once upon a time", n=2)
         stream = await client.completions.create(
@@ -231,6 +238,7 @@ async def test_text_completions_work_whole_and_streamed() -> None:
 
 
 async def test_embeddings_are_unit_vectors_that_depend_on_the_text_alone() -> None:
+    """Equal texts must match in a cache; floats, base64 and token lists all work."""
     async with asking() as (_, client):
         answer = await client.embeddings.create(
             model="m", input=["one", "two", "one"], dimensions=8
@@ -252,11 +260,13 @@ async def test_embeddings_are_unit_vectors_that_depend_on_the_text_alone() -> No
 
 
 async def test_models_are_listed() -> None:
+    """A client that looks for models first finds the simulated one."""
     async with asking() as (_, client):
         assert "simulated-large" in [model.id async for model in client.models.list()]
 
 
 def test_the_synchronous_client_works_alike() -> None:
+    """The thread that synchronous tests use answers whole and streamed with one text."""
     provider = ProviderThread(seed=1)
     try:
         with openai.OpenAI(base_url=provider.base_url, api_key="k", max_retries=0) as client:
@@ -290,6 +300,7 @@ def test_the_synchronous_client_works_alike() -> None:
     ],
 )
 async def test_a_wrong_request_is_answered_400_in_openais_shape(body: bytes) -> None:
+    """It is not recorded either, so a count of requests means good ones."""
     async with running() as simulator:
         head, _, document = (await raw_answer(simulator, body)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 ")
@@ -320,6 +331,7 @@ async def test_a_wrong_request_is_answered_400_in_openais_shape(body: bytes) -> 
 async def test_a_fault_is_the_clients_own_exception(
     name: str, error: type[openai.OpenAIError]
 ) -> None:
+    """A fault is chosen by a mark in the prompt or by the model's name."""
     body = fault(name)
     async with asking() as (simulator, client):
         with pytest.raises(error):
@@ -366,12 +378,14 @@ HOSTILE: dict[str, Callable[[bytes], bool]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_fault_is_written_as_it_is_described(name: str) -> None:
+    """Tests of broken providers prove nothing if the fault on the wire is another one."""
     body = {**fault(name, stream=True), "stream_options": {"include_usage": True}}
     async with running() as simulator:
         assert HOSTILE[name](await raw_answer(simulator, body))
 
 
 async def test_a_reset_is_a_reset_after_exactly_so_many_bytes() -> None:
+    """The client gets a hundred bytes, no more and no clean end."""
     async with running() as simulator:
         for stream in (False, True):
             async with http_client() as client:
@@ -389,12 +403,14 @@ async def test_a_reset_is_a_reset_after_exactly_so_many_bytes() -> None:
 
 
 def test_every_fault_of_the_table_is_tested() -> None:
+    """A fault that is added to the table without a test fails here."""
     tested = {*HOSTILE, "status-N", "wrong-length", "huge-head", "reset-before-head"}
     kinds = {name if name in FAULTS else name.rpartition("-")[0] + "-N" for name in tested}
     assert kinds | {"reset-after-N"} == set(FAULTS)
 
 
 async def test_a_share_of_all_requests_can_be_made_to_fail() -> None:
+    """Of a hundred requests about 30 fail, and none once the fault is taken back."""
     async with running(seed=5) as simulator, http_client() as client:
         control = simulator.base_url.removesuffix("/v1") + "/control"
         set_to = await client.post(control + "/faults", json={"fault": "status-503", "rate": 0.3})
@@ -412,6 +428,7 @@ async def test_a_share_of_all_requests_can_be_made_to_fail() -> None:
 
 
 async def test_the_record_says_exactly_what_was_written() -> None:
+    """The books are checked against it: a stream cut after 40 tokens is recorded with 40."""
     async with running() as simulator, http_client() as client:
         control = simulator.base_url.removesuffix("/v1") + "/control/requests"
         chat = simulator.base_url + "/chat/completions"
@@ -428,6 +445,7 @@ async def test_the_record_says_exactly_what_was_written() -> None:
 
 
 async def test_a_caller_that_hangs_up_is_noticed_and_pays_for_what_was_written() -> None:
+    """After five tokens read, at most three more are written and recorded."""
     async with asking(tokens_per_second=100) as (simulator, client):
         stream = await client.chat.completions.create(model="m", messages=QUESTION, stream=True)
         seen = 0
@@ -445,6 +463,7 @@ async def test_a_caller_that_hangs_up_is_noticed_and_pays_for_what_was_written()
 
 
 async def test_latency_and_token_rate_are_kept() -> None:
+    """Ten tokens at 200 per second after 50 ms take between 0.1 and 0.3 seconds."""
     async with asking(latency_seconds=0.05, tokens_per_second=200) as (_, client):
         began = time.monotonic()
         stream = await client.chat.completions.create(
@@ -459,6 +478,7 @@ async def test_latency_and_token_rate_are_kept() -> None:
 
 
 async def test_pipelined_requests_are_answered_in_their_order() -> None:
+    """A stream between two documents ends before the next answer begins."""
     async with running(latency_seconds=0.01) as simulator:
         requests = b""
         for number in range(3):

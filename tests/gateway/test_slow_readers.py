@@ -157,6 +157,7 @@ async def filled(size: Callable[[], int]) -> float:
 async def test_twenty_slow_readers_cost_little_and_are_parted_with(
     tmp_path: Path, mock: str
 ) -> None:
+    """Memory for each is bounded, and clients beside them hardly notice."""
     stall = {"TOLLHOUSE_LIMITS_WRITE_STALL_SECONDS": "4"}
     with running_gateway(tmp_path, mock, environment=stall) as gateway:
         await burden(gateway, mock, 20, 0.4, share=0.5)
@@ -166,6 +167,7 @@ async def test_twenty_slow_readers_cost_little_and_are_parted_with(
 async def test_two_hundred_slow_readers_cost_little_and_are_parted_with(
     tmp_path: Path, mock: str
 ) -> None:
+    """Ten times the crowd costs no more for each of them, and 99 % of other requests stay quick."""
     stall = {"TOLLHOUSE_LIMITS_WRITE_STALL_SECONDS": "30"}
     with running_gateway(tmp_path, mock, environment=stall) as gateway:
         await burden(gateway, mock, 200, 3.0, share=0.99)

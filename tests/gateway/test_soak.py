@@ -168,6 +168,7 @@ async def soak(gateway: RunningGateway, warm_up: int, requests: int, growth: flo
 
 
 async def test_five_thousand_requests_leave_nothing_behind(tmp_path: Path, mock: str) -> None:
+    """Memory grows by a tenth at most, no task stays, and the books are complete."""
     with running_gateway(tmp_path, mock, environment=LIMITS) as gateway:
         await soak(gateway, 2_500, 5_000, growth=0.10)
 
@@ -176,5 +177,6 @@ async def test_five_thousand_requests_leave_nothing_behind(tmp_path: Path, mock:
 async def test_two_hundred_thousand_requests_leave_nothing_behind(
     tmp_path: Path, mock: str
 ) -> None:
+    """Over a long day memory grows by a twentieth at most, and the books are complete."""
     with running_gateway(tmp_path, mock, environment=LIMITS) as gateway:
         await soak(gateway, 40_000, 200_000, growth=0.05)

@@ -43,6 +43,7 @@ def reaped(running: Child) -> int:
 
 
 def test_an_occupied_port_is_told_in_one_sentence_with_the_way_out() -> None:
+    """The operator reads which port it is and where to choose another."""
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         port = occupied.getsockname()[1]
         with pytest.raises(StartError) as refused:
@@ -54,6 +55,7 @@ def test_an_occupied_port_is_told_in_one_sentence_with_the_way_out() -> None:
 
 
 def test_an_address_that_is_not_ours_is_told_in_one_sentence() -> None:
+    """A typing error in the address is named with its port, before any worker starts."""
     with pytest.raises(StartError, match=r"^Cannot listen on 192\.0\.2\.1:1"):
         bind("192.0.2.1", 1)
 
@@ -75,6 +77,7 @@ def test_a_bound_socket_takes_connections_before_anybody_serves_it(host: str) ->
 def test_an_admin_port_beyond_loopback_is_warned_of(
     host: str, warned: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Admin keys would cross the network in clear text, so the log says it in capitals."""
     with bind(host, 0) as listener:
         warn_exposed(listener)
     assert sum("WITHOUT TLS" in message for message in caplog.messages) == warned
@@ -114,6 +117,7 @@ def test_a_port_of_another_gateway_is_not_shared_with_it() -> None:
 
 
 def test_a_child_that_dies_is_started_again_ever_more_slowly_up_to_a_limit() -> None:
+    """Waits double from 0.2 to 5 seconds, so a crash at start burns no CPU."""
     dying = child("raise SystemExit(3)")
     delays = []
     for _ in range(8):
@@ -125,6 +129,7 @@ def test_a_child_that_dies_is_started_again_ever_more_slowly_up_to_a_limit() -> 
 
 
 def test_a_child_that_ran_steadily_is_started_again_at_once() -> None:
+    """After 11 good seconds earlier crashes are forgotten, and the wait is 0.1 seconds."""
     dying = child("raise SystemExit(0)")
     for _ in range(3):
         dying.start()
@@ -153,6 +158,7 @@ def test_a_child_that_cannot_be_started_is_tried_again_ever_more_slowly(tmp_path
 
 
 def test_a_child_told_to_reload_before_it_listens_goes_on() -> None:
+    """A hangup that early would kill a process without a handler, and lose a worker."""
     starting = child("import time; time.sleep(0.3); raise SystemExit(5)")
     starting.start()
     starting.signal(signal.SIGHUP)
@@ -160,6 +166,7 @@ def test_a_child_told_to_reload_before_it_listens_goes_on() -> None:
 
 
 def test_a_child_gets_its_sockets_and_no_others() -> None:
+    """A port that a child holds by accident would stay open after its owner has gone."""
     with bind("127.0.0.1", 0) as given, bind("127.0.0.1", 0) as other:
         script = (
             f"import os, socket\nsocket.socket(fileno={given.fileno()}).getsockname()\n"
@@ -171,6 +178,7 @@ def test_a_child_gets_its_sockets_and_no_others() -> None:
 
 
 def test_a_child_that_will_not_end_is_killed_and_not_started_again(tmp_path: Path) -> None:
+    """A process that ignores SIGTERM cannot hold up a stop for ever."""
     deaf = tmp_path / "deaf"
     stubborn = child(
         "import pathlib, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -186,6 +194,7 @@ def test_a_child_that_will_not_end_is_killed_and_not_started_again(tmp_path: Pat
 
 
 def test_signals_to_a_child_that_is_not_running_go_nowhere() -> None:
+    """No signal may reach a stranger whose process id was used before."""
     never = child("pass")
     never.signal(signal.SIGTERM)
     assert never.reap() is None
@@ -227,6 +236,7 @@ def policy_version(gateway: RunningGateway) -> str:
 def test_a_worker_that_is_killed_has_a_successor_on_the_same_sockets(
     gateway: RunningGateway,
 ) -> None:
+    """A request sent meanwhile waits a moment and is answered."""
     gateway.start()
     first = gateway.child("worker")
     os.kill(first, signal.SIGKILL)
@@ -240,6 +250,7 @@ def test_a_worker_that_is_killed_has_a_successor_on_the_same_sockets(
 def test_being_told_to_stop_ends_all_children_and_exits_0(
     gateway: RunningGateway, number: signal.Signals
 ) -> None:
+    """Both ports are free again, so that the next start finds them."""
     gateway.start()
     worker = gateway.child("worker")
     assert gateway.process is not None
@@ -268,6 +279,7 @@ def test_being_told_to_stop_while_a_worker_starts_is_no_failure(gateway: Running
 
 @pytest.mark.slow
 def test_hangup_reaches_the_worker_which_reads_its_policy_again(gateway: RunningGateway) -> None:
+    """An operator can bring in a policy at once, without a restart."""
     with gateway.config.open("a") as config:
         config.write("limits: {reload_settle_seconds: 3600.0}\n")  # so nothing else reloads it
     gateway.start()
@@ -303,6 +315,7 @@ def refused(gateway: RunningGateway) -> tuple[int, str]:
 
 @pytest.mark.slow
 def test_serve_on_an_occupied_port_ends_with_one_sentence(gateway: RunningGateway) -> None:
+    """The command exits with 1 and one line, no stack trace."""
     with socket.create_server(("127.0.0.1", gateway.port)):
         status, said = refused(gateway)
     assert status == 1

@@ -108,6 +108,7 @@ def started(gateway: RunningGateway) -> tuple[int, list[str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ledger.sqlite", "keys.sqlite"])
 def test_a_start_on_a_damaged_database_ends_with_one_sentence(tmp_path: Path, name: str) -> None:
+    """It names the file and the command that restores it."""
     gateway = RunningGateway(tmp_path, "http://127.0.0.1:9/v1")
     Ledger.open(gateway.state_dir).close()
     (gateway.state_dir / name).write_bytes(b"this is no database, whatever its name is" * 100)
@@ -133,6 +134,7 @@ def test_a_start_on_a_ledger_damaged_in_its_middle_ends_with_one_sentence(tmp_pa
 
 @pytest.mark.slow
 def test_a_start_on_a_full_disk_ends_with_one_sentence(tmp_path: Path) -> None:
+    """It tells the operator to free space, in place of SQLite's own words."""
     with small_disk(tmp_path / "state") as disk:
         gateway = RunningGateway(tmp_path, "http://127.0.0.1:9/v1")
         fill(disk)
@@ -143,6 +145,7 @@ def test_a_start_on_a_full_disk_ends_with_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_start_on_a_read_only_disk_ends_with_one_sentence(tmp_path: Path) -> None:
+    """The kernel's reason is in it, and no stack trace."""
     with small_disk(tmp_path / "state") as disk:
         gateway = RunningGateway(tmp_path, "http://127.0.0.1:9/v1")
         remount = ["mount", "-o", "remount,ro", str(disk)]
@@ -157,6 +160,7 @@ def test_a_start_on_a_read_only_disk_ends_with_one_sentence(tmp_path: Path) -> N
 
 
 def test_a_switch_that_is_not_kept_is_kept_later(tmp_path: Path) -> None:
+    """It works at once, admits that it is not saved, and outlasts a restart once it is."""
     folder = tmp_path / "gone"
     folder.mkdir()
     switches = Switches(folder / "switches.json")

@@ -148,6 +148,7 @@ def booked_pico(gateway: RunningGateway, tenant: str) -> int:
 
 
 async def test_metrics_are_the_sum_of_what_all_workers_did(gateway: RunningGateway) -> None:
+    """A scrape that met one worker's numbers alone would show a fraction of the traffic."""
     key = gateway.key("acme")
     before = metric(gateway, "requests_total")
     seconds = metric(gateway, "request_duration_seconds_count")
@@ -199,6 +200,7 @@ async def test_a_revoked_key_is_refused_while_the_admin_process_does_not_answer(
 
 
 async def test_a_switch_is_thrown_in_every_worker(gateway: RunningGateway) -> None:
+    """An operator who turns a cache off must not find it on in one of four processes."""
     async with Crowd(gateway, gateway.key("acme")) as crowd:
         await crowd.all(model="large", max_tokens=1000)  # fills the exact cache
         answers = await crowd.all(model="large", max_tokens=1000)
@@ -266,6 +268,7 @@ async def test_a_hard_budget_is_used_up_by_all_workers_together_and_not_exceeded
 async def test_a_used_up_budget_sends_its_tenant_to_the_cheaper_model(
     gateway: RunningGateway,
 ) -> None:
+    """All eight clients get the model that the policy still allows, and none gets a 429."""
     async with Crowd(gateway, gateway.key("thrifty"), 8) as crowd:
         answers = await crowd.all()
     assert codes(answers) == {200: 8}
@@ -275,6 +278,7 @@ async def test_a_used_up_budget_sends_its_tenant_to_the_cheaper_model(
 def test_a_second_gateway_on_the_folder_is_refused(
     gateway: RunningGateway, provider: ProviderThread
 ) -> None:
+    """Two writers would spoil the books; the message says that the ledger is taken."""
     settings = gateway.config.read_text().replace(str(gateway.port), "0")
     other = gateway.folder / "other.yaml"
     other.write_text(settings.replace(str(gateway.admin_port), "0"))
@@ -289,6 +293,7 @@ def test_a_second_gateway_on_the_folder_is_refused(
 async def test_killing_a_worker_loses_no_booking_and_the_others_go_on(
     gateway: RunningGateway, redis: RedisServer
 ) -> None:
+    """Every answer that a client got is booked once, and no money stays held."""
     before = set(gateway.children("--public-fd"))
     requests = metric(gateway, "requests_total")
     async with Crowd(gateway, gateway.key("acme")) as crowd:
@@ -313,6 +318,7 @@ async def test_killing_a_worker_loses_no_booking_and_the_others_go_on(
 async def test_the_admin_process_may_die_and_nobody_at_the_front_notices(
     gateway: RunningGateway,
 ) -> None:
+    """Requests go on meanwhile, and new keys work once its successor is up."""
     async with Crowd(gateway, gateway.key("acme"), 8) as crowd:
         victim = gateway.child("admin-process")
         os.kill(victim, signal.SIGKILL)

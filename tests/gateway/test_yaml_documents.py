@@ -109,11 +109,13 @@ def test_scalars_are_those_of_yaml_1_2(text: str, value: object) -> None:
     ],
 )  # fmt: skip
 def test_what_is_refused_is_named_at_its_place(text: str, problem: str) -> None:
+    """File, line and column lead an operator to tricks, missing variables and keys in clear."""
     problems = refused(text)
     assert any(problem in found for found in problems), problems
 
 
 def test_a_file_over_one_mebibyte_is_refused(tmp_path: Path) -> None:
+    """The limit is exact to the byte, so that no file can use up memory."""
     path = tmp_path / "large.yaml"
     path.write_bytes(b"a: b #".ljust(FILE_BYTES_MAX, b"-"))
     assert [document.value for document in read_documents(path)] == [{"a": "b"}]
@@ -123,10 +125,13 @@ def test_a_file_over_one_mebibyte_is_refused(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:
+    """The message gives line and column of the byte, and the encoding to save in."""
     assert refused(b"a: 1\nb: \xff") == ("policy.yaml:2:4: is not UTF-8: save it in that encoding",)
 
 
 def test_nesting_ends_at_its_limit() -> None:
+    """Deeper brackets could exhaust the parser's stack; the column of the first one is named."""
+
     def nested(levels: int) -> str:
         return "[" * levels + "]" * levels
 
@@ -136,12 +141,14 @@ def test_nesting_ends_at_its_limit() -> None:
 
 
 def test_documents_end_at_their_limit() -> None:
+    """The last one allowed is read, and one more is refused with the number."""
     assert len(parse_documents(b"---\na: 1\n" * DOCUMENTS_MAX, PATH, {})) == DOCUMENTS_MAX
     (problem,) = refused(b"---\na: 1\n" * (DOCUMENTS_MAX + 1))
     assert f"more than {DOCUMENTS_MAX} documents" in problem
 
 
 def test_references_are_resolved_inside_texts(tmp_path: Path) -> None:
+    """Variables, defaults and files fill a text, and the result is known to hold a secret."""
     secret = tmp_path / "key"
     secret.write_text("from-a-file\n")
     text = (
@@ -193,6 +200,7 @@ class Outer(BaseModel):
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_explained_at_its_place(text: str, problem: str) -> None:
+    """The key, what was expected and what was found stand in one message."""
     (document,) = parse_documents(text.encode(), PATH, {})
     with pytest.raises(PolicyError) as refusal:
         validate(document, Outer)
@@ -201,6 +209,7 @@ def test_a_wrong_value_is_explained_at_its_place(text: str, problem: str) -> Non
 
 
 def test_an_integer_is_welcome_where_a_number_is_expected() -> None:
+    """A share of 1 is 1.0; only a fussy schema would refuse it."""
     (document,) = parse_documents(b"name: x\ninner: {share: 1}", PATH, {})
     assert validate(document, Outer).inner.share == 1.0
 
@@ -217,12 +226,14 @@ def test_no_message_shows_what_a_reference_stands_for(secret: str, quoted: str) 
 
 
 def test_the_nearest_word_is_suggested_or_none() -> None:
+    """ "smal" is close to "small", and a word like nothing gets no misleading advice."""
     assert suggest("smal", ["large", "small"]) == "; did you mean 'small'?"
     assert suggest("xyz", ["large", "small"]) == ""
 
 
 @given(st.text(max_size=200) | st.text("ab:-[]{}\"'&*!|>#%@` \n\t${}", max_size=60))
 def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
+    """No input crashes the reader, and no message is without file, line and column."""
     problems: tuple[str, ...] = ()
     try:
         parse_documents(text.encode("utf-8", "surrogatepass"), PATH, {})
