@@ -16,6 +16,7 @@ from gateway.wire.openai import ParsedRequest
 from local_models.catalogue import load_catalogue
 from local_models.exam.detect import detect
 from local_models.exam.evidence import evidence
+from local_models.exam.forms import asked_so
 from local_models.exam.results import BadResult
 from local_models.exam.statistics import CONFIDENCE
 from local_models.exam.task import Form
@@ -23,6 +24,9 @@ from local_models.exam.task import Form
 _log = logging.getLogger(__name__)
 
 _GENERATION_FILE = "model.gguf"
+
+# The exam took the model's likeliest token: what another choice would answer, it does not tell.
+_DRAWN = frozenset({"frequency_penalty", "presence_penalty", "logit_bias", "structured_outputs"})
 
 
 class Proven(msgspec.Struct, frozen=True):
@@ -60,15 +64,18 @@ def proven(
 def decide_by_exam(sha256: str, route: Route, request: ParsedRequest) -> Decision | None:
     """Small where an exam proves the request's kind to keep the route's target; None: undecided.
 
+    Only of requests as the exam asks: temperature 0, and free or with the same form of a schema.
     sha256: of the small model's file; empty where it is not known, which proves nothing.
     """
     quality = route.target.quality
     if route.target.until_then != "exam" or quality is None or request.endpoint != "chat":
         return None
-    constrained = request.has_json_format or request.has_tools
+    if request.has_tools or request.temperature != 0 or not _DRAWN.isdisjoint(request.body):
+        return None
+    constrained = request.has_json_format
     messages = request.body.get("messages")
     found = proven(sha256, route.target, messages, constrained=constrained)
-    if found is None:
+    if found is None or (constrained and not asked_so(found.kind, _schema(request.body))):
         return None
     return Decision(
         small=True,
@@ -77,6 +84,13 @@ def decide_by_exam(sha256: str, route: Route, request: ParsedRequest) -> Decisio
         reason=found.reason,
         exam=found.kind,
     )
+
+
+def _schema(body: Mapping[str, Any]) -> object:
+    """The JSON Schema that a request's answer must keep; None where there is none."""
+    form = body.get("response_format")
+    named = form.get("json_schema") if isinstance(form, dict) else None
+    return named.get("schema") if isinstance(named, dict) else None
 
 
 def kinds_proven(

@@ -17,7 +17,7 @@ from local_models.exam.results import Result, alpha_each, blind, count
 from local_models.exam.task import FORMS, GENERATOR_VERSION, Form
 from local_models.native import instruction_set
 
-SLOTS = 8
+SLOTS = 16
 """Rows that decode together."""
 
 NICENESS = 15

@@ -166,11 +166,15 @@ def _numbers(course: Course) -> Iterator[tuple[str, Form, int]]:
 
 
 def _request(request_id: str, task: Task, form: Form) -> GenerationRequest:
+    constrained = form == "constrained"
+    prompt = (task.constraint.prompt if constrained else "") or task.prompt
     return GenerationRequest(
         request_id=request_id,
-        messages=({"role": "user", "content": task.prompt},),
+        messages=({"role": "user", "content": prompt},),
+        tools=(task.constraint.tools if constrained else ()) or None,
         params=SamplingParams(max_tokens=task.max_tokens + FIELD_TOKENS, temperature=0.0),
-        constraint=engine_constraint(task.constraint) if form == "constrained" else None,
+        scope="exam",
+        constraint=engine_constraint(task.constraint) if constrained else None,
     )
 
 

@@ -14,7 +14,7 @@ FORMS: tuple[Form, ...] = ("free", "constrained")
 ANSWER_CHARACTERS_MAX = 4_000
 """A longer answer is wrong: no task wants a tenth of it."""
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever a change to wordings, tables or verdicts makes old counts incomparable."""
 
 
@@ -32,10 +32,11 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine may be told about the form of the output, without being told the answer.
 
     choice: one of ``choices``. regex: the whole output matches ``regex`` (no anchors, no look
-    around, no back references); with a ``name``, the output is a JSON object whose one field
-    matches: a model that is held to a bare form begins a sentence all the same. json_schema: the
-    output is a JSON document of ``schema``. tool: the output is a call of one of ``tools``, each
-    as OpenAI's ``{"type": "function", ...}``.
+    around, no back references). Of both, with a ``name``, the output is a JSON object whose one
+    field is so: a model that is held to a bare form begins a sentence all the same. json_schema:
+    the output is a JSON document of ``schema``. tool: the output is a call of one of ``tools``,
+    each as OpenAI's ``{"type": "function", ...}``; they are told beside ``prompt``, which takes
+    the place of the task's.
     """
 
     type: Literal["choice", "regex", "json_schema", "tool"]
@@ -44,6 +45,7 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     name: str = ""
     schema: dict[str, Any] | None = None
     tools: tuple[dict[str, Any], ...] = ()
+    prompt: str = ""
 
 
 class Truth(msgspec.Struct, frozen=True, kw_only=True):

@@ -374,6 +374,12 @@ def _same(given: Any, wanted: Any, loose: bool) -> bool:
             and given.keys() == wanted.keys()
             and all(_same(given[key], value, loose) for key, value in wanted.items())
         )
+    if isinstance(wanted, list):
+        return (
+            isinstance(given, list)
+            and len(given) == len(wanted)
+            and all(_same(*pair, loose) for pair in zip(given, wanted, strict=True))
+        )
     if isinstance(wanted, bool) or isinstance(given, bool):
         return given is wanted
     if isinstance(wanted, int | float):

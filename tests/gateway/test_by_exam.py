@@ -2,17 +2,27 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
 
 from gateway.cli import cli
-from gateway.policy.snapshot import LocalRuntime, Model, Provider, QualityTarget
-from gateway.upstreams.local_evidence import Proven, kinds_proven, named_sha256, proven
+from gateway.policy.snapshot import LocalRuntime, Match, Model, Provider, QualityTarget, Route
+from gateway.policy.targets import Decision
+from gateway.upstreams.local_evidence import (
+    Proven,
+    decide_by_exam,
+    kinds_proven,
+    named_sha256,
+    proven,
+)
+from gateway.wire.openai import parse_request
 from local_models.catalogue import ensure, load_catalogue
 from local_models.exam.detect import detect_text
 from local_models.exam.evidence import evidence
+from local_models.exam.forms import engine_constraint
 from local_models.exam.generate import tasks
 from tests.gateway.running import POLICY, ProviderThread, RunningGateway, running_gateway
 
@@ -159,6 +169,60 @@ def test_messages_of_any_shape_are_no_proof(messages: object) -> None:
     assert proven(SHA256, TARGET, messages, constrained=False) is None
 
 
+def _form(schema: object) -> dict[str, Any]:
+    named = {"name": "answer", "schema": schema}
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
+@pytest.mark.parametrize(
+    ("change", "small"),
+    [
+        ({"temperature": 0}, True),
+        ({}, False),
+        ({"temperature": 1}, False),
+        ({"temperature": 0, "frequency_penalty": 1}, False),
+        ({"temperature": 0, "tools": [{"type": "function", "function": {"name": "f"}}]}, False),
+        ({"temperature": 0, "response_format": {"type": "json_object"}}, False),
+        ({"temperature": 0, **_form({"type": "object", "properties": {}})}, False),
+    ],
+)
+def test_an_exam_proves_nothing_of_requests_that_it_did_not_ask(
+    change: dict[str, Any], small: bool
+) -> None:
+    """It asked at temperature 0, and with a schema of its own or none."""
+    prompt, found = easy_prompt()
+    decision = _decided(SHA256, TARGET, {**_body(prompt), **change})
+    assert (decision is not None) is small
+    if decision is not None:
+        assert (decision.exam, decision.reason) == (found.kind, found.reason)
+
+
+def test_a_form_is_proven_apart() -> None:
+    """0.5B, held to a field for the date that is to be copied, is right nearly always."""
+    sha256 = load_catalogue()["qwen2.5-coder-0.5b-instruct"].files["model.gguf"].sha256
+    target = QualityTarget(quality=0.9, until_then="exam")
+    assert "extract_date" in kinds_proven(sha256, target, constrained=True)
+    task = next(task for task in tasks("extract_date", 9) if detect_text(task.prompt))
+    schema = json.loads(engine_constraint(task.constraint).source)
+    decision = _decided(sha256, target, {**_body(task.prompt), "temperature": 0, **_form(schema)})
+    assert decision is not None
+    assert decision.exam == "extract_date"
+    schema["properties"]["reason"] = {"type": "string"}
+    asked = {**_body(task.prompt), "temperature": 0, **_form(schema)}
+    assert _decided(sha256, target, asked) is None
+
+
+def _body(prompt: str) -> dict[str, Any]:
+    return {"model": "auto", "messages": [{"role": "user", "content": prompt}]}
+
+
+def _decided(sha256: str, target: QualityTarget, body: dict[str, Any]) -> Decision | None:
+    route = Route(
+        name="auto", where="policy.yaml:1", matches=Match(), models=frozenset(), target=target
+    )
+    return decide_by_exam(sha256, route, parse_request("chat", json.dumps(body).encode()))
+
+
 def test_policy_explain_says_by_exam(tmp_path: Path) -> None:
     """For the request it is given; and why not, for another one."""
     policy = tmp_path / "policy.yaml"
@@ -169,7 +233,8 @@ def test_policy_explain_says_by_exam(tmp_path: Path) -> None:
         (OTHER, "no quality is measured yet, and no exam proves this: large until then"),
     ):
         request = tmp_path / "request.json"
-        body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+        messages = [{"role": "user", "content": text}]
+        body = {"model": "auto", "messages": messages, "temperature": 0}
         request.write_text(json.dumps(body))
         command = ["policy", "explain", str(policy), "--tenant", "globex"]
         shown = CliRunner().invoke(cli, [*command, "--request", str(request)])

@@ -94,7 +94,7 @@ _FIELDS: dict[str, _Make] = {
     "Quantity": lambda rng: str(rng.randint(2, 48)),
     "Status": lambda rng: rng.choice(("shipped", "pending", "cancelled", "delivered", "returned")),
     "Department": lambda rng: rng.choice(("Sales", "Support", "Finance", "Legal", "Research")),
-    "Phone": _phone,
+    "Phone number": _phone,
     "Price": lambda rng: f"{rng.randint(5, 900)}.{rng.randint(10, 99)} EUR",
     "Date": lambda rng: _any_date(rng).isoformat(),
     "Colour": lambda rng: rng.choice(("red", "green", "black", "white", "grey", "brown")),
@@ -105,10 +105,14 @@ def _any_date(rng: Random) -> date:
     return date(2015, 1, 1) + timedelta(days=rng.randrange(5_500))
 
 
+def record_of(rng: Random, count: int) -> dict[str, str]:
+    """Fields and their values, in any order."""
+    return {field: _FIELDS[field](rng) for field in rng.sample(sorted(_FIELDS), count)}
+
+
 def _field(rng: Random) -> Filling:
-    fields = rng.sample(sorted(_FIELDS), rng.randint(4, 6))
-    record = {field: _FIELDS[field](rng) for field in fields}
-    asked = rng.choice(fields)
+    record = record_of(rng, rng.randint(4, 6))
+    asked = rng.choice(list(record))
     others = tuple(value for field, value in record.items() if field != asked)
     return Filling(
         slots={
@@ -118,7 +122,7 @@ def _field(rng: Random) -> Filling:
         },
         # A price is a price without its currency, too.
         truth=Names(accepted=(record[asked], record[asked].removesuffix(" EUR")), rivals=others),
-        constraint=matching(r"[A-Za-z0-9][A-Za-z0-9 .-]{0,39}", "value"),
+        constraint=matching(r"[A-Za-z0-9][A-Za-z0-9 .-]{0,39}", asked.lower().replace(" ", "_")),
     )
 
 

@@ -33,9 +33,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     chance: float = 0.0
 
 
-def one_of(*choices: str) -> Constraint:
-    """The output is one of these."""
-    return Constraint(type="choice", choices=choices)
+def one_of(*choices: str, name: str) -> Constraint:
+    """The output is a JSON object whose field ``name`` is one of these."""
+    return Constraint(type="choice", choices=choices, name=name)
 
 
 def matching(regex: str, name: str = "") -> Constraint:

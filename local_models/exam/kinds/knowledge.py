@@ -151,7 +151,7 @@ def _spelling(rng: Random) -> Filling:
             family="choose",
             slots={"a": pair[0], "b": pair[1]},
             truth=Names(accepted=(right,), rivals=(wrong,)),
-            constraint=one_of(*pair),
+            constraint=one_of(*pair, name="correct_spelling"),
         )
     return Filling(
         family="correct",
@@ -229,7 +229,7 @@ def _yes_no(rng: Random) -> Filling:
             "sentence": f"{subject[0].upper()}{subject[1:]} is {claim}",
         },
         truth=YesNo(yes=yes),
-        constraint=one_of("yes", "no"),
+        constraint=one_of("yes", "no", name="answer"),
     )
 
 

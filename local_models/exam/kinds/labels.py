@@ -45,7 +45,7 @@ def _ticket(rng: Random) -> Filling:
     return Filling(
         slots={"text": text, "labels": ", ".join(labels)},
         truth=Names(accepted=(label,), rivals=tuple(_TICKETS)),
-        constraint=one_of(*labels),
+        constraint=one_of(*labels, name="category"),
     )
 
 
@@ -106,7 +106,7 @@ def _sentiment(rng: Random) -> Filling:
             accepted=("positive" if good else "negative",),
             rivals=("positive", "negative", "neutral", "mixed"),
         ),
-        constraint=one_of(*labels),
+        constraint=one_of(*labels, name="sentiment"),
     )
 
 
@@ -169,7 +169,7 @@ def _language(rng: Random) -> Filling:
         truth=Names(
             accepted=(language,), rivals=(*_SENTENCES, "Portuguese", "Dutch", "Catalan", "Latin")
         ),
-        constraint=one_of(*_SENTENCES),
+        constraint=one_of(*_SENTENCES, name="language"),
     )
 
 

@@ -72,7 +72,7 @@ def _compare(rng: Random) -> Filling:
     return Filling(
         slots={"a": a, "b": b, "which": which},
         truth=Compared(value=key, other=other, larger=larger),
-        constraint=one_of(a, b),
+        constraint=one_of(a, b, name=which),
     )
 
 
@@ -200,7 +200,7 @@ def _days(rng: Random) -> Filling:
                 accepted=(WEEKDAYS[index],),
                 rivals=tuple(day for day in WEEKDAYS if day not in (start, WEEKDAYS[index])),
             ),
-            constraint=one_of(*WEEKDAYS),
+            constraint=one_of(*WEEKDAYS, name="weekday"),
         )
     first, step = date(2020, 1, 1) + timedelta(days=rng.randrange(2_500)), rng.randint(2, 30)
     after = rng.random() < 0.6

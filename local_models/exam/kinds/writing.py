@@ -65,7 +65,7 @@ def _code(rng: Random) -> Filling:
         ),
         constraint=matching(
             rf"def {function}\([a-z_]{{1,12}}(: [a-z\[\]]{{1,12}})?\)( -> [a-z\[\]]{{1,12}})?:\n"
-            r"(    [^\n`]{1,100}\n?){1,8}"
+            r"(    [^\n`]+\n)*    [^\n`]+"
         ),
     )
 
@@ -158,7 +158,7 @@ def _call(rng: Random) -> Filling:
     return Filling(
         slots={"signatures": signatures, "asked": asked},
         truth=Call(name=wanted["function"]["name"], arguments=arguments),
-        constraint=Constraint(type="tool", tools=tuple(tools)),
+        constraint=Constraint(type="tool", tools=tuple(tools), prompt=asked),
     )
 
 

@@ -26,6 +26,56 @@ OTHER_WORDINGS: dict[str, dict[str, tuple[str, ...]]] = {
             "{record}\n\nPrint the value of the field {field}.",
         )
     },
+    "extract_url": {
+        "": (
+            "Please pull the link out of the message below.\n\n{text}",
+            "I need the URL in this text:\n\n{text}\n\nJust the URL.",
+            "{text}\n\nWhat link is given in the text above?",
+            "Which web address appears in this message? {text}",
+            "Return the URL from the input, no explanation.\nInput: {text}",
+            "What's the website in the following text?\n\n{text}",
+        )
+    },
+    "extract_phone": {
+        "": (
+            "Please pull the phone number out of the message below.\n\n{text}",
+            "I need the phone number in this text:\n\n{text}\n\nJust the number.",
+            "{text}\n\nWhich telephone number is given in the text above?",
+            "Which phone number appears in this message? {text}",
+            "Return the phone number from the input, no explanation.\nInput: {text}",
+            "Could you find the telephone number in the text and write only that?\n{text}",
+        )
+    },
+    "extract_amount": {
+        "": (
+            "Please pull the amount of money out of the message below.\n\n{text}",
+            "I need the price in this text:\n\n{text}\n\nJust the price.",
+            "{text}\n\nWhat amount is mentioned in the text above?",
+            "How much money does this message mention? {text}",
+            "Return the price from the input, no explanation.\nInput: {text}",
+            "Could you find the amount of money in the text and write only that?\n{text}",
+        )
+    },
+    "record_to_json": {
+        "": (
+            "Please make JSON of this record. Every value is a string.\n\n{record}",
+            "{record}\n\nGive me the record above as a JSON object with the keys {keys}.",
+            "I need this entry as JSON, all values as strings:\n\n{record}",
+            "Output the following record as a JSON object.\n{record}",
+            "Write this as JSON with the keys {keys}:\n\n{record}",
+            "{record}\n\nThe same as a flat JSON object with strings, please.",
+        )
+    },
+    "list_to_json": {
+        "": (
+            'Please write this list as JSON with the key "items".\n\n{text}',
+            'I need the list as a JSON object, {{"items": [...]}}:\n{text}',
+            '{text}\n\nGive me the list above as JSON, with the entries in the array "items".',
+            'Output a JSON object with the array "items" for the following list.\n\n{text}',
+            'Make a JSON object of this list; use the key "items".\n{text}',
+            'Write JSON only: {{"items": ["...", "..."]}}\n\n{text}',
+        )
+    },
     "extract_number": {
         "": (
             "Please pull out the {what} from this text.\n\n{text}",
@@ -277,5 +327,34 @@ FOREIGN = (
     "Name: Anna\nCity: Oslo\nOrder: A1234\n\nWrite a letter to the name above.",
     "Name: Anna\nCity: Oslo\nOrder: A1234\n\nWhat is the capital of the city's country?",
     "Name: Anna\nCity: Oslo\nOrder: A1234\n\nGive the name and the city.",
+    "Which link should I click to reset my password?",
+    "Is https://www.example.com/help a safe link?",
+    "Extract all links from this text: see https://a.example.com and https://b.example.com for more.",
+    "Summarize the page behind this URL: our help is at https://www.example.com/help",
+    "Extract the domain of the URL: see https://www.example.com/help for more",
+    "Shorten this link: https://www.example.com/help",
+    "What is the phone number of the police?",
+    "Which country does this phone number belong to? Call me at +44 20 7946 0123 please.",
+    "Write the phone number 555-123-4567 with dots.",
+    "Extract the phone number and the name: call Anna at 555-123-4567 today.",
+    "Extract the e-mail address and the name: please write to Anna, a@example.com, by Friday.",
+    "Which date is mentioned here and why? The contract was signed on 5 March 2024 in Oslo.",
+    "Is 555-123-4567 a valid phone number?",
+    "Remove the phone number from this text: please call Anna at 555-123-4567.",
+    "How much money is $20.00 in euros?",
+    "What is the price of the tablet and of the case? The tablet is $99.00, the case $12.00.",
+    "Which amount is larger? The tablet costs $99.00 today.",
+    "What is a fair price for this? The tablet costs $99.00 today.",
+    "Extract the amount of money and the currency: the tablet costs $99.00 today.",
+    "How much money is left if the tablet costs $99.00 and I have $120.00?",
+    "Write a Python function that returns the record as JSON.\n\nName: Anna\nCity: Oslo\nOrder: A1234",
+    "Is this valid JSON?\n\nName: Anna\nCity: Oslo\nOrder: A1234",
+    "Write a JSON schema for this record.\n\nName: Anna\nCity: Oslo\nOrder: A1234",
+    "Convert this record to JSON and add a field Country.\n\nName: Anna\nCity: Oslo\nOrder: A1234",
+    "Convert this record to JSON with German keys.\n\nName: Anna\nCity: Oslo\nOrder: A1234",
+    'Sort this list and write it as JSON with the key "items".\n\npear, apple, plum',
+    'Write the list in upper case as JSON with the key "items".\n\npear, apple, plum',
+    'What does "items" mean in JSON?\n\npear, apple, plum',
+    'Convert the numbers to JSON with the key "items": 1, 2, 3',
     "Hello", "Thanks!", "continue", "Why?", "",
 )  # fmt: skip

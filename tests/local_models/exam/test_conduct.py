@@ -42,6 +42,8 @@ def test_every_task_is_asked_once_in_each_form(tmp_path: Path) -> None:
     assert len(judged) == len(parrot.asked) == 3 * 2 * 6
     for request in parrot.asked:
         assert (request.constraint is not None) is ("/constrained/" in request.request_id)
+        tools = request.request_id.startswith("call_tool/constrained/")
+        assert (request.tools is not None) is tools, "told as a client tells them, not in prose"
     counts = count(judged)
     assert list(counts) == ["fill_json", "sentiment", "call_tool"]
     for forms in counts.values():

@@ -1,0 +1,65 @@
+"""Forms of output: what the engine is told, what comes back, and which requests are asked so."""
+
+import json
+from typing import Any
+
+import pytest
+
+from local_models.exam.forms import asked_so, bare, engine_constraint
+from local_models.exam.generate import tasks
+from local_models.exam.kinds import KINDS
+from local_models.tool_calls import BEGIN, END
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_exams_own_form_is_one_in_which_it_asked(kind: str) -> None:
+    """Of each kind whose form a JSON Schema tells; tools and code are no such forms."""
+    sources = [
+        json.loads(engine_constraint(task.constraint).source)
+        for task in tasks(kind, 8)
+        if task.constraint.name or task.constraint.type == "json_schema"
+    ]
+    assert all(asked_so(kind, source) for source in sources)
+    assert bool(sources) is (kind not in ("write_code", "call_tool"))
+
+
+def _one(name: str, field: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: field}, "required": [name], **more}
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema"),
+    [
+        ("sentiment", None),
+        ("sentiment", {"type": "object"}),
+        ("sentiment", {"type": "object", "properties": {}, "required": []}),
+        ("sentiment", _one("sentiment", {"type": "string"})),
+        ("sentiment", _one("sentiment", {"type": "string", "enum": ["good", "bad"]})),
+        ("sentiment", _one("sentiment", {"enum": ["positive", "negative", "neutral"]})),
+        ("sentiment", {**_one("sentiment", {"type": "string", "enum": []}), "required": []}),
+        ("extract_email", _one("email", {"type": "string"})),
+        ("extract_email", _one("email", {"type": "array", "items": {"type": "string"}})),
+        ("list_to_json", _one("items", {"type": "string"})),
+        ("record_to_json", _one("age", {"type": "integer"})),
+    ],
+)
+def test_another_schema_is_another_question(kind: str, schema: object) -> None:
+    """The exam did not ask for reasons beside the label, nor for other labels."""
+    assert not asked_so(kind, schema)
+
+
+def test_a_call_is_read_as_the_gateway_reads_it() -> None:
+    """Without its marks; two calls, or none, are left as they are, and judged so."""
+    task = tasks("call_tool", 1)[0]
+    call = task.truth.ideal()
+    marked = f"{BEGIN}\n{call}\n{END}"
+    assert task.judge(bare(task.constraint, marked)).strict
+    for output in (f"{marked}\n{marked}", "I cannot."):
+        assert bare(task.constraint, output) == output
+
+
+def test_a_field_is_its_value_and_a_cut_document_stays() -> None:
+    """An answer that ran out of tokens is no answer."""
+    constraint = tasks("extract_email", 1)[0].constraint
+    assert bare(constraint, '{"email_address": "a@b.de"}') == "a@b.de"
+    assert bare(constraint, '{"email_address": "a@b') == '{"email_address": "a@b'
