@@ -14,10 +14,12 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_it_is_read_in_one_sitting() -> None:
+    """A newcomer decides within 120 lines whether the project is of use."""
     assert len(README.splitlines()) <= 120
 
 
 def test_every_make_target_and_every_link_exists() -> None:
+    """A newcomer's first command must not fail, nor a link lead to nothing."""
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"(?m)^([a-z-]+):", makefile))
     named = set(re.findall(r"make\s+([a-z-]+)", "\n".join(re.findall(r"`([^`]+)`", README))))
@@ -52,6 +54,7 @@ def test_what_the_demo_fetches_is_what_the_catalogue_has() -> None:
 
 
 def test_it_says_how_many_answers_the_demo_shows() -> None:
+    """The page names one answer for each kind of task in the demo, as a word."""
     numbers = {6: "six"}
     assert f"{numbers[len(demo_tasks.KINDS)]} answers of the small model" in README
 

@@ -26,6 +26,7 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_the_wheel_installs_two_packages_with_their_data(names: set[str]) -> None:
+    """A user who installs it has pages, policies and the catalogue, and no tests of ours."""
     packages = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert packages == {"gateway", "local_models"}
     for needed in (
@@ -40,10 +41,12 @@ def test_the_wheel_installs_two_packages_with_their_data(names: set[str]) -> Non
 
 
 def test_the_wheel_carries_no_weights(names: set[str]) -> None:
+    """Weights have licences and sizes of their own; they are fetched when they are wanted."""
     assert not [n for n in names if n.endswith((".gguf", ".safetensors", ".onnx", ".data"))]
 
 
 def test_lock_files_name_no_host() -> None:
+    """Installing works from any mirror, and hashes guard every package."""
     for lock in ROOT.glob("requirements*.lock"):
         text = lock.read_text()
         assert "://" not in text

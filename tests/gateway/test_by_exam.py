@@ -133,6 +133,7 @@ def test_a_file_without_an_exam_and_a_target_beyond_it_prove_nothing(
 def test_only_the_process_knows_which_file_a_policy_does_not_pin(
     model: Model, sha256: str | None
 ) -> None:
+    """A pinned file has its digest, an own file without one none, and a default is left open."""
     assert named_sha256(model) == sha256
 
 

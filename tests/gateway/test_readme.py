@@ -34,11 +34,13 @@ def table(title: str) -> list[list[str]]:
 
 
 def test_the_table_of_stages_is_the_two_lists_in_order() -> None:
+    """A reader who looks for where a request is refused finds the true order."""
     stages = [stage.__name__ for stage in pipeline.FORWARD + pipeline.CLOSING]
     assert [row[0] for row in table("Stages")] == stages
 
 
 def test_every_field_a_stage_is_said_to_write_exists() -> None:
+    """More than 20 fields are named, and each is one of the exchange."""
     fields = {
         field
         for line in section("Stages").splitlines()
@@ -50,6 +52,7 @@ def test_every_field_a_stage_is_said_to_write_exists() -> None:
 
 
 def test_the_table_of_errors_is_the_tree() -> None:
+    """Operators look up a status or a code here, so each row must match its class."""
     described = [tuple(row) for row in table("Errors")]
     theirs = "the provider's"
     assert described == [
@@ -61,6 +64,7 @@ def test_the_table_of_errors_is_the_tree() -> None:
 
 
 def test_the_table_of_headers_is_what_an_answer_can_carry() -> None:
+    """Two answers with everything that can happen send just these, and a page may read all."""
     made = exchange()
     made.marks.append(("authenticate", 100.001))
     made.attempts.append(attempt(SMALL, Usage(prompt_tokens=1)))
@@ -87,6 +91,7 @@ def test_the_table_of_headers_is_what_an_answer_can_carry() -> None:
 
 
 def test_a_request_refused_at_the_door_carries_what_is_known_of_it() -> None:
+    """Even without a route, support can find it by its id and policy version."""
     made = exchange()
     del made.route
     names = {line.partition(b":")[0] for line in respond.answer_lines(made).splitlines()}
@@ -96,12 +101,14 @@ def test_a_request_refused_at_the_door_carries_what_is_known_of_it() -> None:
 
 
 def test_the_table_of_dialects_names_every_endpoint() -> None:
+    """No endpoint is served without a row, and none is promised without a parser."""
     rows = [(row[0].split(", "), row[1]) for row in table("Dialects")]
     described = {endpoint: dialect for endpoints, dialect in rows for endpoint in endpoints}
     assert described == {endpoint: dialect.name for endpoint, dialect in DIALECTS.items()}
 
 
 def test_every_module_is_in_the_tree_and_every_name_in_the_tree_exists() -> None:
+    """A newcomer's map of the folder has no gap and no dead name."""
     listing = section("The folder").split("```")[1]
     named = {
         name.removesuffix("/").removesuffix(".py")
@@ -115,6 +122,7 @@ def test_every_module_is_in_the_tree_and_every_name_in_the_tree_exists() -> None
 
 
 def test_every_test_that_proves_a_promise_exists() -> None:
+    """Each invariant points to a test that can be opened and run."""
     proofs = re.findall(r"`([\w/]+\.py)`", section("Invariants"))
     assert len(proofs) > 15
     assert [name for name in proofs if not (TESTS / name).exists()] == []

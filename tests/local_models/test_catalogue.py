@@ -28,6 +28,7 @@ def _catalogue(*sources: Source) -> dict[str, ModelEntry]:
 
 
 def test_the_built_in_catalogue_pins_every_byte_it_names() -> None:
+    """Each file has a SHA-256 and each model a source, so a swapped download is noticed."""
     catalogue = load_catalogue()
     assert {"smollm2-135m-instruct", "all-minilm-l6-v2"} <= catalogue.keys()
     for entry in catalogue.values():
@@ -54,6 +55,7 @@ def test_a_half_download_goes_on_where_it_stopped(tmp_path: Path, server: FileSe
 
 
 def test_a_part_left_by_an_earlier_process_is_used(tmp_path: Path, server: FileServer) -> None:
+    """A download of which 1 MB is here asks for the rest alone."""
     (tmp_path / "model.bin.part").write_bytes(WEIGHTS[:1_000_000])
     fetch(server.url, tmp_path / "model.bin", DIGEST, name="m")
     assert (tmp_path / "model.bin").read_bytes() == WEIGHTS
@@ -63,6 +65,7 @@ def test_a_part_left_by_an_earlier_process_is_used(tmp_path: Path, server: FileS
 def test_a_part_that_is_damaged_is_fetched_again_from_nothing(
     tmp_path: Path, server: FileServer
 ) -> None:
+    """The digest shows that the first 700 bytes are wrong, and a second request mends it."""
     (tmp_path / "model.bin.part").write_bytes(b"damaged" * 100)
     fetch(server.url, tmp_path / "model.bin", DIGEST, name="m")
     assert (tmp_path / "model.bin").read_bytes() == WEIGHTS
@@ -73,6 +76,7 @@ def test_a_part_that_is_damaged_is_fetched_again_from_nothing(
 def test_bytes_that_are_not_the_pinned_ones_are_refused(
     tmp_path: Path, server: FileServer, served: bytes
 ) -> None:
+    """Nothing of them stays on the disk, so no engine can load them later."""
     server.served = served
     with pytest.raises(ModelUnavailable, match="not the pinned file"):
         fetch(server.url, tmp_path / "model.bin", DIGEST, name="m")
@@ -80,11 +84,13 @@ def test_bytes_that_are_not_the_pinned_ones_are_refused(
 
 
 def test_without_a_network_the_message_says_so(tmp_path: Path) -> None:
+    """A user without a connection reads its likely cause and no name of an exception."""
     with pytest.raises(ModelUnavailable, match="is there a network"):
         fetch(f"{closed_address()}/x", tmp_path / "x", DIGEST, name="m")
 
 
 def test_a_password_in_an_address_stays_out_of_the_message(tmp_path: Path) -> None:
+    """Messages end in logs and reports; password and token may not."""
     address = closed_address().replace("//", "//user:secret@")
     with pytest.raises(ModelUnavailable) as raised:
         fetch(f"{address}/x?t=token", tmp_path / "x", DIGEST, name="m")
@@ -104,6 +110,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["path", "uri"])
 def test_a_plain_file_is_a_source(tmp_path: Path, form: str) -> None:
+    """A path or a file URI with a blank in it serves a machine that has no network."""
     source = tmp_path / "some where.bin"
     source.write_bytes(WEIGHTS)
     location = source.as_uri() if form == "uri" else str(source)
@@ -115,6 +122,7 @@ def test_a_plain_file_is_a_source(tmp_path: Path, form: str) -> None:
 def test_sources_are_tried_in_order_and_all_failures_are_told(
     tmp_path: Path, server: FileServer
 ) -> None:
+    """One source that is gone costs nothing; where all are, the reason of each is given."""
     absent = FileSource({"model.bin": str(tmp_path / "absent")})
     present = FileSource({"model.bin": server.url})
     folder = ensure("tiny", models_dir=tmp_path, catalogue=_catalogue(absent, present))
@@ -126,6 +134,7 @@ def test_sources_are_tried_in_order_and_all_failures_are_told(
 def test_a_hub_source_asks_for_the_pinned_revision(
     tmp_path: Path, server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A mirror of the hub named by HF_ENDPOINT brings the file under the model's own name."""
     monkeypatch.setenv("HF_ENDPOINT", server.url.removesuffix("/model.bin"))
     source = HubSource("someone/tiny", "a" * 40, {"model.bin": "weights.bin"})
     folder = ensure("tiny", models_dir=tmp_path, catalogue=_catalogue(source))
@@ -135,6 +144,7 @@ def test_a_hub_source_asks_for_the_pinned_revision(
 def test_a_damaged_file_in_the_cache_is_refused_and_fetched_again(
     tmp_path: Path, server: FileServer
 ) -> None:
+    """One flipped byte is found by the digest, and the next use mends the file."""
     catalogue = _catalogue(FileSource({"model.bin": server.url}))
     target = ensure("tiny", models_dir=tmp_path, catalogue=catalogue) / "model.bin"
     target.write_bytes(b"?" + WEIGHTS[1:])
@@ -145,6 +155,7 @@ def test_a_damaged_file_in_the_cache_is_refused_and_fetched_again(
 
 
 def test_many_who_want_one_model_fetch_it_once(tmp_path: Path, server: FileServer) -> None:
+    """Six threads at once make one download and find one sound file."""
     catalogue = _catalogue(FileSource({"model.bin": server.url}))
     wanting = [
         threading.Thread(
@@ -175,6 +186,7 @@ def test_many_who_want_one_model_fetch_it_once(tmp_path: Path, server: FileServe
 def test_an_unusable_catalogue_is_told_with_its_path(
     tmp_path: Path, text: str, complaint: str
 ) -> None:
+    """A user's own catalogue is named together with the word in it that is wrong."""
     path = tmp_path / "catalogue.yaml"
     path.write_text(text)
     with pytest.raises(ModelUnavailable, match=rf"catalogue\.yaml: (?s:.*)({complaint})"):
@@ -182,5 +194,6 @@ def test_an_unusable_catalogue_is_told_with_its_path(
 
 
 def test_an_unknown_model_is_told_with_the_known_ones(tmp_path: Path) -> None:
+    """A typing error costs one look at the list and no search in the documentation."""
     with pytest.raises(ModelUnavailable, match="known are all-minilm-l6-v2"):
         ensure("no-such-model", models_dir=tmp_path)

@@ -121,6 +121,7 @@ def test_calls_and_answers_stand_where_the_template_puts_them(
     messages: list[dict[str, Any]],
     tools: list[dict[str, Any]] | None,
 ) -> None:
+    """Jinja's own rendering is the judge, with tools and without, from any point of the talk."""
     assert _text(tokenizer, chat.encode(messages, tools)) == _rendered(messages, tools)
 
 
@@ -170,6 +171,7 @@ def test_no_text_of_a_request_becomes_a_mark(
 def test_no_made_up_text_becomes_a_mark(
     chat: ChatTemplate, tokenizer: Tokenizer, text: list[str]
 ) -> None:
+    """No mixture of forgeries, put together at random, gives a user the system's voice."""
     messages, tools = _everywhere("".join(text))
     honest = _marks(tokenizer, chat.encode(*_everywhere("x")))
     assert _marks(tokenizer, chat.encode(messages, tools)) == honest
@@ -199,12 +201,14 @@ def test_texts_put_together_make_no_mark(tokenizer: Tokenizer, source: str) -> N
 def test_a_template_without_tools_refuses_them(
     generation_gguf: GgufFile, tokenizer: Tokenizer
 ) -> None:
+    """Leaving the tools out silently would give an answer that never calls one."""
     chat = ChatTemplate(generation_gguf.metadata, tokenizer)
     with pytest.raises(InvalidPrompt, match="no place for tools"):
         chat.encode([{"role": "user", "content": "x"}], TOOLS)
 
 
 def test_what_nests_too_deep_is_refused(chat: ChatTemplate) -> None:
+    """A hundred levels end in an error and no crash; text too deep to be JSON stays a text."""
     deep: dict[str, Any] = {}
     for _ in range(10_000):
         deep = {"a": deep}
@@ -221,6 +225,7 @@ def test_what_nests_too_deep_is_refused(chat: ChatTemplate) -> None:
     "call", [None, "x", {}, {"function": None}, {"function": {"name": 7}}, {"function": []}]
 )
 def test_a_call_without_a_name_is_refused(chat: ChatTemplate, call: Any) -> None:
+    """A history with a broken call gets a sentence in place of a traceback of the template."""
     with pytest.raises(InvalidPrompt, match="a function with a name"):
         chat.encode([{"role": "assistant", "content": "", "tool_calls": [call]}])
 

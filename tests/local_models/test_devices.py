@@ -54,6 +54,7 @@ def test_this_machine_is_looked_at() -> None:
 
 
 def test_a_loaded_model_says_where_it_runs(generation_model_dir: Path) -> None:
+    """An operator reads "cpu" or "cuda", and the reason whenever the GPU is not used."""
     for device in ("auto", "cpu"):
         engine = Engine.load(
             generation_model_dir, slots=1, context_tokens=256, device=device, fused=False
@@ -64,6 +65,7 @@ def test_a_loaded_model_says_where_it_runs(generation_model_dir: Path) -> None:
 
 
 def test_the_model_process_takes_a_device() -> None:
+    """The default is "auto", and a device that does not exist ends the start."""
     arguments = ["--socket", "/x"]
     assert parse_arguments(arguments).device == "auto"
     assert parse_arguments([*arguments, "--device", "cuda"]).device == "cuda"

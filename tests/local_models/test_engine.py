@@ -78,6 +78,8 @@ def test_requests_in_a_batch_are_answered_as_they_are_alone(
 
 
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: Engine) -> None:
+    """A developer can repeat a sampled answer, and still get a different one."""
+
     def answer(seed: int) -> str:
         return run(engine, [request("r", PROMPTS[1], 12, temperature=1.0, seed=seed)])["r"].text
 
@@ -87,6 +89,7 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(engine: En
 
 
 def test_an_answer_ends_at_its_token_limit(engine: Engine) -> None:
+    """After five tokens it says "length", and the pieces add up to the count that is billed."""
     outcome = run(engine, [request("r", PROMPTS[1], 5)])["r"]
     assert outcome.finished.reason == "length"
     assert outcome.finished.completion_tokens == 5
@@ -107,6 +110,7 @@ def test_a_stop_string_ends_the_answer_and_never_shows(engine: Engine) -> None:
 
 
 def test_logprobs_come_with_their_text(engine: Engine) -> None:
+    """Their bytes make up the answer, and the alternatives are in falling order."""
     outcome = run(engine, [request("r", PROMPTS[0], 8, logprobs=3)])["r"]
     entries = [entry for delta in outcome.deltas for entry in delta.logprobs]
     assert b"".join(entry.bytes_ for entry in entries).decode() == outcome.text
@@ -122,6 +126,7 @@ def test_logprobs_come_with_their_text(engine: Engine) -> None:
 
 
 def test_a_raw_prompt_is_continued_without_a_template(engine: Engine) -> None:
+    """After "One, two, three, four," comes five, and no tokens of a template are billed."""
     params = SamplingParams(max_tokens=4, temperature=0)
     raw = GenerationRequest(request_id="r", prompt="One, two, three, four,", params=params)
     outcome = run(engine, [raw])["r"]
@@ -130,6 +135,7 @@ def test_a_raw_prompt_is_continued_without_a_template(engine: Engine) -> None:
 
 
 def test_a_cancelled_request_ends_soon_and_the_others_go_on(engine: Engine) -> None:
+    """It stops before 100 of 1,500 tokens, and its neighbour's text does not change."""
     inbox = Inbox()
     engine.submit(request("leaver", PROMPTS[1], 1500), inbox.deliver)
     engine.submit(request("stayer", PROMPTS[2], 24), inbox.deliver)
@@ -159,6 +165,7 @@ def test_a_request_that_still_waits_can_be_cancelled(engine: Engine) -> None:
 
 
 def test_a_request_past_its_deadline_ends_as_an_error(engine: Engine) -> None:
+    """After 0.2 seconds a caller learns why it got no whole answer."""
     inbox = Inbox()
     late = msgspec.structs.replace(
         request("late", PROMPTS[1], 1500), deadline_seconds=time.monotonic() + 0.2
@@ -196,11 +203,13 @@ def test_the_context_window_bounds_prompt_and_answer_together(generation_model_d
 def test_a_request_that_cannot_be_run_is_refused_at_once(
     engine: Engine, wrong: GenerationRequest
 ) -> None:
+    """An empty prompt or a limit of zero never takes a place in the waiting line."""
     with pytest.raises(InvalidPrompt):
         engine.submit(wrong, Inbox().deliver)
 
 
 def test_megabytes_are_refused_before_they_are_tokenized(engine: Engine) -> None:
+    """50 MB of text cost less than half a second, so one caller cannot block the engine."""
     huge = "x" * 50_000_000
     begin_seconds = time.perf_counter()
     with pytest.raises(PromptTooLong):
@@ -238,6 +247,8 @@ def test_a_full_waiting_line_and_a_used_name_are_refused(engine: Engine) -> None
 def test_a_reader_that_fails_loses_only_its_own_answer(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Another request's answer is whole though a callback raises beside it."""
+
     def fail(request_id: str, message: Delta | Finished) -> None:
         raise RuntimeError("the reader's own mistake")
 
@@ -261,6 +272,7 @@ class _FailingSession(DecoderSession):
 def test_a_step_that_fails_ends_its_requests_and_not_the_engine(
     generation_model_dir: Path, generation_gguf: GgufFile, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The caller reads no inner detail, and the next request is answered."""
     path, options = generation_model_dir / "model.gguf", Options(context_tokens=256)
     shape = read_shape(generation_gguf)
     session = _FailingSession(
@@ -286,6 +298,7 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_engine(
 
 
 def test_closing_ends_what_runs_and_refuses_what_comes(generation_model_dir: Path) -> None:
+    """Running and waiting requests hear that they are cancelled, so no caller waits for ever."""
     closing = Engine.load(generation_model_dir, context_tokens=256, slots=1, fused=False)
     inbox = Inbox()
     for name in ("running", "waiting"):
@@ -298,5 +311,6 @@ def test_closing_ends_what_runs_and_refuses_what_comes(generation_model_dir: Pat
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    """The message says that the file cannot be read, before any request is taken."""
     with pytest.raises(InvalidModel, match="cannot be read"):
         Engine.load(tmp_path)

@@ -40,6 +40,7 @@ def test_blocks_dequantize_to_the_numbers_they_stand_for(tmp_path: Path, kind: i
 
 
 def test_plain_floats_and_metadata_come_back_as_they_were(tmp_path: Path) -> None:
+    """Single and half precision are exact, and bfloat16 is its own 16 bits."""
     single = np.linspace(-1, 1, 15, dtype=np.float32).reshape(3, 5)
     half = single.astype(np.float16)
     brain = (single.view(np.uint32) >> 16).astype("<u2")
@@ -99,12 +100,14 @@ def test_a_flipped_header_byte_never_crashes_the_reader(tmp_path: Path) -> None:
 def test_a_tensor_that_cannot_be_is_named(
     tmp_path: Path, stored: gguf_files.Stored, complaint: str
 ) -> None:
+    """Overflowing sizes and unknown types give a name and a reason, never a huge allocation."""
     gguf_files.write(tmp_path / "m.gguf", {}, {"blk.0.bad": stored})
     with pytest.raises(InvalidModel, match=rf"blk\.0\.bad.*{complaint}"):
         GgufFile(tmp_path / "m.gguf")
 
 
 def test_something_else_is_not_a_gguf_file(tmp_path: Path) -> None:
+    """An empty, a short, a zipped and an absent file each end in an InvalidModel."""
     for content in (b"", b"GG", b"PK\x03\x04" + b"\0" * 100):
         (tmp_path / "m.gguf").write_bytes(content)
         with pytest.raises(InvalidModel):

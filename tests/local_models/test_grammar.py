@@ -112,6 +112,7 @@ def test_a_choice_is_one_of_the_texts(
 def test_the_whole_answer_matches_a_regex(
     compiler: Compiler, tokenizer: Tokenizer, expression: str
 ) -> None:
+    """Tokens drawn at random still match from the first letter to the last."""
     for seed in range(8):
         guide = guide_of(compiler, Constraint("regex", expression))
         answer = b""
@@ -206,6 +207,7 @@ def test_a_hostile_form_ends_in_bounded_time(
 
 
 def test_grammars_are_kept_and_no_more_than_the_maximum(tokenizer: Tokenizer) -> None:
+    """A repeated form is not compiled again, and old ones make room."""
     fresh = Compiler(tokenizer)
     try:
         forms = [Constraint("regex", f"a{{{n}}}") for n in range(1, GRAMMARS_MAX + 2)]
@@ -221,6 +223,7 @@ def test_grammars_are_kept_and_no_more_than_the_maximum(tokenizer: Tokenizer) ->
 def test_two_answers_of_one_grammar_do_not_share_their_place(
     compiler: Compiler, tokenizer: Tokenizer
 ) -> None:
+    """One answer's first letter does not forbid it to the other."""
     form = Constraint("regex", "[ab]c")
     first, second = guide_of(compiler, form), guide_of(compiler, form)
     first.accept(tokenizer.encode("a")[0])

@@ -73,6 +73,7 @@ def _open(
 def test_prefill_and_decode_equal_the_reference(
     tmp_path: Path, kinds: dict[str, int], family: str
 ) -> None:
+    """Logits agree for each family and storage type, when a prompt comes in two chunks too."""
     session, reference = _open(tmp_path, kinds, family, accuracy_level=1)
     expected: Float = reference.logits(PROMPT)
     _close(session.prefill(0, PROMPT[:4], 0), expected[3])
@@ -99,6 +100,7 @@ def test_the_fused_graph_equals_the_reference(
 def test_fused_a_token_alone_gets_the_bits_it_gets_in_a_batch(
     tmp_path: Path, kinds: dict[str, int], accuracy_level: int
 ) -> None:
+    """An answer must not depend on how many other users ask at that moment."""
     session, _ = _open(tmp_path, kinds, "qwen2", accuracy_level=accuracy_level, fused=True)
     for slot in range(3):
         session.prefill(slot, PROMPT, 0)
@@ -204,6 +206,7 @@ def test_a_repacked_copy_says_that_it_is_changed_and_from_what(tmp_path: Path) -
 
 
 def test_only_the_newest_graphs_are_kept(tmp_path: Path) -> None:
+    """Each context length that was ever tried would else leave its graph on the disk."""
     metadata, tensors, _ = gguf_files.tiny_decoder({})
     path = tmp_path / "model.gguf"
     gguf_files.write(path, metadata, tensors)
@@ -215,6 +218,7 @@ def test_only_the_newest_graphs_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A user reads where the graph should go in place of a bare error of the system."""
     metadata, tensors, _ = gguf_files.tiny_decoder({})
     gguf_files.write(tmp_path / "model.gguf", metadata, tensors)
     (tmp_path / "graphs").write_text("in the way")
@@ -239,6 +243,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_a_model_that_cannot_be_built_is_refused(
     tmp_path: Path, change: dict[str, Any], complaint: str
 ) -> None:
+    """The message says what is not supported and which family is nearest; no folder is left."""
     metadata, tensors, _ = gguf_files.tiny_decoder({})
     gguf_files.write(tmp_path / "model.gguf", metadata | change, tensors)
     with pytest.raises(InvalidModel, match=complaint):

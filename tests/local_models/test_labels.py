@@ -43,6 +43,7 @@ def test_a_score_is_the_sum_of_the_label_s_log_probabilities(engine: Engine) -> 
 
 
 def test_scores_do_not_depend_on_who_shares_the_batch(engine: Engine) -> None:
+    """Four requests together, one of them a story, get bit for bit what each gets alone."""
     requests = [
         scoring("a", ASK),
         request("b", "Tell a story.", 12, temperature=0.9, seed=3),
@@ -70,5 +71,6 @@ def test_calibration_is_division_by_what_nothing_gets() -> None:
     "labels", [("one",), ("a", "a"), ("a", ""), tuple(map(str, range(256))), ("x" * 9_000, "y")]
 )
 def test_labels_that_cannot_be_scored_are_refused(engine: Engine, labels: tuple[str, ...]) -> None:
+    """One, equal, empty, too many or too long labels end in a message about the label."""
     with pytest.raises(InvalidPrompt, match="label"):
         engine.submit(scoring("r", ASK, labels), lambda *_: None)

@@ -15,6 +15,7 @@ README = (Path(local_models.__file__).parent / "README.md").read_text(encoding="
 
 @pytest.mark.slow
 def test_the_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    """A reader who copies it gets an answer and its time on the first try."""
     examples = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
     assert len(examples) == 1
     exec(compile(examples[0], "README.md", "exec"), {})
@@ -24,6 +25,7 @@ def test_the_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_the_table_of_limits_is_the_codes() -> None:
+    """The limits that users plan with are those in force, number by number."""
     rows = re.findall(r"^\| .+? \| ([\d,]+) \| `(\w+)\.(\w+)` \|$", README, re.MULTILINE)
     assert len(rows) == 27
     for number, module, name in rows:
@@ -32,6 +34,7 @@ def test_the_table_of_limits_is_the_codes() -> None:
 
 
 def test_every_file_it_names_exists() -> None:
+    """A reader who follows a name in the page finds a file."""
     folder = Path(local_models.__file__).parent
     named = set(re.findall(r"`(\w+\.(?:py|yaml))`", README)) - {ORIGIN_FILE}
     assert len(named) > 10

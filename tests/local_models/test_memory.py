@@ -55,6 +55,7 @@ def test_a_model_that_does_not_fit_says_what_it_needs_and_what_there_is(tmp_path
 
 
 def test_without_a_bound_it_is_a_share_of_the_machine(tmp_path: Path) -> None:
+    """Models never claim all of its memory, so other programs keep some."""
     assert 0 < MemoryBound(tmp_path / "claims").bound_bytes < machine_bytes()
     assert machine_bytes() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 

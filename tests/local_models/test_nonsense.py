@@ -53,6 +53,7 @@ NONSENSE: list[tuple[str, str, str]] = [
 def test_what_is_no_answer_is_noticed(
     tokenizer: Tokenizer, kind: str, prompt: str, answer: str
 ) -> None:
+    """The kind is told, and a loop is found within 100 tokens of where it can be known."""
     found, after = judged(tokenizer, answer, prompt)
     assert found == kind
     if kind == "loop":
@@ -87,6 +88,7 @@ SENSE: list[tuple[str, str]] = [
 def test_what_only_looks_like_nonsense_is_left_alone(
     tokenizer: Tokenizer, prompt: str, answer: str
 ) -> None:
+    """A refrain, a table, numbers and a translation are good answers and stay."""
     assert judged(tokenizer, answer, prompt)[0] is None
 
 

