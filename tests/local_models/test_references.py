@@ -205,7 +205,7 @@ def test_the_default_is_the_better_one_only_where_memory_allows_it(
     )
     assert resolved.name == "smollm2-135m-instruct"
     assert resolved.missed == (
-        "qwen2.5-coder-0.5b-instruct needs 0.90 GiB of memory, and 0.90 GiB are free"
+        "qwen2.5-coder-0.5b-instruct needs 0.92 GiB of memory, and 0.92 GiB are free"
     )
     assert default_candidate(tmp_path, needed) == ("qwen2.5-coder-0.5b-instruct", "")
 
