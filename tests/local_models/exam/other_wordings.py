@@ -339,6 +339,8 @@ FOREIGN = (
     "Extract the phone number and the name: call Anna at 555-123-4567 today.",
     "Extract the e-mail address and the name: please write to Anna, a@example.com, by Friday.",
     "Which date is mentioned here and why? The contract was signed on 5 March 2024 in Oslo.",
+    "Extract the date from this sentence: The contract was signed on 03/04/2024 in Oslo.",
+    "Extract the amount of money from this text: The house costs $1,250,000 in all.",
     "Is 555-123-4567 a valid phone number?",
     "Remove the phone number from this text: please call Anna at 555-123-4567.",
     "How much money is $20.00 in euros?",
