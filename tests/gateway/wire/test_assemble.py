@@ -151,6 +151,7 @@ def test_an_end_mark_without_its_blank_line_is_an_end_all_the_same(end: bytes) -
 
 
 def test_chunks_of_one_document_are_put_together_field_by_field() -> None:
+    """Two interleaved choices come out in order, with the latest fingerprint and their own end."""
     chunks: list[dict[str, Any]] = [
         {"id": "a", "system_fingerprint": None, "obfuscation": "xy", "choices": []},
         {"system_fingerprint": "fp", "choices": [{"index": 1, "delta": {"content": "b"}}]},
@@ -323,6 +324,7 @@ def test_usage_that_comes_in_parts_is_kept_as_it_is_booked() -> None:
 
 
 def test_a_role_that_is_never_named_is_the_assistants() -> None:
+    """Some servers leave the role empty or null; the stored message says assistant all the same."""
     found = assemble("chat", [piece(role="", content="x"), piece(role=None, content="y")])
     assert found is not None
     assert found["choices"][0]["message"] == {"role": "assistant", "content": "xy"}
@@ -344,6 +346,7 @@ def test_a_field_nobody_knows_is_kept_where_it_comes_once_and_replayed_whole() -
 
 @given(st.lists(DOCUMENTS, max_size=4))
 def test_no_json_of_a_provider_stops_the_assembly(chunks: list[dict[str, Any]]) -> None:
+    """Random documents give a list of choices and a text, or no answer, but never an exception."""
     for endpoint in ("chat", "completions"):
         answer = assemble(endpoint, chunks)
         if answer is not None:
@@ -403,6 +406,7 @@ def test_whatever_counts_as_complete_can_be_replayed(answer: dict[str, Any]) -> 
 def test_only_an_answer_that_ended_well_and_is_well_formed_is_complete(
     choice: dict[str, Any], expected: bool
 ) -> None:
+    """A cache must not serve cut, filtered or empty answers; one cut choice spoils the others."""
     assert complete(answer_of(choice)) is expected
     cut = answer_of({"index": 1, "message": {"content": "x"}, "finish_reason": "length"})
     answer = answer_of(choice)
@@ -412,4 +416,5 @@ def test_only_an_answer_that_ended_well_and_is_well_formed_is_complete(
 
 @pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": None}, {"choices": [7]}])
 def test_an_answer_without_choices_is_never_complete(answer: dict[str, Any]) -> None:
+    """A cache would serve nothing at all: choices that are missing, empty, null or a number."""
     assert not complete(answer)

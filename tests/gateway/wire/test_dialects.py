@@ -95,6 +95,7 @@ def simulated(endpoint: Endpoint) -> list[bytes]:
     ],
 )
 def test_a_path_is_found_as_each_vendor_spells_it(path: str, found: tuple[Endpoint, str]) -> None:
+    """Clients of OpenAI, Anthropic and Azure change only their base URL; slashes in names work."""
     assert locate(path) == found
 
 
@@ -108,16 +109,19 @@ def test_a_path_is_found_as_each_vendor_spells_it(path: str, found: tuple[Endpoi
     ],
 )  # fmt: skip
 def test_no_other_path_is_taken_for_one_of_them(path: str) -> None:
+    """A trailing slash, a doubled /v1 or a deployment without a name reaches no model."""
     assert locate(path)[0] is None
 
 
 def test_azures_lists_of_models_are_ours() -> None:
+    """Both spellings of Azure's paths lead to the same list as /v1/models."""
     assert v1_path("/openai/v1/models/x") == "/v1/models/x"
     assert v1_path("/openai/models") == "/v1/models"
     assert v1_path("/v1/models") == "/v1/models"
 
 
 def test_a_provider_has_paths_for_what_it_speaks_and_for_nothing_else() -> None:
+    """Anthropic's API has two paths; an older Azure has its deployment and api-version in each."""
     assert provider_paths(["messages"]) == {
         "messages": "/messages", "count_tokens": "/messages/count_tokens",
     }  # fmt: skip
@@ -139,6 +143,7 @@ def test_a_provider_has_paths_for_what_it_speaks_and_for_nothing_else() -> None:
 def test_fields_nobody_knows_reach_the_provider_untouched(
     endpoint: Endpoint, body: dict[str, Any], extra: dict[str, Any]
 ) -> None:
+    """A vendor's new feature works the day it appears; only the model's name is replaced."""
     request = parse(endpoint, {**body, **extra})
     sent = DIALECTS[endpoint].encode(
         request, upstream_model="theirs", max_output_tokens=None, limit_field="max_tokens"
@@ -147,6 +152,7 @@ def test_fields_nobody_knows_reach_the_provider_untouched(
 
 
 def test_azures_deployment_names_the_model_whatever_the_body_says() -> None:
+    """The path wins over a body with another model, and over a body that names none."""
     raw = orjson.dumps({"messages": [{"role": "user", "content": "Hi"}]})
     assert DIALECTS["chat"].parse("chat", raw, "gpt-x").model == "gpt-x"
     raw = orjson.dumps({**RESPONSE, "model": "other"})
@@ -154,6 +160,7 @@ def test_azures_deployment_names_the_model_whatever_the_body_says() -> None:
 
 
 def test_a_message_tells_what_the_policy_asks_for() -> None:
+    """Anthropic's user id, limit, tools, schema and temperature decide as OpenAI's own would."""
     request = parse(
         "messages",
         {
@@ -175,6 +182,7 @@ def test_a_message_tells_what_the_policy_asks_for() -> None:
 
 
 def test_a_response_tells_what_the_policy_asks_for() -> None:
+    """Limits, users, tools and schemas are read, and an image is bounded and hides the text."""
     given: list[Any] = [
         {"role": "developer", "content": "Be brief."},
         {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Hello"}]},
@@ -203,6 +211,7 @@ def test_a_response_tells_what_the_policy_asks_for() -> None:
 
 
 def test_an_image_in_a_tools_result_counts_as_one() -> None:
+    """An image two levels down would otherwise pass a hard budget as a few bytes of text."""
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A"}}
     result = {"type": "tool_result", "tool_use_id": "t", "content": [image]}
     request = parse("messages", {**MESSAGE, "messages": [{"role": "user", "content": [result]}]})
@@ -239,6 +248,7 @@ def test_what_the_provider_bills_as_no_price_foretells_is_known(
 @pytest.mark.parametrize("endpoint", ["chat", "responses"])
 @pytest.mark.parametrize("tier", [None, "auto", "default", "flex"])
 def test_a_tier_at_the_list_price_or_below_is_no_surprise(endpoint: Endpoint, tier: Any) -> None:
+    """A hard budget need not refuse auto, default or flex, which cost the list price at most."""
     body = RESPONSE if endpoint == "responses" else MESSAGE
     assert parse(endpoint, {**body, "service_tier": tier}).provider_tools is None
 
@@ -261,6 +271,7 @@ def test_a_tier_at_the_list_price_or_below_is_no_surprise(endpoint: Endpoint, ti
 def test_what_cannot_be_answered_is_refused_by_name(
     endpoint: Endpoint, changes: dict[str, Any], param: str
 ) -> None:
+    """The client reads the faulty field in its own dialect's spelling, as messages.0.content."""
     body = MESSAGE if endpoint == "messages" else RESPONSE
     with pytest.raises(InvalidRequest) as refusal:
         parse(endpoint, {**body, **changes})
@@ -389,11 +400,13 @@ FREE: list[tuple[Endpoint, dict[str, Any]]] = [
 def test_what_is_the_clients_own_passes_whatever_its_fields_are_called(
     endpoint: Endpoint, changes: dict[str, Any]
 ) -> None:
+    """A file_id in a tool's arguments or schema is the client's data and names no stored file."""
     assert parse(endpoint, {**BODIES[endpoint], **changes}).body["model"]
 
 
 @pytest.mark.parametrize("endpoint", ["messages", "count_tokens", "responses"])
 def test_no_cache_answers_a_dialect_that_it_cannot_replay(endpoint: Endpoint) -> None:
+    """Neither Anthropic's messages nor OpenAI's responses can be replayed from a store."""
     body = RESPONSE if endpoint == "responses" else MESSAGE
     assert cacheable(parse(endpoint, body)) is not None
 
@@ -402,6 +415,7 @@ def test_no_cache_answers_a_dialect_that_it_cannot_replay(endpoint: Endpoint) ->
 
 
 def test_anthropics_disjoint_counts_become_parts_of_the_prompt() -> None:
+    """10 new, 300 read and 50 written tokens are billed as one prompt of 360 with its parts."""
     usage = DIALECTS["messages"].usage(
         {
             "usage": {
@@ -424,6 +438,7 @@ def test_anthropics_disjoint_counts_become_parts_of_the_prompt() -> None:
 
 
 def test_what_a_compaction_took_is_added_to_totals_that_leave_it_out() -> None:
+    """Anthropic bills the compaction's 100 tokens too, though the totals show the turn's 10."""
     compaction = {
         "type": "compaction", "input_tokens": 100, "output_tokens": 20,
         "cache_creation_input_tokens": 3, "cache_read_input_tokens": 4,
@@ -446,6 +461,7 @@ def test_what_a_compaction_took_is_added_to_totals_that_leave_it_out() -> None:
     ],
 )
 def test_what_no_price_covers_is_marked_and_not_forgotten(changes: dict[str, Any]) -> None:
+    """Fast mode, containers, code runs and advisors cost extra, so the booked sum is not final."""
     counts = {"input_tokens": 1, "output_tokens": 1, **changes.pop("usage", {})}
     usage = DIALECTS["messages"].usage({"usage": counts, **changes})
     assert usage is not None
@@ -453,6 +469,7 @@ def test_what_no_price_covers_is_marked_and_not_forgotten(changes: dict[str, Any
 
 
 def test_a_responses_searches_are_counted_in_its_output() -> None:
+    """Opening a page is no search; tools that bill by the call mark the usage as having fees."""
     calls = [
         {"type": "web_search_call", "action": {"type": "search"}},
         {"type": "web_search_call", "action": {"type": "open_page"}},
@@ -522,6 +539,7 @@ def test_a_stream_passes_byte_for_byte_whatever_its_chunks(
 def test_events_of_any_unknown_type_pass_untouched(
     endpoint: Endpoint, documents: list[dict[str, Any]], size: int
 ) -> None:
+    """New event types of a vendor reach its client byte for byte, however they are cut."""
     unknown = [{**document, "type": "x.unknown"} for document in documents]
     data = events_of(*unknown)
     relay = relay_of(endpoint)
@@ -531,6 +549,7 @@ def test_events_of_any_unknown_type_pass_untouched(
 
 @pytest.mark.parametrize("endpoint", ["messages", "responses"])
 def test_a_stream_that_ends_before_its_last_event_was_cut(endpoint: Endpoint) -> None:
+    """Cut after any number of events, the stream ends in an error and never as a success."""
     events = simulated(endpoint)
     for count in range(len(events)):
         relay = relay_of(endpoint)
@@ -541,6 +560,7 @@ def test_a_stream_that_ends_before_its_last_event_was_cut(endpoint: Endpoint) ->
 
 
 def test_the_counts_of_a_message_grow_and_are_not_added() -> None:
+    """Anthropic repeats running totals; adding them up would bill 65 tokens where 42 were made."""
     relay = relay_of("messages")
     start = {
         "input_tokens": 5, "cache_read_input_tokens": 100, "output_tokens": 3,
@@ -571,6 +591,7 @@ def test_zeros_of_a_message_take_nothing_back() -> None:
 
 
 def test_a_prompt_of_no_tokens_is_not_what_a_message_begins_with() -> None:
+    """Compatible servers open with zeros; a cut stream must not be booked as a free prompt."""
     relay = relay_of("messages")
     start = {"input_tokens": 0, "output_tokens": 0}
     relay.feed(events_of({"type": "message_start", "message": {"usage": start}}))
@@ -590,6 +611,7 @@ BROKEN = [b"event: x\ndata: {not json}\n\n", b"data: [1]\n\n"]
 def test_a_malformed_event_ends_the_stream_after_what_was_good(
     broken: tuple[Endpoint, bytes],
 ) -> None:
+    """The client keeps every good byte, sees no broken one, and is told that the stream failed."""
     endpoint, event = broken
     good = simulated(endpoint)[0]
     relay = relay_of(endpoint)
@@ -602,6 +624,7 @@ def test_a_malformed_event_ends_the_stream_after_what_was_good(
 
 
 def test_an_event_that_repeats_a_long_answer_passes_and_a_longer_one_is_refused() -> None:
+    """An event just below EVENT_BYTES_MAX passes whole; one just above it cannot fill memory."""
     event = b"data: " + orjson.dumps({"type": "x", "text": "y" * (EVENT_BYTES_MAX - 100)}) + b"\n\n"
     assert relay_of("responses").feed(event) == event
     with pytest.raises(UpstreamProtocolError, match=str(EVENT_BYTES_MAX)):
@@ -609,6 +632,7 @@ def test_an_event_that_repeats_a_long_answer_passes_and_a_longer_one_is_refused(
 
 
 def test_an_error_in_the_stream_is_the_providers_own_without_secrets() -> None:
+    """An overload in mid-stream is a 529 with Anthropic's type, and the key in it is redacted."""
     relay = relay_of("messages")
     reason = {"type": "overloaded_error", "message": f"key {SECRET} is busy"}
     with pytest.raises(UpstreamStatus) as failure:
@@ -623,6 +647,7 @@ def test_an_error_in_the_stream_is_the_providers_own_without_secrets() -> None:
 
 
 def test_a_failed_response_is_told_as_it_came_and_billed_as_it_says() -> None:
+    """The client gets the provider's event unchanged, and the failed run's tokens are booked."""
     relay = relay_of("responses")
     failed = {
         "type": "response.failed",
@@ -661,6 +686,7 @@ def test_a_failed_response_is_told_as_it_came_and_billed_as_it_says() -> None:
     ],
 )
 def test_anthropics_clients_get_their_own_errors(error: GatewayError, kind: str) -> None:
+    """Anthropic's SDK raises its usual exception for each of the gateway's own refusals."""
     for endpoint in ("messages", "count_tokens"):
         assert orjson.loads(error_body(endpoint, error, "01R")) == {
             "type": "error", "error": {"type": kind, "message": "x"}, "request_id": "01R",
@@ -668,6 +694,7 @@ def test_anthropics_clients_get_their_own_errors(error: GatewayError, kind: str)
 
 
 def test_everybody_else_gets_openais_errors() -> None:
+    """Chat, embeddings, responses and unknown paths answer in the one body OpenAI's SDK reads."""
     error = RateLimited("x")
     for endpoint in (None, "chat", "embeddings", "responses"):
         assert error_body(endpoint, error, "01R") == error.body()
@@ -675,6 +702,7 @@ def test_everybody_else_gets_openais_errors() -> None:
 
 
 def test_a_response_that_breaks_ends_with_a_numbered_error() -> None:
+    """OpenAI's client orders events by sequence_number, so the error continues the count."""
     event = error_event("responses", UpstreamUnavailable("cut"), "01R", 12)
     assert event == events_of(
         {
@@ -685,6 +713,7 @@ def test_a_response_that_breaks_ends_with_a_numbered_error() -> None:
 
 
 def test_a_providers_error_keeps_its_type_and_overload_its_status() -> None:
+    """A 529 may be retried elsewhere; a 401 becomes a 502, because the key is the gateway's."""
     read: Callable[..., UpstreamError] = DIALECTS["messages"].provider_error
     raw = orjson.dumps(
         {"type": "error", "error": {"type": "overloaded_error", "message": f"no: {SECRET}"}}

@@ -94,6 +94,7 @@ def test_a_body_reaches_the_provider_with_its_model_changed_and_nothing_else(
 def test_a_streams_own_options_stay_and_a_limit_is_the_only_other_change(
     options: dict[str, Any], limit: int, extra: dict[str, Any]
 ) -> None:
+    """The gateway adds include_usage and its cap, and leaves order and every number alone."""
     body = {
         **{name: value for name, value in extra.items() if name not in JUDGED},
         "model": "alias",
@@ -154,6 +155,7 @@ def test_half_a_surrogate_pair_reaches_the_provider(endpoint: Endpoint) -> None:
 
 @given(unjudged=UNJUDGED, number=st.sampled_from(NUMBERS))
 def test_beside_such_a_number_everything_else_stays(unjudged: dict[str, Any], number: str) -> None:
+    """Random fields around a number beyond a double reach the provider with the same meaning."""
     body = {**unjudged, "model": "m", "messages": [{"role": "user", "content": "Hi"}]}
     raw = f'{{"const":{number},{json.dumps(body)[1:]}'.encode()
     sent = encode_request(parse_request("chat", raw), upstream_model="m")

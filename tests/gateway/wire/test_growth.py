@@ -19,6 +19,7 @@ def size(text: str) -> int:
 
 @given(st.text(st.one_of(st.sampled_from(GROWING), st.characters(categories=["L", "N", "S", "P"]))))
 def test_no_normal_form_is_longer_than_bytes_and_growth(text: str) -> None:
+    """Some tokenizers normalize first, so a budget's bound must hold for the longer text too."""
     for form in FORMS:
         for written in (text, text.lower()):
             normal = unicodedata.normalize(form, written)
@@ -30,6 +31,7 @@ def test_no_normal_form_is_longer_than_bytes_and_growth(text: str) -> None:
     ["", "Good morning", "Ça va très bien", "Доброе утро", "早上好,世界", "おはよう", "a\nb"],
 )
 def test_ordinary_texts_do_not_grow(text: str) -> None:
+    """Texts in four scripts keep their tight bound and are not refused for budget too early."""
     assert growth_of({"messages": [text]}) == 0
 
 

@@ -40,6 +40,7 @@ def keyed(count: int) -> bytes:
 
 
 def test_what_the_gateway_needs_is_read() -> None:
+    """Limits, choices, user, tools and format of a chat reach the policy as the client set them."""
     request = chat(
         stream=True, stream_options={"include_usage": True}, max_tokens=7, n=3, user="u",
         temperature=0, tools=[{"type": "function"}], response_format={"type": "json_object"},
@@ -69,6 +70,7 @@ def test_what_the_gateway_needs_is_read() -> None:
 def test_only_a_users_plain_text_is_the_last_user_text(
     message: Any, text: str | None, media: bool
 ) -> None:
+    """Caches must not judge by a text beside an image, nor by another role's words."""
     request = chat(messages=[*USER, message])
     assert (request.last_user_text, request.has_media) == (text, media)
 
@@ -83,6 +85,7 @@ def test_prompt_bytes_bound_the_tokens_of_all_text(texts: list[str], description
 
 
 def test_a_linked_image_is_bounded_by_its_tokens_and_not_by_its_link() -> None:
+    """500 kB inline count as one picture, like a short link; low detail counts about 2,900."""
     part = {"type": "image_url", "image_url": {"url": "https://a/b.png"}}
     inline = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 500_000}}
     low = {"type": "image_url", "image_url": {"url": "https://a/b.png", "detail": "low"}}
@@ -95,6 +98,8 @@ def test_a_linked_image_is_bounded_by_its_tokens_and_not_by_its_link() -> None:
 
 
 def test_completions_count_their_prompts_and_choices() -> None:
+    """Two prompts with best_of 5 are ten answers to pay, and a token list is a single prompt."""
+
     def read(**fields: Any) -> ParsedRequest:
         return parse_request("completions", orjson.dumps({"model": "m", **fields}))
 
@@ -107,6 +112,7 @@ def test_completions_count_their_prompts_and_choices() -> None:
 
 
 def test_embeddings_take_texts_and_tokens() -> None:
+    """Each input is bounded by its bytes or its token count, and stream has no meaning there."""
     for given_input, size in (("äb", 3), (["ab", "c"], 3), ([1, 2], 2), ([[1, 2], [3]], 3)):
         body = orjson.dumps({"model": "m", "input": given_input, "stream": True})
         request = parse_request("embeddings", body)
@@ -144,6 +150,7 @@ def test_embeddings_take_texts_and_tokens() -> None:
     ],
 )  # fmt: skip
 def test_a_bad_body_is_refused_and_its_field_named(raw: bytes, param: str | None) -> None:
+    """The client gets a 400 with the JSON path of the fault, or none where it is no JSON object."""
     with pytest.raises(InvalidRequest) as caught:
         parse_request("chat", raw)
     assert caught.value.param == param
@@ -151,6 +158,7 @@ def test_a_bad_body_is_refused_and_its_field_named(raw: bytes, param: str | None
 
 
 def test_limits_hold_at_their_edge() -> None:
+    """Depth and keys pass at their maximum and fail one above it; containers fail beyond theirs."""
     assert parse_request("chat", nested(DEPTH_MAX))
     with pytest.raises(InvalidRequest, match="nested"):
         parse_request("chat", nested(DEPTH_MAX + 1))
@@ -194,6 +202,7 @@ def test_eight_hostile_megabytes_are_judged_without_walking_them(inner: bytes) -
 
 
 def test_the_body_reaches_the_upstream_with_another_model_and_nothing_lost() -> None:
+    """Unknown fields and nulls stay, and the parsed request still knows the client's own name."""
     request = chat(unknown={"deep": [1, None]}, stream=False)
     sent = orjson.loads(encode_request(request, upstream_model="real"))
     assert sent == {
@@ -203,6 +212,7 @@ def test_the_body_reaches_the_upstream_with_another_model_and_nothing_lost() -> 
 
 
 def test_usage_is_always_asked_of_a_stream_and_other_options_stay() -> None:
+    """Without usage nothing could be booked exactly; the client's wish not to see it is kept."""
     request = chat(stream=True, stream_options={"include_obfuscation": False})
     sent = orjson.loads(encode_request(request, upstream_model="real"))
     assert sent["stream_options"] == {"include_obfuscation": False, "include_usage": True}
@@ -220,6 +230,7 @@ def test_usage_is_always_asked_of_a_stream_and_other_options_stay() -> None:
 def test_a_cap_goes_into_the_field_that_the_client_used(
     fields: dict[str, int], expected: dict[str, int]
 ) -> None:
+    """A provider that gets both limits may refuse, so only one of them is ever sent."""
     body = encode_request(chat(**fields), upstream_model="m", max_output_tokens=9)
     sent = orjson.loads(body)
     assert {name: sent[name] for name in sent if name.startswith("max_")} == expected
@@ -236,6 +247,7 @@ def test_a_cap_that_no_field_asks_for_goes_into_the_model_s_own() -> None:
 
 
 def test_of_duplicate_keys_the_last_counts_for_us_and_for_the_upstream() -> None:
+    """A second model key cannot pass the policy as one model and reach the provider as another."""
     raw = b'{"model":"a","model":"b","messages":[{"role":"user","content":"x"}]}'
     request = parse_request("chat", raw)
     assert request.model == "b"
@@ -247,6 +259,7 @@ def error(message: str, **fields: Any) -> bytes:
 
 
 def test_a_providers_error_keeps_status_type_code_and_param() -> None:
+    """A 422 with a bad parameter reaches the client's SDK as the provider meant it."""
     raw = error("No such thing", type="invalid_request_error", code="nope", param="tools")
     found = upstream_error(422, raw, [], [])
     assert (found.status, found.type, found.code, found.param, found.message) == (
@@ -257,6 +270,7 @@ def test_a_providers_error_keeps_status_type_code_and_param() -> None:
 
 @pytest.mark.parametrize("status", [401, 402, 403])
 def test_the_gateways_own_account_is_no_fault_of_the_tenant(status: int) -> None:
+    """401, 402 and 403 concern the gateway's key: the tenant sees a 502 and no part of the key."""
     found = upstream_error(status, error("Incorrect API key provided: sk-1234567890"), [], [])
     assert found.status == 502
     assert "sk-" not in found.message
@@ -267,6 +281,7 @@ def test_the_gateways_own_account_is_no_fault_of_the_tenant(status: int) -> None
     [(400, True), (401, True), (429, True), (503, True), (529, True), (500, False), (502, False)],
 )
 def test_a_refusal_costs_nothing_and_a_failure_may(status: int, free: bool) -> None:
+    """A 400, 429 or 529 is booked at zero; after a 500 or 502 the provider may still bill."""
     assert upstream_error(status, error("no"), [], []).unsent is free
 
 
@@ -291,6 +306,7 @@ def test_a_refusal_costs_nothing_and_a_failure_may(status: int, free: bool) -> N
 def test_retry_advice_is_read_in_every_form_and_kept_as_it_is(
     headers: list[tuple[bytes, bytes]], expected: float | None
 ) -> None:
+    """Seconds, milliseconds and dates count; past, endless, negative or huge ones do not."""
     found = upstream_error(429, error("slow"), headers, [], now_seconds=784111777.0)
     assert found.retry_after_seconds == expected
     assert found.retryable
@@ -301,6 +317,7 @@ def test_retry_advice_is_read_in_every_form_and_kept_as_it_is(
     "raw", [b"", b"<html>", b"[]", b'{"error":7}', b'{"error":{"message":[]}}']
 )
 def test_an_error_of_another_shape_still_becomes_one_of_ours(raw: bytes) -> None:
+    """An empty body, HTML or odd JSON still gives the client a status and a readable message."""
     found = upstream_error(500, raw, [], [])
     assert found.status == 500
     assert found.message
@@ -315,6 +332,7 @@ SECRET = "canary-3f9a77d1e0"
      "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc", "AIzaSyA1234567890abcdef"],
 )  # fmt: skip
 def test_no_secret_survives_in_any_field_of_an_error(secret: str) -> None:
+    """Keys of providers, tenants and clouds are removed from message, type, code and param."""
     raw = error(f"key {secret} is wrong", type=secret, code=secret, param=secret)
     found = upstream_error(400, raw, [], [f"Bearer {SECRET}"])
     assert secret not in found.body().decode()
@@ -322,6 +340,7 @@ def test_no_secret_survives_in_any_field_of_an_error(secret: str) -> None:
 
 
 def test_a_secret_is_removed_even_where_the_message_is_cut() -> None:
+    """Redaction comes before the cut at 2,000 characters, so no first half of a key remains."""
     raw = error("x" * 1_995 + SECRET)
     message = upstream_error(400, raw, [], [SECRET]).message
     assert len(message) <= 2_000
@@ -330,4 +349,5 @@ def test_a_secret_is_removed_even_where_the_message_is_cut() -> None:
 
 @given(st.text())
 def test_redaction_leaves_text_without_secrets_as_it_is(text: str) -> None:
+    """Any text comes back unchanged, unless a mark shows where something was taken out."""
     assert redact(text, []) == text or "[redacted]" in redact(text, [])

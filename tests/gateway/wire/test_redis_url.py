@@ -21,6 +21,7 @@ from gateway.wire.redis_url import RedisAddress, parse_redis_url
     ],
 )
 def test_a_url_names_place_and_entrance(url: str, address: RedisAddress) -> None:
+    """Hosts, IPv6, sockets, TLS, users, databases and percent-encoded passwords are understood."""
     assert parse_redis_url(url) == address
 
 
@@ -41,6 +42,7 @@ def test_a_url_names_place_and_entrance(url: str, address: RedisAddress) -> None
     ],
 )
 def test_a_wrong_url_is_refused_in_words_without_its_secret(url: str, says: str) -> None:
+    """The message says how to mend the URL, and a password in it reaches no log."""
     with pytest.raises(ValueError) as refused:
         parse_redis_url(url)
     assert says in str(refused.value)
@@ -48,5 +50,6 @@ def test_a_wrong_url_is_refused_in_words_without_its_secret(url: str, says: str)
 
 
 def test_an_address_shows_no_password() -> None:
+    """Its repr, which ends up in logs and tracebacks, is host and port alone."""
     shown = repr(parse_redis_url("redis://u:s3cret@cache:7000"))
     assert shown == "RedisAddress(cache:7000)"

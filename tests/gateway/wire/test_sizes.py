@@ -51,6 +51,7 @@ def test_every_byte_that_may_be_read_counts(drawn: tuple[Endpoint, dict[str, Any
 def test_a_reference_of_unknown_size_is_named(
     endpoint: Endpoint, part: dict[str, Any], field: str
 ) -> None:
+    """A hard budget can refuse a linked video or document by its path instead of guessing."""
     request = parse(endpoint, body_of(endpoint, [part]))
     assert request.unsized == field
     assert request.has_media
@@ -71,6 +72,7 @@ def test_a_reference_of_unknown_size_is_named(
 def test_a_file_in_the_body_is_bounded_by_the_models_context_alone(
     endpoint: Endpoint, part: dict[str, Any]
 ) -> None:
+    """Four base64 bytes of a PDF or recording may be many tokens, so bytes are no bound."""
     request = parse(endpoint, body_of(endpoint, [part]))
     assert (request.enclosed is not None, request.unsized) == (True, None)
 
@@ -87,10 +89,12 @@ def test_a_file_in_the_body_is_bounded_by_the_models_context_alone(
 def test_what_stands_beside_the_parts_is_named_too(
     endpoint: Endpoint, body: dict[str, Any]
 ) -> None:
+    """Templates, context ids and file references in plain text add prompt that no part shows."""
     assert parse(endpoint, {**body_of(endpoint, "x"), **body}).unsized is not None
 
 
 def test_a_part_that_is_two_things_counts_as_both() -> None:
+    """A long text cannot hide in an image part, nor in the field where its URL should be."""
     part = {"type": "image_url", "text": "t " * 1000, "image_url": {"url": PICTURE, "x": "u " * 99}}
     request = parse("chat", body_of("chat", [part]))
     assert request.prompt_bytes > IMAGE_TOKENS_MAX + 2198
@@ -100,6 +104,7 @@ def test_a_part_that_is_two_things_counts_as_both() -> None:
 
 @pytest.mark.parametrize("endpoint", ["chat", "completions", "messages", "responses"])
 def test_answers_that_are_not_shown_count_on_every_endpoint(endpoint: Endpoint) -> None:
+    """best_of 5 is five answers to pay for, even where the endpoint is not known to take it."""
     assert parse(endpoint, {**body_of(endpoint, "x"), "n": 2, "best_of": 5}).choices == 5
 
 
@@ -122,12 +127,14 @@ def test_texts_in_a_list_within_a_list_count_as_texts(field: str) -> None:
 
 
 def test_each_prompt_of_a_mixed_list_is_answered() -> None:
+    """Three prompts with n 2 are six answers to pay; a plain list of token ids is one prompt."""
     body = {"model": "m", "prompt": [1, "x", "y", [2, 3]], "n": 2}
     assert parse("completions", body).choices == 6
     assert parse("completions", {"model": "m", "prompt": [1, 2, 3]}).choices == 1
 
 
 def test_each_tool_of_anthropics_own_counts_as_the_page_that_it_adds() -> None:
+    """Anthropic adds hidden instructions for bash and computer: over 3 kB for the two of them."""
     tools = [{"type": f"{kind}_20250124", "name": kind} for kind in ("bash", "computer")]
     plain = parse("messages", body_of("messages", "x"))
     assert parse("messages", {**body_of("messages", "x"), "tools": tools}).prompt_bytes > (
@@ -136,6 +143,7 @@ def test_each_tool_of_anthropics_own_counts_as_the_page_that_it_adds() -> None:
 
 
 def test_completions_are_sent_the_one_limit_that_their_providers_know() -> None:
+    """A client's max_completion_tokens arrives as max_tokens and so limits the old endpoint too."""
     request = parse("completions", {"model": "m", "prompt": "x", "max_completion_tokens": 7})
     sent = DIALECTS["completions"].encode(
         request, upstream_model="m", max_output_tokens=None, limit_field=""
@@ -159,4 +167,5 @@ def test_limits_that_openai_takes_pass_as_they_came(fields: dict[str, Any], limi
 
 
 def test_the_adversary_draws_every_field_there_is() -> None:
+    """The adversarial test of sizes means something only because it knows over forty fields."""
     assert len(ALL_FIELDS) > 40

@@ -45,6 +45,7 @@ def streams(draw: st.DrawFn) -> bytes:
 
 @given(streams())
 def test_any_mix_of_line_endings_reads_as_the_specification_says(raw: bytes) -> None:
+    """LF, CRLF and CR may alternate within one stream, and no byte is lost, added or moved."""
     events, pending = split(raw)
     found = [data for event in events if (data := event_data(event)) is not None]
     assert found == data_of_lines(raw)
@@ -53,6 +54,7 @@ def test_any_mix_of_line_endings_reads_as_the_specification_says(raw: bytes) -> 
 
 @given(streams())
 def test_a_stream_cut_at_any_offset_gives_the_same_events(raw: bytes) -> None:
+    """Packets of one byte, and two packets cut at each offset, read like the whole stream."""
     whole = split(raw)
     for offset in range(len(raw) + 1):
         assert split(raw[:offset], raw[offset:]) == whole
@@ -72,6 +74,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_event(raw: bytes) -> None:
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\n\n", b"\n\r\n"])
 def test_an_event_is_given_as_soon_as_its_blank_line_is_there(end: bytes) -> None:
+    """A client sees each token at once and not only with the event that follows it."""
     assert split(b"data: 1" + end) == ([b"data: 1" + end], b"")
 
 
@@ -93,10 +96,12 @@ def test_an_event_is_given_as_soon_as_its_blank_line_is_there(end: bytes) -> Non
     ],
 )
 def test_the_data_of_an_event_is_its_data_lines_joined(event: bytes, data: bytes | None) -> None:
+    """One space after the colon goes, other fields are ignored, and a ping has no data."""
     assert event_data(event) == data
 
 
 def test_an_event_may_be_as_long_as_the_limit_and_not_longer() -> None:
+    """EVENT_BYTES_MAX bytes pass, and one byte more is refused with the limit in its message."""
     event = b"data: " + b"x" * (EVENT_BYTES_MAX - 8) + b"\n\n"
     assert split(event) == ([event], b"")
     with pytest.raises(UpstreamProtocolError, match=str(EVENT_BYTES_MAX)):
@@ -104,6 +109,7 @@ def test_an_event_may_be_as_long_as_the_limit_and_not_longer() -> None:
 
 
 def test_an_event_without_end_is_refused_once_it_is_too_long() -> None:
+    """A provider that never sends a blank line cannot fill the gateway's memory."""
     splitter = EventSplitter()
     assert splitter.feed(b"x" * EVENT_BYTES_MAX) == []
     with pytest.raises(UpstreamProtocolError):

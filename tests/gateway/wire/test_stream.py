@@ -67,6 +67,7 @@ def test_events_are_the_same_wherever_the_bytes_are_cut(blank: bytes) -> None:
     st.binary(max_size=300).map(lambda raw: raw.translate(bytes(range(48, 64)) * 4 + b"\n\r" * 96))
 )
 def test_nothing_is_lost_or_added_by_splitting(data: bytes) -> None:
+    """Events and remainder add up to the input, and byte by byte the events are the same."""
     splitter = EventSplitter()
     events = splitter.feed(data)
     assert b"".join(events) + splitter.pending == data
@@ -77,6 +78,7 @@ def test_nothing_is_lost_or_added_by_splitting(data: bytes) -> None:
 
 
 def test_an_event_without_end_is_refused_at_the_limit() -> None:
+    """One mebibyte is the most an event may fill, whether it comes in pieces or at once."""
     splitter = EventSplitter()
     splitter.feed(b"data: " + b"x" * (EVENT_BYTES_MAX - 6))
     with pytest.raises(UpstreamProtocolError, match="1048576"):
@@ -86,6 +88,7 @@ def test_an_event_without_end_is_refused_at_the_limit() -> None:
 
 
 def test_event_data_follows_the_standard() -> None:
+    """One space after "data:" goes, a second one stays; a comment or a bare name has no data."""
     assert event_data(b"data: x\n\n") == b"x"
     assert event_data(b"data:x\n\n") == b"x"
     assert event_data(b"data:  x\r\n\r\n") == b" x"
@@ -95,6 +98,7 @@ def test_event_data_follows_the_standard() -> None:
 
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_a_relay_passes_every_byte_on_but_what_was_not_asked_for(include_usage: bool) -> None:
+    """Cut at each offset, text passes at once; usage and end mark wait until they are booked."""
     stream = b": ping\n\n" + b"".join(HELLO)
     expected = b": ping\n\n" + b"".join(HELLO[:4])
     for offset in range(len(stream) + 1):
@@ -130,6 +134,8 @@ def usage_after(*events: bytes) -> Usage | None:
 
 
 def test_thoughts_count_as_generated_and_once_where_they_have_two_names() -> None:
+    """Some servers send each thought under two names; a cut stream must not be billed twice."""
+
     def counted(**fields: Any) -> tuple[int, int]:
         relay = relay_of()
         relay.feed(chunk(delta(**fields)))
@@ -141,6 +147,7 @@ def test_thoughts_count_as_generated_and_once_where_they_have_two_names() -> Non
 
 
 def test_later_usage_completes_earlier_usage_and_takes_nothing_back() -> None:
+    """In each of three orders, poorer reports and zeros leave the richest count standing."""
     full = USAGE | {"prompt_tokens_details": {"cached_tokens": 4}}
     zeros = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
     orders = ([full, USAGE, zeros], [zeros, USAGE, full], [USAGE, full, zeros])
@@ -158,6 +165,7 @@ def test_later_usage_completes_earlier_usage_and_takes_nothing_back() -> None:
     ],
 )
 def test_usage_is_read_where_a_provider_puts_it(place: dict[str, Any]) -> None:
+    """Groq, Gemini and llama.cpp report in fields of their own, which the client still sees."""
     last = chunk(delta(reason="stop"), **place)
     assert usage_after(last) == Usage(prompt_tokens=5, completion_tokens=3)
     assert relay_of(include_usage=False).feed(last) == last, "it is the provider's own field"
@@ -179,6 +187,7 @@ def test_usage_is_read_where_a_provider_puts_it(place: dict[str, Any]) -> None:
 def test_the_tier_and_the_searches_that_any_event_shows_are_part_of_the_usage(
     events: list[bytes], expected: dict[str, Any]
 ) -> None:
+    """Flex lowers the price and a citation proves a search, though the counts come later."""
     told = usage_after(*events, chunk(usage=USAGE))
     assert told == Usage(prompt_tokens=5, completion_tokens=3, **expected)
 
@@ -212,6 +221,7 @@ def test_usage_is_cut_out_of_an_event_and_every_other_byte_stays(
     ids=["given twice", "two lines of data"],
 )
 def test_usage_that_cannot_be_cut_out_beyond_doubt_is_passed_on(event: bytes) -> None:
+    """A client sees usage that it did not ask for rather than an event spoiled by the cut."""
     event = event.replace(b"@", BESIDE)
     assert relay_of(include_usage=False).feed(event) == event
 
@@ -227,6 +237,7 @@ def test_an_event_that_comes_byte_by_byte_costs_no_more_than_its_bytes() -> None
 
 
 def test_what_follows_the_end_mark_is_not_passed_on() -> None:
+    """Clients stop at [DONE]; more content behind it would be shown by some and not by others."""
     relay = relay_of()
     assert relay.feed(b"".join(HELLO) + chunk(delta(content="more"))) == b"".join(HELLO[:4])
     assert relay.end() == HELLO[4] + DONE
@@ -246,6 +257,7 @@ def test_what_follows_the_end_mark_is_not_passed_on() -> None:
     ],
 )
 def test_a_stream_that_was_cut_never_ends_as_a_success(stream: bytes, ended: bool) -> None:
+    """A missing [DONE] is forgiven only once every choice has its finish_reason."""
     relay = relay_of()
     relay.feed(stream)
     if ended:
@@ -273,6 +285,7 @@ def test_a_stream_that_was_cut_never_ends_as_a_success(stream: bytes, ended: boo
     ],
 )
 def test_a_broken_event_stops_the_relay(event: bytes) -> None:
+    """Bad JSON, half a character or a wrong shape ends the stream before a client chokes on it."""
     relay = relay_of()
     relay.feed(HELLO[0])
     with pytest.raises(UpstreamProtocolError):
@@ -292,6 +305,7 @@ def test_good_events_before_a_broken_one_are_passed_on_first() -> None:
 
 
 def test_an_answer_too_long_to_be_kept_is_relayed_all_the_same() -> None:
+    """Beyond keep_bytes_max the caches get nothing, and the client gets every byte."""
     relay = StreamRelay(endpoint="chat", include_usage=True, keep=True, keep_bytes_max=300)
     assert relay.feed(b"".join(HELLO)) == b"".join(HELLO[:4])
     assert relay.answer() is None
@@ -311,6 +325,7 @@ TOOLS = [
 
 
 def test_tool_calls_are_assembled_by_their_index() -> None:
+    """Arguments that arrive interleaved end up whole in their own call, ready to be cached."""
     relay = relay_of()
     relay.feed(b"".join(TOOLS))
     answer = relay.answer()
@@ -338,6 +353,8 @@ def test_tool_calls_are_assembled_by_their_index() -> None:
 
 
 def test_other_fields_refusals_reasoning_and_logprobs_are_assembled() -> None:
+    """Each joins piece by piece in its own choice, and one choice cut short is not complete."""
+
     def logprob(token: str) -> dict[str, Any]:
         return {"content": [{"token": token, "logprob": -0.1}], "refusal": None}
 
@@ -379,6 +396,7 @@ messages = st.one_of(
 def test_a_replayed_answer_assembles_to_itself(
     found: list[dict[str, Any]], include_usage: bool
 ) -> None:
+    """A cached answer served as a stream keeps texts, refusals, tool calls and usage."""
     answer = {
         "id": "old", "object": "chat.completion", "created": 1, "model": "m",
         "choices": [
@@ -401,6 +419,7 @@ def test_a_replayed_answer_assembles_to_itself(
 
 
 def test_a_replayed_text_completion_assembles_to_itself() -> None:
+    """The legacy endpoint's stored answer streams and comes back as the very same document."""
     answer = {
         "id": "old", "object": "text_completion", "created": 1, "model": "m",
         "choices": [{"index": 0, "text": "x" * 100, "logprobs": None, "finish_reason": "stop"}],
@@ -413,6 +432,7 @@ def test_a_replayed_text_completion_assembles_to_itself() -> None:
 
 @given(st.lists(st.binary(max_size=60), max_size=8))
 def test_no_bytes_whatever_raise_anything_but_an_upstream_error(pieces: list[bytes]) -> None:
+    """Garbage from a provider is the provider's failure and never an internal error of ours."""
     relay = relay_of()
     try:
         for piece in pieces:
@@ -436,6 +456,7 @@ json_values = st.recursive(
 
 @given(st.lists(json_values, max_size=4))
 def test_no_json_whatever_raises_anything_but_an_upstream_error(values: list[Any]) -> None:
+    """Well-formed JSON of any wrong shape is the provider's failure, not an internal error."""
     relay = relay_of()
     try:
         for value in values:
@@ -462,6 +483,7 @@ def test_the_last_content_waits_where_the_usage_to_be_charged_stands_beside_it()
 
 
 def test_the_last_content_is_not_lost_where_an_error_follows_it() -> None:
+    """Text held back with its usage still reaches the client before the late error does."""
     relay = relay_of(include_usage=True)
     last = {
         "choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": "stop"}],

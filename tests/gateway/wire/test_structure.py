@@ -57,6 +57,7 @@ def test_a_large_body_is_decoded_as_the_standard_library_does(
 
 
 def test_a_large_body_with_a_number_that_no_double_holds_keeps_it() -> None:
+    """Cutting out the picture must not cost the exact spelling of 2^64 + 1 beside it."""
     raw = body(b'["%b",18446744073709551617]' % picture(LARGE_BYTES).encode())
     request = parse_request("chat", raw)
     assert request.body["x"][0] == picture(LARGE_BYTES)
@@ -78,6 +79,7 @@ def test_a_large_body_with_a_number_that_no_double_holds_keeps_it() -> None:
     ids=["integers", "decimals", "empty texts", "text", "escapes", "a name", "no text", "cut"],
 )
 def test_what_would_take_long_to_decode_is_refused_by_name(inner: bytes, refused: str) -> None:
+    """One such body would stall all other requests, so it is refused before it is decoded."""
     with pytest.raises((InvalidRequest, BodyTooLarge), match=refused):
         parse_request("chat", body(inner))
 

@@ -27,6 +27,7 @@ from gateway.wire.tokens import TOKENIZERS, count_prompt, count_tokens, encoding
     ],
 )
 def test_a_model_has_the_encoding_of_its_family(model: str | None, name: str | None) -> None:
+    """OpenAI's models map to o200k or cl100k by prefix; other vendors' have no exact counter."""
     assert encoding_name(model) == name
 
 
@@ -47,6 +48,7 @@ def test_ids_are_those_of_tiktoken() -> None:
 
 
 def test_special_tokens_in_a_text_are_ordinary_text() -> None:
+    """A user who writes <|endoftext|> is charged several tokens and breaks no exact count."""
     TOKENIZERS.wait("o200k_base")
     tokens, exact = count_tokens("<|endoftext|>", model="gpt-4o")
     assert exact
@@ -56,6 +58,7 @@ def test_special_tokens_in_a_text_are_ordinary_text() -> None:
 @given(st.text(max_size=200))
 @settings(deadline=None)
 def test_an_exact_count_never_exceeds_the_bytes(text: str) -> None:
+    """Budgets reserve one token for each byte; no random text breaks that bound."""
     TOKENIZERS.wait("o200k_base")
     tokens, exact = count_tokens(text, model="gpt-4o")
     assert exact
@@ -64,11 +67,13 @@ def test_an_exact_count_never_exceeds_the_bytes(text: str) -> None:
 
 
 def test_other_models_are_estimated_and_it_is_said() -> None:
+    """Four bytes make a token, rounded up, and the caller learns that the count is a guess."""
     assert count_tokens("ab" * 10, model="other") == (5, False)
     assert count_tokens("ä", model=None) == (1, False)
 
 
 def test_a_prompt_is_counted_with_its_messages_marks() -> None:
+    """Eight characters are two tokens, with four for the message and three for the answer."""
     raw = b'{"model":"m","messages":[{"role":"user","content":"12345678"}]}'
     tokens, exact = count_prompt(parse_request("chat", raw))
     assert not exact

@@ -66,6 +66,7 @@ def served(events: bytes) -> RawUpstream:
 
 
 async def test_a_message_as_a_stream_is_the_same_to_anthropics_client() -> None:
+    """Thoughts, text, tool calls and usage survive the trip through Anthropic's own SDK."""
     async with (
         served(message_events(MESSAGE)) as upstream,
         anthropic.AsyncAnthropic(
@@ -87,6 +88,7 @@ async def test_a_message_as_a_stream_is_the_same_to_anthropics_client() -> None:
 
 
 async def test_a_response_as_a_stream_is_the_same_to_openais_client() -> None:
+    """OpenAI's SDK collects the same text from the deltas as from the final response."""
     async with (
         served(response_events(RESPONSE)) as upstream,
         openai.AsyncOpenAI(
@@ -105,6 +107,7 @@ async def test_a_response_as_a_stream_is_the_same_to_openais_client() -> None:
 
 
 def test_there_and_back_again_is_the_same_document() -> None:
+    """A message and a response turned into events and read again lose no field."""
     assert whole_message(message_events(MESSAGE)) == MESSAGE
     assert whole_response(response_events(RESPONSE)) == RESPONSE
 
@@ -137,6 +140,7 @@ def test_a_providers_stream_is_put_together_to_what_it_would_have_answered(endpo
     "delta", [{"type": "unheard_delta", "x": 1}, {"type": "text_delta"}, {}, None]
 )
 def test_a_message_with_pieces_nobody_knows_is_not_put_together(delta: Any) -> None:
+    """An unknown or shapeless delta is an error, since a whole answer would lack its content."""
     odd = {"type": "content_block_delta", "index": 1, "delta": delta}
     events = message_events(MESSAGE)
     at = events.index(b"event: message_delta")

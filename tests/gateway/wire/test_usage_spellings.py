@@ -39,11 +39,13 @@ def usage_from(text: str) -> Usage:
 def test_each_documented_spelling_is_read_as_the_table_says(
     endpoint: str, fragment: str, read_as: str
 ) -> None:
+    """The README's table is the contract: each of its rows is parsed and compared."""
     told = DIALECTS[cast(Endpoint, endpoint)].usage(orjson.loads(fragment))
     assert told == usage_from(read_as)
 
 
 def test_the_table_names_a_source_for_every_provider() -> None:
+    """Seventeen vendors each have a row that the tests can read, with its source beside it."""
     assert len(ROWS) == README.read_text().count('`{"')
     providers = " ".join(row[0] for row in ROWS)
     for name in (
@@ -242,6 +244,7 @@ def test_what_a_provider_tells_beside_its_sums_is_never_dropped(
     ],
 )
 def test_a_count_without_a_meaning_here_makes_the_price_unknown(extra: dict[str, Any]) -> None:
+    """A new kind of token or fee must not be booked as if it were free."""
     document = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     told = parse_usage(document | extra)
     assert told == Usage(prompt_tokens=10, completion_tokens=5, other_fees=True)
@@ -259,6 +262,7 @@ def test_a_count_without_a_meaning_here_makes_the_price_unknown(extra: dict[str,
     ],
 )
 def test_what_does_not_add_up_is_unclear_and_not_certain(changes: dict[str, Any]) -> None:
+    """Parts above their total or rival counts are booked, but as a sum that needs a look."""
     document = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15} | changes
     told = parse_usage(document)
     assert told is not None
@@ -266,6 +270,7 @@ def test_what_does_not_add_up_is_unclear_and_not_certain(changes: dict[str, Any]
 
 
 def test_measurements_beside_the_counts_mean_nothing() -> None:
+    """Times, speeds and stop reasons must not make a sound bill look uncertain."""
     document = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
     measured = {"total_time": 3, "completion_tokens_per_sec": 40, "queue_time": 1.0, "stop": "eos"}
     assert parse_usage(document | measured) == parse_usage(document)

@@ -24,6 +24,7 @@ def chunk(content: bytes, finish: bytes = b"null") -> bytes:
 
 
 def test_an_emoji_cut_in_two_passes_as_it_came_and_is_kept_whole() -> None:
+    """Replayed from the store, the halves join to the emoji, and the long number stays exact."""
     relay = StreamRelay(endpoint="chat", include_usage=False, keep=True)
     stream = b"".join(map(chunk, HALVES)) + chunk(b"", b'"stop"')
     assert relay.feed(stream + DONE) == stream
@@ -39,6 +40,7 @@ def test_an_emoji_cut_in_two_passes_as_it_came_and_is_kept_whole() -> None:
 
 
 def test_half_an_emoji_passes_in_a_typed_stream() -> None:
+    """Anthropic's events with a lone surrogate reach the client unchanged and count as content."""
     relay = MessagesRelay()
     delta = (
         b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":'
@@ -50,12 +52,14 @@ def test_half_an_emoji_passes_in_a_typed_stream() -> None:
 
 @pytest.mark.parametrize("raw", [b'["\\ud83d', b"[1e400", b'["\xff\\ud83d"]', b"[NaN,1e999]"])
 def test_what_is_no_json_is_still_none(raw: bytes) -> None:
+    """Half emojis and huge numbers are tolerated; cut text, bad UTF-8 and NaN are not."""
     for judge in (decode, read):
         with pytest.raises(orjson.JSONDecodeError):
             judge(raw)
 
 
 def test_numbers_keep_their_spelling_only_where_a_double_changes_them() -> None:
+    """Ordinary numbers stay plain ints and floats, and the document is written as it was read."""
     raw = b"[18446744073709551617,-0,1e400,0.30000000000000004,1.0,2]"
     document = decode(raw)
     assert [type(value) for value in document] == [Number, Number, Number, float, float, int]
@@ -63,6 +67,7 @@ def test_numbers_keep_their_spelling_only_where_a_double_changes_them() -> None:
 
 
 def test_half_a_pair_is_counted_and_shown_without_breaking_anything() -> None:
+    """Counting, redacting and previewing such a text give valid UTF-8, cut to 100 bytes."""
     assert count_tokens("cut \ud83d", model="unheard-of")[0] > 0
     assert redact("cut \ud83d", ()).encode()
     assert shown("\ud83d" + "x" * 1_000_000).encode() == b"?" + b"x" * 99
