@@ -13,6 +13,7 @@ from gateway.upstreams.local_slots import LocalSlots
 
 
 def test_one_tenant_leaves_slots_to_the_others() -> None:
+    """Of ten slots one tenant may hold eight, however fast it asks; another gets the last two."""
     slots = Bulkhead("provider", slots_max=10, tenant_share=0.8)
     assert [slots.take("greedy") for _ in range(10)] == [True] * 8 + [False] * 2
     assert [slots.take("modest") for _ in range(3)] == [True] * 2 + [False]
@@ -23,11 +24,13 @@ def test_one_tenant_leaves_slots_to_the_others() -> None:
 def test_a_share_is_rounded_down_to_whole_slots_but_never_to_none(
     slots_max: int, held: int
 ) -> None:
+    """Four fifths of 256 slots are 204; with one slot in all, a tenant may still use it."""
     slots = Bulkhead("provider", slots_max=slots_max, tenant_share=0.8)
     assert sum(slots.take("a") for _ in range(300)) == held
 
 
 async def test_who_finds_none_waits_a_moment_and_is_told_when_to_come_again() -> None:
+    """After a tenth of a second comes a free 503 with one second to wait, and no slot is lost."""
     slots = Bulkhead("provider", slots_max=1)
     assert slots.take("a")
     began = time.monotonic()
@@ -42,6 +45,7 @@ async def test_who_finds_none_waits_a_moment_and_is_told_when_to_come_again() ->
 
 
 async def test_a_refusal_says_whether_it_is_the_tenants_own_share() -> None:
+    """Its operator can tell a tenant at its own limit from a provider that is full."""
     slots = Bulkhead("provider", slots_max=2, tenant_share=0.5)
     assert slots.take("a")
     with pytest.raises(UpstreamOverloaded, match="of the tenant 'a'"):
@@ -49,6 +53,7 @@ async def test_a_refusal_says_whether_it_is_the_tenants_own_share() -> None:
 
 
 async def test_the_latest_of_those_who_wait_is_served_first() -> None:
+    """Under overload the oldest will give up anyway, so serving the newest answers more clients."""
     slots = Bulkhead("provider", slots_max=1)
     assert slots.take("a")
     waiting = [asyncio.create_task(slots.wait(name, 9.0)) for name in "bcd"]
@@ -63,6 +68,7 @@ async def test_the_latest_of_those_who_wait_is_served_first() -> None:
 
 
 async def test_a_tenant_at_its_share_is_passed_over_for_one_below() -> None:
+    """A slot goes to the tenant within its share, though the greedy one asked more recently."""
     slots = Bulkhead("provider", slots_max=4, tenant_share=0.5)
     assert [slots.take(name) for name in "aabb"] == [True] * 4
     modest = asyncio.create_task(slots.wait("c", 9.0))
@@ -77,6 +83,7 @@ async def test_a_tenant_at_its_share_is_passed_over_for_one_below() -> None:
 
 
 async def test_the_queue_has_an_end_and_drops_whoever_waits_longest() -> None:
+    """With QUEUE_MAX waiting, one more refuses the oldest at once, so that memory stays bounded."""
     slots = Bulkhead("provider", slots_max=1)
     assert slots.take("a")
     waiting = [asyncio.create_task(slots.wait("b", 9.0)) for _ in range(bulkhead.QUEUE_MAX + 1)]
@@ -91,6 +98,7 @@ async def test_the_queue_has_an_end_and_drops_whoever_waits_longest() -> None:
 
 
 async def test_a_lowered_limit_waits_for_slots_to_come_back() -> None:
+    """No running request is cut; the limit stays between one and the configured maximum."""
     slots = Bulkhead("provider", slots_max=4)
     assert all(slots.take("a") for _ in range(4))
     slots.set_limit(2)

@@ -104,6 +104,7 @@ def proxy_at(port: int, **options: Any) -> Network:
 async def test_a_provider_of_ones_own_authority_is_trusted_only_where_the_policy_says(
     authority: Authority,
 ) -> None:
+    """Without its ca_file the connection fails in TLS, and the key is never sent."""
     own = Network(ca_pem=read_ca(str(authority.certificate)))
     async with RawUpstream(answering, tls=authority.server("127.0.0.1")) as provider:
         url = f"https://127.0.0.1:{provider.port}/v1"
@@ -115,6 +116,7 @@ async def test_a_provider_of_ones_own_authority_is_trusted_only_where_the_policy
 
 
 async def test_a_certificate_for_another_name_is_refused(authority: Authority) -> None:
+    """A trusted authority is not enough: a provider must not read another provider's requests."""
     own = Network(ca_pem=read_ca(str(authority.certificate)))
     async with RawUpstream(answering, tls=authority.server("other.example")) as provider:
         async with upstream_at(f"https://127.0.0.1:{provider.port}/v1", own) as upstream:
@@ -123,6 +125,7 @@ async def test_a_certificate_for_another_name_is_refused(authority: Authority) -
 
 
 async def test_a_client_certificate_is_shown_to_a_provider_that_asks(authority: Authority) -> None:
+    """Mutual TLS works with the policy's certificate; without it no request arrives."""
     certificate, key = authority.issue("tollhouse-client")
     pem = Secret(certificate.read_text() + key.read_text())
     ca = read_ca(str(authority.certificate))
@@ -176,6 +179,7 @@ async def test_a_proxy_cannot_pass_for_the_provider(authority: Authority) -> Non
 
 
 async def test_a_tunnel_carries_plain_http_too() -> None:
+    """Two requests share one tunnel, so a plain-HTTP model server can stand behind a proxy."""
     async with RawUpstream(answering) as provider, RawUpstream(TunnelProxy()) as front:
         url = f"http://127.0.0.1:{provider.port}/v1"
         async with upstream_at(url, proxy_at(front.port)) as upstream:
@@ -211,6 +215,7 @@ def saying(answer: bytes, *, close: bool = False) -> Script:
 async def test_a_proxy_that_refuses_is_named_and_nothing_was_sent(
     script: Script, message: str
 ) -> None:
+    """Each of eight bad answers is told without the key in it, and may be retried elsewhere."""
     async with RawUpstream(script) as front:
         network = proxy_at(front.port)
         async with upstream_at("https://api.example.com/v1", network) as upstream:
@@ -238,6 +243,7 @@ async def test_a_proxy_that_falls_silent_is_given_up_at_the_connect_deadline(
 
 
 async def test_a_request_cancelled_in_a_tunnels_making_closes_it() -> None:
+    """The proxy's socket closes within a tenth of a second of the client's leaving."""
     async with RawUpstream(saying(b"")) as front:
         network = proxy_at(front.port)
         async with upstream_at("https://api.example.com/v1", network) as upstream:
@@ -252,18 +258,21 @@ async def test_a_request_cancelled_in_a_tunnels_making_closes_it() -> None:
 
 
 async def test_nobody_at_the_proxys_address_is_said_so() -> None:
+    """The error names the proxy, so that its operator does not search at the provider."""
     async with upstream_at("https://api.example.com/v1", proxy_at(9)) as upstream:
         assert "Cannot connect to the proxy '127.0.0.1'" in (await refusal(upstream)).message
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "fe80::1", "0.0.0.0"])
 async def test_the_proxys_address_is_checked_like_any_other(host: str) -> None:
+    """A proxy setting must not be a way to the cloud's metadata or to link-local addresses."""
     network = Network(proxy=Proxy(host=host, port=3128))
     async with upstream_at("https://api.example.com/v1", network) as upstream:
         assert "may connect to" in (await refusal(upstream)).message
 
 
 async def test_a_proxy_is_not_asked_for_an_address_we_may_not_reach() -> None:
+    """The proxy might reach the metadata for us, so the target is checked before we call it."""
     async with RawUpstream(TunnelProxy()) as front:
         async with upstream_at("http://169.254.169.254/v1", proxy_at(front.port)) as upstream:
             assert "may connect to" in (await refusal(upstream)).message
@@ -271,6 +280,7 @@ async def test_a_proxy_is_not_asked_for_an_address_we_may_not_reach() -> None:
 
 
 def test_no_tls_context_ever_trusts_without_a_check(authority: Authority) -> None:
+    """Host names and chains are always verified, with TLS 1.2 at least, also with a ca_file."""
     from gateway.policy.network import tls_context
 
     for network in (Network(), Network(ca_pem=read_ca(str(authority.certificate)))):
@@ -283,6 +293,7 @@ def test_no_tls_context_ever_trusts_without_a_check(authority: Authority) -> Non
 def test_a_bundle_may_hold_words_between_its_certificates(
     authority: Authority, tmp_path: Path
 ) -> None:
+    """Comments, as bundles of distributions have them, are skipped, umlauts included."""
     bundle = tmp_path / "bundle.pem"
     text = authority.certificate.read_text()
     bundle.write_text(f"# Größe\n{text}\n# once more\n{text}", encoding="utf-8")

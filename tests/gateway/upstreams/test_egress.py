@@ -56,10 +56,12 @@ from gateway.upstreams.egress import Egress, may_reach
 def test_an_address_is_reached_only_where_it_is_what_the_policy_meant(
     host: str, address: str, permitted: bool
 ) -> None:
+    """Names that resolve to loopback or metadata are refused, also in IPv6 disguise."""
     assert may_reach(host, ipaddress.ip_address(address)) is permitted
 
 
 async def test_localhost_resolves_to_loopback_addresses() -> None:
+    """A model server on the same machine is reached by its usual name."""
     addresses = await Egress("localhost", 80).addresses()
     assert addresses
     assert all(ipaddress.ip_address(address).is_loopback for address in addresses)
@@ -108,6 +110,7 @@ async def test_no_setting_lets_a_name_stand_for_loopback_or_metadata(
 async def test_a_provider_whose_name_is_private_is_not_asked_where_the_settings_deny_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The setting holds on a real pool, and the error names it to the operator."""
     resolving(monkeypatch, "10.255.255.1")
     pool = UpstreamPool(Settings(egress=EgressSettings(private="deny")), None)
     upstream = pool(Provider(name="vllm", api="openai", base_url="http://vllm.internal/v1"))
@@ -124,11 +127,13 @@ async def test_a_provider_whose_name_is_private_is_not_asked_where_the_settings_
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "[fe80::1]", "0.0.0.0", "2852039166"])
 async def test_a_forbidden_address_is_refused_by_name(host: str) -> None:
+    """Metadata, link-local and unspecified addresses fail, also written as one decimal number."""
     with pytest.raises(UpstreamUnavailable, match="may connect to"):
         await Egress(host, 80).addresses()
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 70])
 async def test_a_name_that_cannot_be_resolved_is_unavailable(host: str) -> None:
+    """Unknown, malformed or too long, the name fails as an outage and not as an internal error."""
     with pytest.raises(UpstreamUnavailable, match="cannot be resolved"):
         await Egress(host, 80).addresses()

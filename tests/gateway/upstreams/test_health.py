@@ -54,11 +54,13 @@ def report(breaker: CircuitBreaker, outcomes: str) -> None:
 def test_it_opens_at_the_share_of_failures_and_not_before_the_least_number(
     breaker: CircuitBreaker, outcomes: str, expected: bool
 ) -> None:
+    """Three failures of three prove nothing; four requests with half of them failed do."""
     report(breaker, outcomes)
     assert healthy(breaker) is expected
 
 
 def test_failures_are_forgotten_after_the_window(breaker: CircuitBreaker, clock: Clock) -> None:
+    """Old trouble ten seconds ago must not eject a provider that works now."""
     report(breaker, "fff")
     clock.now += 10
     report(breaker, "f")
@@ -70,6 +72,7 @@ def test_failures_are_forgotten_after_the_window(breaker: CircuitBreaker, clock:
 def test_a_slow_drip_of_failures_adds_up_within_the_window(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
+    """Failures 2.5 seconds apart still open it at the fourth, with no burst among them."""
     for _ in range(3):
         report(breaker, "f")
         clock.now += 2.5
@@ -81,6 +84,7 @@ def test_a_slow_drip_of_failures_adds_up_within_the_window(
 def test_after_a_while_one_request_probes_and_the_others_wait(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
+    """A provider that is just back meets one request, and starts anew if it answers."""
     report(breaker, "ffff")
     clock.now += 4.9
     assert not healthy(breaker)
@@ -95,6 +99,7 @@ def test_after_a_while_one_request_probes_and_the_others_wait(
 
 
 def test_a_failed_probe_keeps_it_open_as_long_again(breaker: CircuitBreaker, clock: Clock) -> None:
+    """After the failed probe another five seconds pass before the next one is sent."""
     report(breaker, "ffff")
     clock.now += 5
     report(breaker, "f")
@@ -107,6 +112,7 @@ def test_a_failed_probe_keeps_it_open_as_long_again(breaker: CircuitBreaker, clo
 def test_a_probe_that_never_ends_does_not_close_the_door_for_ever(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
+    """A lost probe blocks for the ejection time only, then the next request may probe."""
     report(breaker, "ffff")
     clock.now += 5
     breaker.begin()
@@ -117,6 +123,7 @@ def test_a_probe_that_never_ends_does_not_close_the_door_for_ever(
 def test_answers_to_requests_from_before_it_opened_change_nothing(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
+    """A late success of an old request neither closes the breaker early nor moves its clock."""
     breaker.begin()
     report(breaker, "ffff")
     clock.now += 1
@@ -142,6 +149,7 @@ def test_a_client_that_leaves_is_neither_a_success_nor_a_failure(
 def test_a_probe_whose_client_leaves_is_followed_by_another_at_once(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
+    """A client that hangs up says nothing of the provider, which must not stay out for that."""
     report(breaker, "ffff")
     clock.now += 5
     breaker.begin()

@@ -58,6 +58,7 @@ def slow(*numbers: int) -> Callable[[int], float]:
 async def test_a_late_answer_is_asked_for_again_and_the_loser_is_cancelled(
     tmp_path: Path,
 ) -> None:
+    """The client waits below a second instead of sixty, and the slow run frees its slot."""
     async with hedged(tmp_path, slow(LATENCIES_MIN)) as (upstream, model):
         assert await ask(upstream, "late") < 1.0
         assert model.asked[-2:] == ["late", "late-hedge"]
@@ -68,12 +69,15 @@ async def test_a_late_answer_is_asked_for_again_and_the_loser_is_cancelled(
 
 
 async def test_a_prompt_answer_is_asked_for_once(tmp_path: Path) -> None:
+    """Twenty prompt answers in a row reach the model twenty times and not once more."""
     async with hedged(tmp_path, lambda number: 0.002) as (upstream, model):
         assert model.asked == [f"warm-{number}" for number in range(LATENCIES_MIN)]
         assert upstream.hedges == 0
 
 
 async def test_the_first_may_still_win(tmp_path: Path) -> None:
+    """Where the original comes first after all, its copy is cancelled and not left running."""
+
     def seconds(number: int) -> float:
         return {LATENCIES_MIN: 0.1, LATENCIES_MIN + 1: 60.0}.get(number, 0.002)
 
@@ -85,6 +89,7 @@ async def test_the_first_may_still_win(tmp_path: Path) -> None:
 
 
 async def test_a_busy_model_is_not_made_busier(tmp_path: Path) -> None:
+    """With its only slot taken, a late answer is not asked for a second time."""
     async with hedged(tmp_path, slow(LATENCIES_MIN), slots=1) as (upstream, model):
         assert upstream.slots.take("t")
         asking = asyncio.create_task(ask(upstream, "late"))
@@ -96,6 +101,7 @@ async def test_a_busy_model_is_not_made_busier(tmp_path: Path) -> None:
 
 
 async def test_no_more_than_the_retry_budget_allows_are_asked_twice(tmp_path: Path) -> None:
+    """Of seven late answers five are asked for again, so that a stalled model gets no avalanche."""
     async with hedged(tmp_path, slow(*range(LATENCIES_MIN, 100))) as (upstream, model):
         asking = [asyncio.create_task(ask(upstream, f"late-{number}")) for number in range(7)]
         await asyncio.wait(asking, timeout=0.2)
@@ -110,6 +116,7 @@ async def test_no_more_than_the_retry_budget_allows_are_asked_twice(tmp_path: Pa
 
 
 async def test_a_refusal_is_passed_on_and_not_tried_again(tmp_path: Path) -> None:
+    """A request that the model cannot serve is told so at once; name and health are the inner's."""
     async with hedged(tmp_path, lambda number: 0.002) as (upstream, _):
         with pytest.raises(UpstreamStatus):
             await upstream.send(request("wrong", path="/images"))

@@ -80,6 +80,7 @@ async def hello_for_ever(peer: Peer) -> None:
 
 
 async def test_a_connection_is_kept_and_used_again() -> None:
+    """Five requests cost one connection, and none of them keeps its slot afterwards."""
     async with RawUpstream(hello_for_ever) as upstream, client_of(upstream.port) as pool:
         for _ in range(5):
             assert await read(await ask(pool)) == b"hello"
@@ -104,6 +105,7 @@ async def test_a_connection_is_kept_and_used_again() -> None:
     ],
 )
 async def test_every_legal_framing_is_read(answer: bytes, expected: bytes) -> None:
+    """Lengths, chunks, trailers, hints and an end by closing all give the same body."""
     async with (
         RawUpstream(answering(answer)) as upstream,
         client_of(upstream.port) as pool,
@@ -131,6 +133,7 @@ async def test_an_answer_cut_at_any_offset_reads_the_same() -> None:
 
 
 async def test_status_and_headers_come_lower_case_without_hop_by_hop() -> None:
+    """Headers of the connection itself must not reach the client beside those of the answer."""
     answer = (
         b"HTTP/1.1 429 Slow Down\r\nRetry-After: 3\r\nConnection: keep-alive\r\n"
         b"Keep-Alive: 5\r\nX-Request-Id: abc\r\nContent-Length: 0\r\n\r\n"
@@ -142,6 +145,7 @@ async def test_status_and_headers_come_lower_case_without_hop_by_hop() -> None:
 
 
 async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
+    """A provider must not send our key and the prompt to an address of its choice."""
     answer = b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\ncontent-length: 0\r\n\r\n"
     async with RawUpstream(answering(answer)) as upstream, client_of(upstream.port) as pool:
         assert (await ask(pool)).status == 302
@@ -194,6 +198,7 @@ async def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
 async def test_a_broken_answer_is_the_right_error_at_once(
     script: Script, error: type[UpstreamError]
 ) -> None:
+    """22 kinds of nonsense and cuts fail within a second, count as sent, and lose no slot."""
     async with RawUpstream(script) as upstream, client_of(upstream.port) as pool:
         began = time.monotonic()
         with pytest.raises(error) as caught:
@@ -218,6 +223,7 @@ async def test_a_broken_answer_is_the_right_error_at_once(
 async def test_a_silent_upstream_is_given_up_at_its_deadline(
     pieces: tuple[bytes, ...], options: Any, least: float
 ) -> None:
+    """First byte, idle and total time each end the wait in time, and the provider sees us go."""
     async with (
         RawUpstream(answering(*pieces, then="wait")) as upstream,
         client_of(upstream.port) as pool,
@@ -230,6 +236,8 @@ async def test_a_silent_upstream_is_given_up_at_its_deadline(
 
 
 async def test_a_trickle_keeps_an_answer_alive_but_not_past_the_total_deadline() -> None:
+    """One byte every 20 ms outlives the idle limit of 80 ms and ends with the total of 300."""
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(CHUNKED)
@@ -270,6 +278,7 @@ async def test_a_kept_connection_that_died_says_so_and_sends_nothing_again() -> 
 
 
 async def test_a_fresh_request_leaves_kept_connections_alone() -> None:
+    """A retry goes over a new socket, because the kept one may be the reason for the failure."""
     async with RawUpstream(hello_for_ever) as upstream, client_of(upstream.port) as pool:
         for _ in range(2):
             assert await read(await ask(pool)) == b"hello"
@@ -278,6 +287,8 @@ async def test_a_fresh_request_leaves_kept_connections_alone() -> None:
 
 
 async def test_a_connection_closed_while_idle_is_not_tried() -> None:
+    """The next request opens a new connection and does not fail on the dead one."""
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(HELLO)
@@ -296,6 +307,8 @@ async def test_a_connection_closed_while_idle_is_not_tried() -> None:
 
 @pytest.mark.parametrize("surplus", [HELLO, HELLO[:20], b"\r\nxx", b"x"])
 async def test_an_answer_to_no_question_never_becomes_the_next_answer(surplus: bytes) -> None:
+    """A surplus answer on a kept connection could show one tenant another tenant's text."""
+
     async def script(peer: Peer) -> None:
         await peer.request()
         if peer.number == 0:
@@ -311,6 +324,8 @@ async def test_an_answer_to_no_question_never_becomes_the_next_answer(surplus: b
 
 
 async def test_what_arrives_on_an_idle_connection_closes_it() -> None:
+    """An unasked answer that comes later must not wait there for the next tenant's request."""
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(HELLO)
@@ -330,6 +345,7 @@ async def test_what_arrives_on_an_idle_connection_closes_it() -> None:
 async def test_cancelling_closes_the_socket_within_a_tenth_of_a_second(
     pieces: tuple[bytes, ...],
 ) -> None:
+    """Before the head the request does it itself; in mid-answer the pool that owns it does."""
     async with (
         RawUpstream(answering(*pieces, then="wait")) as upstream,
         client_of(upstream.port) as pool,
@@ -356,6 +372,7 @@ async def test_cancelling_closes_the_socket_within_a_tenth_of_a_second(
 
 
 async def test_closing_an_unfinished_answer_closes_its_socket_and_twice_does_no_harm() -> None:
+    """The provider learns within a tenth of a second that its answer is not wanted."""
     async with (
         RawUpstream(answering(CHUNKED, then="wait")) as upstream,
         client_of(upstream.port) as pool,
@@ -371,6 +388,7 @@ async def test_closing_an_unfinished_answer_closes_its_socket_and_twice_does_no_
 
 
 async def test_closing_the_pool_tells_who_is_waiting() -> None:
+    """A reader in mid-answer gets an error at once and does not hang for its deadline."""
     async with (
         RawUpstream(answering(CHUNKED, then="wait")) as upstream,
         client_of(upstream.port) as pool,
@@ -409,6 +427,7 @@ async def test_an_answer_that_is_not_read_stops_the_upstream() -> None:
 
 
 async def test_a_slow_reader_is_no_stalled_upstream() -> None:
+    """The idle limit of 50 ms does not run while a client takes 200 ms to read 4 MiB."""
     block = b"x" * (4 << 20)
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(block) + block
     async with (
@@ -429,6 +448,7 @@ async def test_a_slow_reader_is_no_stalled_upstream() -> None:
     ],
 )
 async def test_an_answer_over_the_limit_is_refused(answer: bytes) -> None:
+    """By length, chunk or close, no answer fills more memory than answer_bytes_max."""
     async with (
         RawUpstream(answering(answer, then="wait")) as upstream,
         client_of(upstream.port, answer_bytes_max=1500) as pool,
@@ -439,6 +459,7 @@ async def test_an_answer_over_the_limit_is_refused(answer: bytes) -> None:
 
 
 async def test_a_full_pool_refuses_and_says_that_nothing_was_sent() -> None:
+    """The third of two may be tried elsewhere for free; a closed answer makes room again."""
     async with (
         RawUpstream(answering(CHUNKED, then="wait")) as upstream,
         client_of(upstream.port, connections_max=2) as pool,
@@ -453,6 +474,7 @@ async def test_a_full_pool_refuses_and_says_that_nothing_was_sent() -> None:
 
 
 async def test_nobody_listening_is_unavailable_and_nothing_was_sent() -> None:
+    """A refused connection costs nothing and holds no slot, so another target may be asked."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -499,6 +521,7 @@ async def test_an_answer_before_the_body_was_read_is_heard_and_its_connection_gi
 
 
 async def test_headers_are_found_by_name_however_they_are_written() -> None:
+    """Mixed and lower case are found alike, and an absent header is None."""
     answer = b"HTTP/1.1 200 OK\r\nX-Request-Id: a\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n"
     async with RawUpstream(answering(answer)) as upstream, client_of(upstream.port) as pool:
         response = await ask(pool)
@@ -507,6 +530,8 @@ async def test_headers_are_found_by_name_however_they_are_written() -> None:
 
 
 async def test_what_one_answer_says_is_not_said_by_the_next() -> None:
+    """On one connection, retry-after and early hints belong to their own answer alone."""
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(HELLO.replace(b"OK\r\n", b"OK\r\nretry-after: 1\r\n"))
@@ -524,6 +549,7 @@ async def test_what_one_answer_says_is_not_said_by_the_next() -> None:
 
 
 async def test_a_large_body_arrives_whole() -> None:
+    """Five megabytes of every byte value reach the provider unchanged."""
     body = bytes(range(256)) * 20_000
     async with RawUpstream(hello_for_ever) as upstream, client_of(upstream.port) as pool:
         assert await read(await ask(pool, body=body)) == b"hello"

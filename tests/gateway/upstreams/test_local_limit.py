@@ -79,6 +79,7 @@ def test_it_does_not_mistake_its_own_queue_for_the_model_over_a_long_time() -> N
 
 
 def test_a_machine_that_loses_most_of_its_power_is_given_less_and_later_more_again() -> None:
+    """From 32 at once to 4 the limit falls to a third, and it recovers to half or more."""
     machine = Machine(start=8)
     machine.run(3000, parallel=32, seconds=0.02)
     strong = machine.slots.limit
@@ -98,6 +99,7 @@ def test_a_model_that_becomes_slower_is_still_used() -> None:
 
 
 def test_long_prompts_take_longer_and_that_is_no_congestion() -> None:
+    """A mix of answers of 20 and 100 ms must not shrink the limit below six for eight at once."""
     machine = Machine(start=4)
     for _ in range(1000):
         machine.run(1, parallel=8, seconds=0.02)
@@ -106,6 +108,7 @@ def test_long_prompts_take_longer_and_that_is_no_congestion() -> None:
 
 
 def test_an_idle_model_proves_nothing_about_a_larger_limit() -> None:
+    """A thousand quick answers one at a time leave the limit of eight where it is."""
     slots = Bulkhead("local", slots_max=256)
     limit = AdaptiveLimit(slots, start=8, unloaded=4)
     for number in range(1000):
@@ -196,6 +199,7 @@ def test_eight_callers_on_eight_slots_are_all_answered_on_a_noisy_machine(noise:
 
 
 def test_answers_that_were_asked_for_before_it_fell_do_not_make_it_fall_again() -> None:
+    """Fifty failures of one moment lower the limit once, from 100 to 80."""
     slots = Bulkhead("local", slots_max=100)
     limit = AdaptiveLimit(slots, start=100, unloaded=4)
     for _ in range(50):

@@ -54,6 +54,7 @@ async def test_the_next_slot_goes_to_the_tenant_with_the_fewest_and_to_its_oldes
 
 
 async def test_a_full_line_loses_the_latest_request_of_who_has_the_most_in_it() -> None:
+    """A flood of five pays for the newcomer's place, and the modest tenant loses none."""
     slots = LocalSlots("local", slots_max=1, waiting_max=6)
     assert slots.take("flood")
     modest = waiting(slots, "modest")
@@ -75,6 +76,7 @@ async def test_a_full_line_loses_the_latest_request_of_who_has_the_most_in_it() 
 async def test_a_request_waits_for_its_share_of_the_budget_and_not_for_a_tenth_of_a_second() -> (
     None
 ):
+    """Waiting for the local model beats paying for the large one, which is left time too."""
     slots = LocalSlots("local", slots_max=1)
     assert slots.take("t")
     loop = asyncio.get_running_loop()
@@ -126,6 +128,7 @@ async def test_a_stall_is_forgotten_with_the_next_slots_that_come_back() -> None
 
 
 async def test_an_idle_model_foretells_no_wait() -> None:
+    """Twenty answers of ten seconds, one after the other, leave the next request unhindered."""
     clock = Clock()
     slots = LocalSlots("local", slots_max=1, clock=clock)
     for _ in range(20):

@@ -183,6 +183,7 @@ async def test_a_stream_has_the_same_text_as_the_document(upstream: Upstream) ->
 async def test_processor_time_is_told_beside_the_answer_once_it_has_ended(
     upstream: Upstream, stream: bool
 ) -> None:
+    """A local answer's cost is its CPU time, which must be known for streams as well."""
     asked = request("/chat/completions", {**CHAT, "max_tokens": 3, "stream": stream})
     response = await upstream.send(asked)
     await read(response)
@@ -193,6 +194,7 @@ async def test_processor_time_is_told_beside_the_answer_once_it_has_ended(
 async def test_an_answer_bears_the_name_that_can_be_asked_for_and_an_id_without_slash(
     upstream: Upstream, stream: bool
 ) -> None:
+    """The client sees the policy's model name, and one id whichever attempt answered."""
     asked = msgspec.structs.replace(
         request("/chat/completions", {**CHAT, "max_tokens": 3, "stream": stream}),
         model="small",

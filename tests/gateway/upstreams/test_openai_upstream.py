@@ -52,6 +52,7 @@ async def sent(base_path: str, outgoing: UpstreamRequest, **options: Any) -> tup
 
 
 async def test_a_request_is_exactly_this() -> None:
+    """Compared byte for byte: the provider gets these seven headers, the body and no more."""
     port, seen = await sent("/v1", request(headers=((b"x-request-id", b"r/1"),)))
     assert seen == (
         b"POST /v1/chat/completions HTTP/1.1\r\n"
@@ -76,16 +77,19 @@ async def test_a_request_is_exactly_this() -> None:
     ],
 )
 async def test_paths_are_joined_to_the_base_url(base_path: str, line: bytes) -> None:
+    """With or without a trailing slash in base_url there is never a double or missing slash."""
     _, seen = await sent(base_path, request(path="/embeddings"))
     assert seen.partition(b"\r\n")[0] == line
 
 
 async def test_a_provider_without_a_key_gets_no_authorization() -> None:
+    """An empty header would make some servers refuse what they serve without one."""
     _, seen = await sent("/v1", request(), authorization=None)
     assert b"authorization" not in seen
 
 
 async def test_a_connection_serves_one_request_after_the_other() -> None:
+    """Three requests to two endpoints pay for one handshake."""
     async with RawUpstream(answering) as provider:
         upstream = upstream_at(f"http://127.0.0.1:{provider.port}/v1")
         for path in ("/chat/completions", "/embeddings", "/chat/completions"):
@@ -98,6 +102,8 @@ async def test_a_connection_serves_one_request_after_the_other() -> None:
 
 
 async def test_https_to_a_server_that_speaks_plain_http_sends_nothing_and_no_key() -> None:
+    """A wrong scheme fails in TLS, before a single byte of the request leaves."""
+
     async def plain(peer: Peer) -> None:
         await peer.send(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
         await peer.gone()
@@ -112,6 +118,7 @@ async def test_https_to_a_server_that_speaks_plain_http_sends_nothing_and_no_key
 
 
 async def test_reported_failures_make_it_unhealthy() -> None:
+    """Two failures of two eject the provider, so that the router goes elsewhere."""
     upstream = upstream_at("http://127.0.0.1:9/v1")
     assert upstream.name == "provider"
     for _ in range(2):

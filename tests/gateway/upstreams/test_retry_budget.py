@@ -6,12 +6,14 @@ from gateway.upstreams.retry_budget import RATIO, RESERVE, WINDOW_SECONDS, Retry
 
 
 def test_a_quiet_upstream_may_be_asked_again_a_few_times() -> None:
+    """A tenth of one request would be none, so RESERVE retries are always there."""
     budget = RetryBudget()
     budget.request(100.0)
     assert [budget.take(100.0) for _ in range(RESERVE + 2)] == [True] * RESERVE + [False] * 2
 
 
 def test_a_busy_one_a_tenth_of_its_requests() -> None:
+    """Of a thousand failed requests a hundred are tried again, so an outage is not made worse."""
     budget = RetryBudget()
     for _ in range(1000):
         budget.request(100.0)
@@ -19,6 +21,7 @@ def test_a_busy_one_a_tenth_of_its_requests() -> None:
 
 
 def test_what_left_the_window_counts_no_more() -> None:
+    """Retries are granted for ten seconds of traffic, then only the reserve is left."""
     budget = RetryBudget()
     for _ in range(1000):
         budget.request(100.9)
@@ -45,6 +48,7 @@ def test_calls_never_exceed_a_tenth_more_than_the_requests_of_any_steady_load() 
 
 
 def test_a_clock_that_steps_back_breaks_nothing() -> None:
+    """Requests out of order neither raise nor win more than the reserve of retries."""
     budget = RetryBudget()
     for now in (100.0, 99.5, 100.2, 90.0, 111.0):
         budget.request(now)
