@@ -43,6 +43,7 @@ def test_what_is_held_is_what_was_taken_and_not_given_back(
 
 
 def test_a_lease_that_has_ended_takes_nothing() -> None:
+    """A late chunk of a finished request must not occupy room for ever."""
     room = BodyRoom(tenant_bytes_max=10, bytes_max=10)
     lease = BodyLease(room, "t")
     lease.end()

@@ -30,6 +30,7 @@ def written(folder: Path) -> bytes:
 
 
 def test_a_new_key_works_at_once_and_names_tenant_and_project(store: KeyStore) -> None:
+    """The 43 characters after th_ are 256 bits, and every request is booked to their owner."""
     record, token = store.create_api("acme", "chat", "ci", now_us=NOW_US)
     assert re.fullmatch(r"th_[A-Za-z0-9_-]{43}", token)
     found = store.authenticate(token, "api", NOW_US)
@@ -38,6 +39,7 @@ def test_a_new_key_works_at_once_and_names_tenant_and_project(store: KeyStore) -
 
 
 def test_a_key_is_shown_once_and_only_its_digest_is_kept(store: KeyStore, tmp_path: Path) -> None:
+    """A thief of the state folder's database finds neither the key nor the pepper in it."""
     record, token = store.create_api("acme", "chat", "ci", now_us=NOW_US)
     assert token not in repr(record)
     assert token not in repr(store.list())
@@ -51,6 +53,7 @@ def test_a_key_is_shown_once_and_only_its_digest_is_kept(store: KeyStore, tmp_pa
 def test_a_copied_database_opens_no_door_without_its_pepper(
     store: KeyStore, tmp_path: Path
 ) -> None:
+    """With another pepper the real key has another digest and is unknown."""
     _, token = store.create_api("acme", "chat", "ci", now_us=NOW_US)
     store.close()
     thief = KeyStore(tmp_path / "keys.sqlite", bytes(32))
@@ -60,6 +63,7 @@ def test_a_copied_database_opens_no_door_without_its_pepper(
 
 
 def test_keys_and_their_revocations_outlive_the_process(store: KeyStore, tmp_path: Path) -> None:
+    """Reopened, the store still knows the good key, its expiry and the one that was revoked."""
     kept, kept_token = store.create_api("acme", "chat", "kept", NOW_US + 10, now_us=NOW_US)
     gone, gone_token = store.create_admin("finance", "acme", "gone", now_us=NOW_US + 1)
     assert store.revoke(gone.id, now_us=NOW_US + 2)
@@ -76,6 +80,7 @@ def test_keys_and_their_revocations_outlive_the_process(store: KeyStore, tmp_pat
 
 
 def test_a_revoked_key_is_refused_from_the_next_moment_on(store: KeyStore) -> None:
+    """Other keys go on working; revoking twice or an unknown id says that nothing was done."""
     record, token = store.create_api("acme", "chat", "ci", now_us=NOW_US)
     _, other = store.create_api("acme", "chat", "other", now_us=NOW_US)
     assert store.revoke(record.id, now_us=NOW_US)
@@ -101,12 +106,14 @@ def test_what_another_process_has_changed_is_known_from_the_next_refresh_on(
 
 
 def test_a_key_ends_at_the_microsecond_of_its_expiry(store: KeyStore) -> None:
+    """At NOW + 4 it opens, at NOW + 5 it does not: the end itself is excluded."""
     _, token = store.create_api("acme", "chat", "ci", expires_us=NOW_US + 5, now_us=NOW_US)
     assert store.authenticate(token, "api", NOW_US + 4) is not None
     assert store.authenticate(token, "api", NOW_US + 5) is None
 
 
 def test_the_two_kinds_never_open_each_other_s_door(store: KeyStore) -> None:
+    """An admin key cannot spend, an API key cannot administer, not even with its prefix swapped."""
     _, api = store.create_api("acme", "chat", "ci", now_us=NOW_US)
     _, admin = store.create_admin("admin", None, "root", now_us=NOW_US)
     assert admin.startswith("tha_")
@@ -122,6 +129,7 @@ def test_the_two_kinds_never_open_each_other_s_door(store: KeyStore) -> None:
 def test_a_record_of_the_wrong_kind_is_refused_even_under_the_right_digest(
     store: KeyStore,
 ) -> None:
+    """A policy file must not smuggle in an API key that opens the admin port."""
     token = "tha_" + "A" * 43
     record = KeyRecord(id="k", kind="api", tenant_id="acme", created_us=0)
     store.replace_static({store.digest(token): record})
@@ -129,6 +137,7 @@ def test_a_record_of_the_wrong_kind_is_refused_even_under_the_right_digest(
 
 
 def test_keys_of_the_policy_count_until_the_policy_drops_them(store: KeyStore) -> None:
+    """Their expiry holds; the admin interface neither lists nor revokes them."""
     token = "th_" + "B" * 43
     record = KeyRecord(
         id="yaml", kind="api", tenant_id="acme", created_us=0, expires_us=NOW_US + 1,
@@ -144,6 +153,7 @@ def test_keys_of_the_policy_count_until_the_policy_drops_them(store: KeyStore) -
 
 
 def test_an_unknown_role_is_refused(store: KeyStore) -> None:
+    """A mistyped role gives no key at all, and the error lists the four that exist."""
     with pytest.raises(ValueError, match="the roles are viewer, finance, operator, admin"):
         store.create_admin("root", None, "x", now_us=NOW_US)  # type: ignore[arg-type] # on purpose
 
@@ -151,6 +161,7 @@ def test_an_unknown_role_is_refused(store: KeyStore) -> None:
 def test_the_database_itself_refuses_a_key_without_its_tenant_or_role(
     store: KeyStore, tmp_path: Path
 ) -> None:
+    """Even a row written by hand cannot be a key that belongs to no tenant or has no rights."""
     database = sqlite3.connect(tmp_path / "keys.sqlite")
     insert = (
         "INSERT INTO access_key (id, digest, kind, tenant_id, project_id, role, name, created_us)"
@@ -194,6 +205,7 @@ def hostile_tokens(real: str) -> Iterator[str]:
 def test_fifty_thousand_hostile_tokens_neither_match_nor_raise(
     store: KeyStore, tmp_path: Path
 ) -> None:
+    """Injections, odd Unicode, 10 MB and near misses of a real key all fail quietly."""
     _, real = store.create_api("acme", "chat", "ci", now_us=NOW_US)
     store.create_admin("admin", None, "root", now_us=NOW_US)
     before = store.list()
@@ -205,6 +217,7 @@ def test_fifty_thousand_hostile_tokens_neither_match_nor_raise(
 
 
 def test_hostile_names_and_ids_are_data_to_the_database(store: KeyStore) -> None:
+    """SQL in a tenant's or key's name is stored as text and drops no table."""
     for text in ("'; DROP TABLE access_key; --", '"', "\0", "%", "é\U0001f511"):
         record, token = store.create_api(text or "t", text, text, now_us=NOW_US)
         assert store.authenticate(token, "api", NOW_US) == record
@@ -213,6 +226,7 @@ def test_hostile_names_and_ids_are_data_to_the_database(store: KeyStore) -> None
 
 
 def test_keys_made_and_revoked_by_many_threads_are_neither_lost_nor_left(store: KeyStore) -> None:
+    """Of a hundred keys from four threads, each kept one opens and each revoked one does not."""
     kept: list[str] = []
     gone: list[str] = []
 
@@ -236,6 +250,7 @@ def test_keys_made_and_revoked_by_many_threads_are_neither_lost_nor_left(store: 
 
 
 def test_secrets_derived_for_tenants_and_purposes_all_differ(store: KeyStore) -> None:
+    """A tenant named like a purpose must not get its secret; each has 32 bytes of its own."""
     names = ["", "a", "b", "tenant", "purpose", "a\0b", "é"]
     derived = [store.tenant_secret(name) for name in names] + [store.derive(n) for n in names]
     assert len(set(derived)) == len(derived)
@@ -243,12 +258,14 @@ def test_secrets_derived_for_tenants_and_purposes_all_differ(store: KeyStore) ->
 
 
 def test_the_database_is_for_its_owner_alone(store: KeyStore, tmp_path: Path) -> None:
+    """Other users of the machine can read neither the file nor its companions."""
     store.create_api("acme", "chat", "ci", now_us=NOW_US)
     for path in tmp_path.iterdir():
         assert path.stat().st_mode & 0o077 == 0, path.name
 
 
 def test_the_pepper_is_made_once_whole_and_for_its_owner_alone(tmp_path: Path) -> None:
+    """Mode 0600 holds with umask 0 as well, and no temporary file is left behind."""
     path = tmp_path / "pepper"
     mask = os.umask(0)
     try:
@@ -264,6 +281,7 @@ def test_the_pepper_is_made_once_whole_and_for_its_owner_alone(tmp_path: Path) -
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o602, 0o620, 0o777])
 def test_a_pepper_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    """One bit for group or others is enough, and the message says chmod 600."""
     path = tmp_path / "pepper"
     load_pepper(path)
     path.chmod(mode)
@@ -282,6 +300,7 @@ def test_a_pepper_that_is_not_whole_is_refused(tmp_path: Path, content: bytes) -
 
 
 def test_two_that_start_at_once_agree_on_one_pepper(tmp_path: Path) -> None:
+    """With two peppers, some of eight workers would refuse keys that the others made."""
     path = tmp_path / "pepper"
     start = threading.Barrier(8)
     found: list[bytes] = []

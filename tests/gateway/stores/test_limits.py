@@ -49,6 +49,7 @@ def most_in_a_minute(events: list[tuple[float, int]]) -> int:
 def test_no_sixty_seconds_ever_see_more_requests_than_the_limit(
     asks: list[Ask], limit: int, now: float
 ) -> None:
+    """Any window counts, not only calendar minutes, and the very first request is admitted."""
     limiter, limits = Limiter(), RateLimits(requests_per_minute=limit)
     admitted: list[tuple[float, int]] = []
     for ask in asks:
@@ -93,6 +94,7 @@ def test_no_sixty_seconds_ever_see_more_tokens_than_the_limit_counting_true_use(
 def test_who_retries_when_told_is_admitted_and_who_comes_earlier_is_not(
     asks: list[Ask], requests: int, tokens: int, now: float
 ) -> None:
+    """The advice is exact to a second, so that polite clients lose no time."""
     limits = RateLimits(requests_per_minute=requests, tokens_per_minute=tokens)
     limiter = Limiter()
     for ask in asks:
@@ -114,6 +116,7 @@ def test_who_retries_when_told_is_admitted_and_who_comes_earlier_is_not(
 
 @pytest.mark.parametrize("now", [0.0, 0.3, 1e5 + 0.1, 2**31 + 0.7, 86_400 * 365 + 1 / 3])
 def test_the_advice_to_retry_holds_after_it_was_rounded_into_a_header(now: float) -> None:
+    """Whole seconds and milliseconds are rounded up, so a client that obeys is never refused."""
     limiter, limits = Limiter(), RateLimits(requests_per_minute=1)
     limiter.reserve("t", limits, 1, 0, now)
     with pytest.raises(RateLimited) as refused:
@@ -140,6 +143,7 @@ def test_tokens_are_conserved_what_is_held_and_not_used_comes_back(
 
 
 def test_more_use_than_was_held_counts_against_the_minute() -> None:
+    """95 tokens used where 10 were held leave 5 of 100, not 90."""
     limiter, limits = Limiter(), RateLimits(tokens_per_minute=100)
     limiter.reserve("t", limits, 10, 0, 0.0).settle(95)
     with pytest.raises(RateLimited):
@@ -148,6 +152,7 @@ def test_more_use_than_was_held_counts_against_the_minute() -> None:
 
 
 def test_a_settlement_after_its_minute_touches_no_later_one() -> None:
+    """A request longer than a minute gives nothing back to a window that it never filled."""
     limiter, limits = Limiter(), RateLimits(tokens_per_minute=100)
     late = limiter.reserve("t", limits, 100, 0, 0.0)
     later = limiter.reserve("t", limits, 40, 0, 70.0)
@@ -157,6 +162,7 @@ def test_a_settlement_after_its_minute_touches_no_later_one() -> None:
 
 
 def test_a_worst_case_above_the_limit_takes_the_whole_minute_and_no_more() -> None:
+    """A billion possible tokens hold the minute's hundred, and 70 return when 30 were used."""
     limiter, limits = Limiter(), RateLimits(tokens_per_minute=100)
     held = limiter.reserve("t", limits, 10**9, 50, 0.0)
     assert held.allowance.tokens_remaining == 0
@@ -165,6 +171,7 @@ def test_a_worst_case_above_the_limit_takes_the_whole_minute_and_no_more() -> No
 
 
 def test_a_request_that_can_never_fit_is_told_so_and_not_to_retry() -> None:
+    """A prompt of 101 tokens under a limit of 100 would otherwise be retried for ever."""
     with pytest.raises(RateLimited, match="shorten the prompt") as refused:
         Limiter().reserve("t", RateLimits(tokens_per_minute=100), 500, 101, 0.0)
     assert refused.value.retry_after_seconds is None
@@ -189,6 +196,7 @@ def test_a_refusal_takes_nothing() -> None:
 def test_no_more_run_at_once_than_may_and_every_slot_comes_back(
     steps: list[bool], most: int
 ) -> None:
+    """Random begins and ends keep the count exact, and settling twice frees one slot only."""
     limiter, limits = Limiter(), RateLimits(concurrent=most)
     running: list[Reservation] = []
     for begin in steps:
@@ -208,6 +216,7 @@ def test_no_more_run_at_once_than_may_and_every_slot_comes_back(
 
 
 def test_tenants_do_not_share_a_limit() -> None:
+    """One request a minute each admits three tenants; a tenant never seen runs nothing."""
     limiter, limits = Limiter(), RateLimits(requests_per_minute=1, concurrent=1)
     for tenant in ("a", "b", "c"):
         limiter.reserve(tenant, limits, 1, 0, 0.0)
@@ -216,6 +225,7 @@ def test_tenants_do_not_share_a_limit() -> None:
 
 
 def test_without_limits_everything_is_admitted_and_nothing_is_announced() -> None:
+    """A thousand huge requests pass, and no rate-limit header promises anything."""
     limiter = Limiter()
     for _ in range(1000):
         allowance = limiter.reserve("t", NONE, 10**9, 10**9, 0.0).allowance
@@ -224,6 +234,7 @@ def test_without_limits_everything_is_admitted_and_nothing_is_announced() -> Non
 
 
 def test_the_announced_allowance_counts_down_and_names_its_reset() -> None:
+    """Clients pace themselves by these headers: at the announced reset the allowance is back."""
     limiter, limits = Limiter(), RateLimits(requests_per_minute=3, tokens_per_minute=100)
     seen = [limiter.reserve("t", limits, 30, 0, 10.0 + n).allowance for n in range(3)]
     assert [left.requests_remaining for left in seen] == [2, 1, 0]
@@ -234,6 +245,7 @@ def test_the_announced_allowance_counts_down_and_names_its_reset() -> None:
 
 
 def test_a_limit_that_a_new_policy_lowers_or_lifts_holds_at_once() -> None:
+    """Requests of the old policy count under the new one, and a lifted limit lets pass."""
     limiter = Limiter()
     for _ in range(5):
         limiter.reserve("t", RateLimits(requests_per_minute=5), 1, 0, 0.0)
@@ -244,6 +256,7 @@ def test_a_limit_that_a_new_policy_lowers_or_lifts_holds_at_once() -> None:
 
 
 def test_what_is_remembered_does_not_grow_with_traffic() -> None:
+    """After 20,000 requests the limiter holds at most 62 seconds of a tenant."""
     limiter, limits = Limiter(), RateLimits(requests_per_minute=10**9, tokens_per_minute=10**9)
     rng = random.Random(1)
     now = 0.0

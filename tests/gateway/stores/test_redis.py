@@ -55,12 +55,14 @@ async def until(condition: Callable[[], bool], seconds: float = BACK_SECONDS) ->
 
 
 async def test_each_of_many_concurrent_calls_gets_its_own_reply(redis: Redis) -> None:
+    """3,000 at once over one connection: a mixed-up reply could cross tenants."""
     numbers = range(3000)
     answers = await asyncio.gather(*(redis.call("ECHO", number) for number in numbers))
     assert answers == [b"%d" % number for number in numbers]
 
 
 async def test_every_kind_of_reply_arrives_as_what_it_is(redis: Redis) -> None:
+    """Binary keys, nulls, numbers, lists and three megabytes come back as they were stored."""
     assert await redis.call("SET", b"k\x00", b"\r\n\xff") == b"OK"
     assert await redis.call("GET", b"k\x00") == b"\r\n\xff"
     assert await redis.call("GET", "absent") is None
@@ -72,6 +74,7 @@ async def test_every_kind_of_reply_arrives_as_what_it_is(redis: Redis) -> None:
 
 
 async def test_the_commands_of_one_turn_leave_in_one_write() -> None:
+    """A hundred calls cost one system call rather than a hundred."""
     reads: list[bytes] = []
 
     async def answer(peer: Peer) -> None:
@@ -85,6 +88,7 @@ async def test_the_commands_of_one_turn_leave_in_one_write() -> None:
 
 
 async def test_a_cancelled_caller_takes_nobody_else_s_reply(redis: Redis) -> None:
+    """The abandoned reply is dropped, and every other caller still gets its own."""
     callers = [asyncio.create_task(redis.call("ECHO", n)) for n in range(100)]
     await asyncio.sleep(0)
     for caller in callers[::3]:
@@ -98,6 +102,7 @@ async def test_a_cancelled_caller_takes_nobody_else_s_reply(redis: Redis) -> Non
 async def test_a_script_is_sent_once_and_again_when_redis_has_forgotten_it(
     redis: Redis, server: RedisServer
 ) -> None:
+    """A restarted Redis has no scripts; nine callers at once notice nothing of it."""
     script = Script("return {KEYS[1], ARGV[1], tonumber(ARGV[2])}")
     server.ask("SCRIPT", "FLUSH")
     for _ in range(2):
@@ -109,6 +114,7 @@ async def test_a_script_is_sent_once_and_again_when_redis_has_forgotten_it(
 
 
 async def test_an_error_that_concerns_one_command_harms_no_other(redis: Redis) -> None:
+    """Twenty commands against a wrong type do not make Redis count as away."""
     await redis.call("SET", "text", "x")
     for _ in range(20):
         with pytest.raises(RedisUnavailable, match="WRONGTYPE"):
@@ -118,6 +124,7 @@ async def test_an_error_that_concerns_one_command_harms_no_other(redis: Redis) -
 
 
 async def test_a_frozen_redis_costs_its_timeout_once_and_then_nothing(own: RedisServer) -> None:
+    """Later requests fail at once instead of waiting 50 ms each, until Redis is back."""
     with own:
         async with connected(own.url) as redis:
             own.freeze()
@@ -142,6 +149,7 @@ async def test_a_frozen_redis_costs_its_timeout_once_and_then_nothing(own: Redis
 
 
 async def test_a_stopped_redis_is_refused_at_once_and_found_again(own: RedisServer) -> None:
+    """Started twice and stopped twice, it is used again each time without a restart of ours."""
     async with connected(own.url) as redis:
         assert not redis.healthy
         with pytest.raises(RedisUnavailable):
@@ -184,6 +192,7 @@ async def test_five_refusals_in_a_row_give_the_connection_up_for_a_second(
 
 
 async def test_a_full_redis_refuses_writes_and_still_serves_reads(own: RedisServer) -> None:
+    """Out of memory is no outage: stored answers stay available and the connection stays up."""
     with own:
         async with connected(own.url) as redis:
             await redis.call("SET", "k", "v")
@@ -196,6 +205,8 @@ async def test_a_full_redis_refuses_writes_and_still_serves_reads(own: RedisServ
 
 
 async def test_a_redis_that_still_loads_counts_as_away(caplog: pytest.LogCaptureFixture) -> None:
+    """No request meets the loading errors; the log says why, and the third attempt succeeds."""
+
     async def load(peer: Peer) -> None:
         await peer._reader.readexactly(len(PING))
         ready = peer.number > 1
@@ -224,6 +235,8 @@ GARBAGE = {
 
 @pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
 async def test_bytes_that_are_no_reply_end_the_connection(garbage: bytes) -> None:
+    """A confused or hostile server gives no call a foreign value, and a new connection is made."""
+
     async def corrupt(peer: Peer) -> None:
         await peer._reader.readexactly(len(PING))
         await peer.send(b"+PONG\r\n")
@@ -260,6 +273,7 @@ async def test_who_greets_otherwise_is_no_redis(greeting: bytes) -> None:
 
 
 async def test_random_bytes_never_do_more_than_end_the_connection() -> None:
+    """A hundred noisy servers leave no hanging call and no exception in a background task."""
     rng = random.Random(7)
 
     async def corrupt(peer: Peer) -> None:
@@ -281,6 +295,7 @@ async def test_random_bytes_never_do_more_than_end_the_connection() -> None:
 
 
 async def test_posts_arrive_in_order_before_the_connection_closes(server: RedisServer) -> None:
+    """A thousand unanswered writes are flushed by close, in the order in which they were made."""
     async with connected(server.url) as redis:
         for n in range(1000):
             redis.post("RPUSH", "list", n)
@@ -288,6 +303,7 @@ async def test_posts_arrive_in_order_before_the_connection_closes(server: RedisS
 
 
 async def test_posts_are_lost_and_counted_while_redis_is_away(own: RedisServer) -> None:
+    """They are not sent late, and a write that Redis refuses is counted as lost too."""
     told: list[str] = []
     async with connected(own.url, told.append) as redis:
         for n in range(7):
@@ -322,6 +338,7 @@ async def test_what_waits_for_a_redis_that_reads_nothing_is_bounded(
 
 
 async def test_the_first_call_connects(server: RedisServer) -> None:
+    """No explicit connect is needed, three calls share it, and after close every call fails."""
     redis = Redis(server.tcp_url)
     assert await asyncio.gather(*(redis.call("ECHO", n) for n in range(3))) == [b"0", b"1", b"2"]
     await redis.close()
@@ -347,6 +364,7 @@ def make_certificate(folder: Path) -> tuple[str, str]:
 async def test_tls_is_spoken_only_to_whom_the_system_trusts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A self-signed certificate is refused until the system's trust file contains it."""
     key, certificate = make_certificate(tmp_path)
     port = free_port()
     options = ("--tls-port", str(port), "--tls-cert-file", certificate, "--tls-key-file", key,
@@ -361,6 +379,7 @@ async def test_tls_is_spoken_only_to_whom_the_system_trusts(
 
 
 async def test_a_host_that_cannot_exist_is_a_redis_that_is_away() -> None:
+    """A label of 64 characters fails in the resolver and must not stop the gateway's start."""
     async with connected(f"redis://{'x' * 64}.invalid") as redis:
         assert not redis.healthy
 
@@ -368,6 +387,7 @@ async def test_a_host_that_cannot_exist_is_a_redis_that_is_away() -> None:
 async def test_user_password_and_database_come_from_the_url(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """The right password selects user and database; the wrong one appears in no log."""
     with RedisServer(tmp_path) as own:
         own.ask("ACL", "SETUSER", "gate", "on", ">s3cr@t", "~*", "+@all")
         own.ask("ACL", "SETUSER", "default", "resetpass", "nopass", "on")

@@ -135,6 +135,7 @@ async def test_redis_and_one_process_decide_and_announce_the_same(
 async def test_what_redis_keeps_of_a_tenant_does_not_grow_and_ends_by_itself(
     shared: Shared, server: RedisServer
 ) -> None:
+    """300 requests leave one key of at most 126 fields, which expires within two minutes."""
     limits = RateLimits(requests_per_minute=10**6, tokens_per_minute=10**9, concurrent=100)
     for _ in range(300):
         shared.clock.us += 700_000
@@ -149,6 +150,7 @@ async def test_what_redis_keeps_of_a_tenant_does_not_grow_and_ends_by_itself(
 async def test_the_slots_of_a_killed_process_come_back_with_its_leases(
     shared: Shared, server: RedisServer
 ) -> None:
+    """Its two slots block others until LEASE_SECONDS have passed, and then are free again."""
     limits = RateLimits(concurrent=2)
     async with sharing(server) as dead:
         await dead.reserve(limits)
@@ -185,6 +187,7 @@ async def test_a_long_stream_keeps_its_slot(server: RedisServer) -> None:
 async def test_a_clock_set_back_locks_nobody_out_and_gives_nothing_twice(
     shared: Shared,
 ) -> None:
+    """Five seconds or an hour back, used limits stay used; a minute later they are all free."""
     limits = RateLimits(requests_per_minute=3, tokens_per_minute=300, concurrent=3)
     for tokens in (100, 50):
         (await shared.reserve(limits, tokens)).settle(tokens)
@@ -204,6 +207,7 @@ async def test_a_clock_set_back_locks_nobody_out_and_gives_nothing_twice(
 async def test_a_client_that_leaves_while_redis_is_asked_leaves_no_lease(
     shared: Shared, server: RedisServer
 ) -> None:
+    """The only slot is free for the next request, and no renewal goes on for a ghost."""
     limits = RateLimits(concurrent=1)
     leaver = asyncio.create_task(shared.reserve(limits))
     await asyncio.sleep(0)
@@ -217,6 +221,7 @@ async def test_a_client_that_leaves_while_redis_is_asked_leaves_no_lease(
 async def test_a_request_that_can_never_fit_is_told_so_without_asking_redis(
     shared: Shared, server: RedisServer
 ) -> None:
+    """A prompt of 101 tokens under a limit of 100 costs no round trip and leaves no key."""
     with pytest.raises(RateLimited, match="shorten the prompt") as refused:
         await shared.reserve(RateLimits(tokens_per_minute=100), 500, 101)
     assert not refused.value.retryable
@@ -234,6 +239,7 @@ async def test_a_request_that_can_never_fit_is_told_so_without_asking_redis(
 async def test_what_somebody_else_wrote_under_our_keys_costs_no_request(
     shared: Shared, server: RedisServer, poison: tuple[str, ...]
 ) -> None:
+    """The tenant is judged by this process alone for once, and other tenants as ever."""
     server.ask(*poison)
     limits = RateLimits(requests_per_minute=9, concurrent=9)
     assert (await shared.reserve(limits)).allowance.degraded
@@ -246,6 +252,7 @@ async def test_what_somebody_else_wrote_under_our_keys_costs_no_request(
 async def test_without_redis_the_shares_of_all_processes_stay_within_the_limits(
     tmp_path: Path,
 ) -> None:
+    """Four processes admit two each of eleven: fewer than allowed, and never more."""
     limits = RateLimits(requests_per_minute=11, tokens_per_minute=1100, concurrent=11)
     admitted = used = 0
     async with contextlib.AsyncExitStack() as stack:
@@ -277,6 +284,7 @@ async def test_without_redis_the_shares_of_all_processes_stay_within_the_limits(
 async def test_a_share_that_is_too_small_is_refused_in_clear_words(
     tmp_path: Path, limits: RateLimits, tokens: int, says: str
 ) -> None:
+    """Split by four, a small limit is less than one; the client is told to retry in a second."""
     async with sharing(RedisServer(tmp_path), processes=4) as shared:
         with pytest.raises(RateLimited, match="Redis is away") as refused:
             await shared.reserve(limits, tokens)
@@ -302,6 +310,7 @@ async def test_what_redis_admitted_counts_against_the_share_when_it_goes(tmp_pat
 
 
 async def test_what_was_admitted_alone_is_told_to_redis_when_it_is_back(tmp_path: Path) -> None:
+    """Five requests of the outage count at once, so a restart of Redis gives no second helping."""
     limits = RateLimits(requests_per_minute=20, tokens_per_minute=2000)
     server = RedisServer(tmp_path)
     async with sharing(server, processes=2) as shared:
@@ -399,6 +408,7 @@ async def test_a_head_is_refused_what_this_process_alone_has_filled_without_aski
 async def test_a_request_that_redis_refuses_gives_back_what_its_head_took(
     shared: Shared,
 ) -> None:
+    """A slot taken before the body was read is free again after the refusal."""
     limits, now = RateLimits(tokens_per_minute=10, concurrent=3), shared.clock.seconds
     (await shared.limiter.reserve("t", limits, 10, 0, now)).settle(10)
     entered = shared.limiter.enter("t", limits, now)
