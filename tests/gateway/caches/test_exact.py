@@ -30,6 +30,7 @@ def test_keys_meet_only_when_every_part_is_equal(
 
 
 def test_a_live_entry_is_returned_until_the_microsecond_it_expires() -> None:
+    """One microsecond before its end it is served; at the end it is gone and its bytes are free."""
     cache = ExactCache(bytes_max=100_000)
     cache.put(key(), stored("a", expires_us=NOW_US))
     assert cache.get(key(), NOW_US - 1) is not None
@@ -39,6 +40,7 @@ def test_a_live_entry_is_returned_until_the_microsecond_it_expires() -> None:
 
 
 def test_the_least_recently_used_entry_goes_first() -> None:
+    """Room for two: the entry that was read stays, the other makes way for the third."""
     room_for_two = 2 * (ENTRY_OVERHEAD_BYTES + 100)
     cache = ExactCache(bytes_max=room_for_two)
     cache.put(b"a", stored("a"))
@@ -51,6 +53,7 @@ def test_the_least_recently_used_entry_goes_first() -> None:
 
 
 def test_an_entry_above_the_whole_budget_is_refused_and_displaces_nothing() -> None:
+    """One byte too large, it would otherwise empty the cache and still not fit."""
     cache = ExactCache(bytes_max=ENTRY_OVERHEAD_BYTES + 100)
     cache.put(b"a", stored("a"))
     cache.put(b"b", stored("b", size_bytes=101))
@@ -59,6 +62,7 @@ def test_an_entry_above_the_whole_budget_is_refused_and_displaces_nothing() -> N
 
 
 def test_a_deleted_entry_is_gone_and_deleting_it_again_says_so() -> None:
+    """An operator's purge takes effect at once, and a cleared cache holds no bytes."""
     cache = ExactCache(bytes_max=100_000)
     cache.put(b"a", stored("id"))
     assert cache.delete("id")

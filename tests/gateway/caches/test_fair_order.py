@@ -44,6 +44,7 @@ def test_a_flood_evicts_the_flooder_and_nobody_else() -> None:
 
 
 def test_a_tenant_that_is_alone_has_the_whole_cache() -> None:
+    """Fairness reserves nothing for the absent: of 500 entries its latest 100 stay."""
     cache = ExactCache(bytes_max=100 * SIZE_BYTES)
     for number in range(500):
         put(cache, "only", number)
@@ -107,6 +108,7 @@ def test_nobody_within_its_equal_part_ever_loses_an_entry_to_another(
 
 
 def test_semantic_partitions_of_a_flooder_displace_its_own() -> None:
+    """200 partitions of a loud tenant leave all five of a quiet one in the cache of twenty."""
     cache = SemanticCache(entries_per_namespace_max=10, namespaces_max=20, dimensions=4)
     vector = np.array([1, 0, 0, 0], np.float32)
 
@@ -123,6 +125,7 @@ def test_semantic_partitions_of_a_flooder_displace_its_own() -> None:
 
 
 def test_repeated_bodies_of_a_flooder_displace_its_own() -> None:
+    """Of 512 places the quiet tenant keeps its 100, and the flooder gets the other 412."""
     repeats = Repeats()
     bodies = [
         b'{"model":"m","messages":[{"role":"user","content":"%d"}]}' % number

@@ -13,6 +13,7 @@ def parsed(raw: bytes) -> ParsedRequest:
 
 
 def test_a_repeated_body_is_known_to_its_own_tenant_and_endpoint_only() -> None:
+    """The same bytes of another tenant or path, or one more space, are parsed anew."""
     repeats, raw = Repeats(), body("hello")
     request = parsed(raw)
     repeats.learn("acme", raw, request)
@@ -23,6 +24,7 @@ def test_a_repeated_body_is_known_to_its_own_tenant_and_endpoint_only() -> None:
 
 
 def test_memory_is_bounded_and_the_longest_unused_go_first() -> None:
+    """A body in use outlives 511 others, an unused one does not, and 10 kB are never kept."""
     repeats = Repeats()
     first, second = body("first"), body("second")
     repeats.learn("acme", first, parsed(first))

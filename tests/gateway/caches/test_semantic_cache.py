@@ -45,6 +45,7 @@ def filled() -> SemanticCache:
 
 
 def test_a_hit_names_its_likeness_and_its_probability() -> None:
+    """A client can see why it got a stored answer, with cosine 1 for the same question."""
     hit = lookup(filled())
     assert hit is not None
     assert hit.entry.cache_id == "a"
@@ -64,6 +65,7 @@ def test_another_partition_never_sees_it() -> None:
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4)), max_size=12))
 def test_a_partition_returns_only_what_was_stored_in_it(stores: list[tuple[int, int]]) -> None:
+    """However stores interleave, a hit is the tenant's own answer to the very question."""
     cache = SemanticCache(entries_per_namespace_max=8, namespaces_max=4)
     for tenant, question in stores:
         text = f"Why is planet number {question} round?"
@@ -77,6 +79,7 @@ def test_a_partition_returns_only_what_was_stored_in_it(stores: list[tuple[int, 
 
 
 def test_an_expired_entry_is_not_served() -> None:
+    """Nine microseconds after now it is a hit; at the tenth, its very end, it is none."""
     cache = filled()
     assert lookup(cache, now_us=NOW_US + 9) is not None
     assert lookup(cache, now_us=NOW_US + 10) is None
@@ -96,12 +99,14 @@ def test_equal_vectors_do_not_hit_with_another_number() -> None:
 
 
 def test_a_promise_of_no_error_serves_nothing() -> None:
+    """max_wrong 0 switches the tier off, and a smaller allowed error needs a higher threshold."""
     assert lookup(filled(), max_wrong=0.0) is None
     judge = shipped()
     assert judge.threshold_for(0.001) > judge.threshold_for(0.01) == judge.threshold_for(0.5)
 
 
 def test_deleting_and_clearing_forget_at_once() -> None:
+    """A purged answer is not found by the next lookup, and cleared partitions are gone."""
     cache = filled()
     assert cache.delete("a")
     assert not cache.delete("a")
@@ -113,6 +118,7 @@ def test_deleting_and_clearing_forget_at_once() -> None:
 
 
 def test_the_same_question_keeps_its_newest_answer_only() -> None:
+    """A question asked again replaces its entry rather than crowding out others."""
     cache = filled()
     cache.store(b"p", ASKED, unit(1), stored("b"))
     hit = lookup(cache)
@@ -122,6 +128,7 @@ def test_the_same_question_keeps_its_newest_answer_only() -> None:
 
 
 def test_limits_hold_and_the_newest_entries_stay() -> None:
+    """Of fifty questions eight stay at most, with the last among them; of four partitions two."""
     cache = SemanticCache(entries_per_namespace_max=8, namespaces_max=2, dimensions=8)
     for number in range(50):
         text = f"What is {number} plus 1?"
@@ -136,6 +143,7 @@ def test_limits_hold_and_the_newest_entries_stay() -> None:
 
 
 def test_a_vector_of_another_width_is_refused() -> None:
+    """A changed embedding model must not fill the index with vectors that cannot be compared."""
     with pytest.raises(ValueError, match="384"):
         filled().store(b"p", ASKED, unit(1, 8), stored("x"))
 

@@ -27,6 +27,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
     ],
 )
 def test_a_reusable_question_may_be_asked(text: Any) -> None:
+    """General knowledge, how-tos and rewriting have answers that suit another asker as well."""
     assert eligible(chat(text)) is None
 
 
@@ -59,6 +60,7 @@ def test_a_reusable_question_may_be_asked(text: Any) -> None:
 def test_volatile_personal_active_secret_or_long_texts_are_left_to_the_exact_tier(
     text: str,
 ) -> None:
+    """A stored answer would be out of date, another person's, or would skip the action."""
     assert eligible(chat(text)) is not None
 
 
@@ -82,6 +84,7 @@ def test_volatile_personal_active_secret_or_long_texts_are_left_to_the_exact_tie
 def test_requests_that_are_more_than_a_question_are_left_to_the_exact_tier(
     changes: dict[str, Any],
 ) -> None:
+    """Tools, several samples, logprobs and stored runs expect an answer made for them."""
     assert eligible(chat("What is osmosis?", **changes)) is not None
 
 
@@ -97,6 +100,7 @@ def test_no_text_makes_the_check_slow(piece: str) -> None:
 
 
 def test_a_prefilled_or_pictured_message_is_no_question() -> None:
+    """The text alone does not decide the answer where a picture or a begun answer stands beside."""
     picture = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
     prefilled = chat("What is osmosis?")
     prefilled.body["messages"].append({"role": "assistant", "content": "Osmosis is"})

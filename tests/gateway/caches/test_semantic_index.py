@@ -19,6 +19,7 @@ def unit_vectors(count: int, seed: int) -> np.ndarray:
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 500, 3_000])
 def test_the_nearest_are_those_that_faiss_finds(count: int) -> None:
+    """An independent library orders 20 queries alike, around and far beyond eight entries."""
     stored, asked = unit_vectors(count, 1), unit_vectors(20, 2)
     reference = faiss.IndexFlatIP(WIDTH)
     reference.add(stored)

@@ -175,6 +175,7 @@ def served(encoder: Encoder, known: str, asked: str) -> SemanticHit | None:
 
 
 def test_there_are_enough_pairs_to_mean_something() -> None:
+    """Sixty negatives and thirty positives at least, or the tests below prove little."""
     assert sum(map(len, NEGATIVES.values())) >= 60
     assert len(POSITIVES) >= 30
 

@@ -52,6 +52,7 @@ def name(key: bytes = KEY, tenant: str = "acme") -> str:
 
 
 async def test_what_one_process_stores_another_finds_whole(shared: Shared) -> None:
+    """Every field survives the way through Redis, and a key off by a byte is a miss."""
     await shared.put()
     other = Shared(shared.redis)
     assert await other.cache.get(KEY, "acme", NOW_US) == ENTRY
@@ -126,6 +127,7 @@ async def test_foreign_values_are_misses_and_never_code(
 async def test_an_answer_above_the_limit_is_not_kept(
     shared: Shared, redis_server: RedisServer, size_bytes: int, kept: int
 ) -> None:
+    """Exactly ANSWER_BYTES_MAX is kept, one byte more is not even sent to Redis."""
     entry = stored("01L", size_bytes=size_bytes)
     await shared.put(entry)
     assert redis_server.ask("EXISTS", name()) == kept
@@ -135,6 +137,7 @@ async def test_an_answer_above_the_limit_is_not_kept(
 async def test_purging_forgets_one_tenant_s_entries_or_all(
     shared: Shared, redis_server: RedisServer
 ) -> None:
+    """A tenant's name is no pattern, acme2 is not acme, and foreign prefixes stay untouched."""
     redis_server.ask("SET", "elsewhere:exact:{acme}:1", "x")
     for tenant, number in (("acme", 1500), ("acme2", 5), ("globex", 7)):
         for n in range(number):
@@ -148,6 +151,7 @@ async def test_purging_forgets_one_tenant_s_entries_or_all(
 
 
 async def test_without_redis_there_are_only_misses(tmp_path: Path) -> None:
+    """An outage costs hits and no request, but an operator's purge says that it failed."""
     redis = Redis(f"unix://{tmp_path}/none")
     shared = Shared(redis)
     shared.cache.put(KEY, ENTRY, NOW_US)

@@ -41,6 +41,7 @@ async def everything(flight: Flight) -> bytes:
 
 
 async def test_followers_get_the_leaders_answer() -> None:
+    """Six identical requests cost one call, and nothing of the flight is left behind."""
     flights = SingleFlight()
     leader = joined(flights)
     followers = [joined(flights) for _ in range(5)]
@@ -54,6 +55,7 @@ async def test_followers_get_the_leaders_answer() -> None:
 
 
 async def test_a_leader_that_fails_hands_over_to_one_of_its_followers() -> None:
+    """Both learn why it failed, and of the two only one asks the provider again."""
     flights = SingleFlight()
     leader, first, second = joined(flights), joined(flights), joined(flights)
     leader.finish(None, "the provider failed")
@@ -64,6 +66,7 @@ async def test_a_leader_that_fails_hands_over_to_one_of_its_followers() -> None:
 
 
 async def test_a_follower_waits_for_a_bounded_time() -> None:
+    """It goes on without the leader's answer, and the leader's late end harms no one."""
     flights = SingleFlight()
     leader, follower = joined(flights), joined(flights)
     assert await follower.wait(0.001) is None
@@ -83,6 +86,7 @@ async def test_a_lost_leader_is_replaced() -> None:
 
 
 async def test_a_cancelled_follower_does_not_cancel_the_others() -> None:
+    """One client's leaving costs the others neither the leader nor the answer."""
     flights = SingleFlight()
     leader = joined(flights)
     leaving = asyncio.create_task(joined(flights).wait(5))
@@ -97,6 +101,7 @@ async def test_a_cancelled_follower_does_not_cancel_the_others() -> None:
 
 
 async def test_other_keys_fly_alone_and_their_number_is_bounded() -> None:
+    """With keys_max in the air, the next request is simply made without sharing."""
     flights = SingleFlight(keys_max=2)
     taken = [joined(flights, b"a"), joined(flights, b"b")]
     assert all(flight.leads for flight in taken)
@@ -108,6 +113,7 @@ async def test_other_keys_fly_alone_and_their_number_is_bounded() -> None:
 
 
 async def test_a_late_follower_of_a_stream_gets_the_replay_and_then_the_live_tail() -> None:
+    """It reads the two frames it missed in one piece, then each new frame as it comes."""
     flights = SingleFlight()
     leader = joined(flights, stream=True)
     leader.publish(b"1")
@@ -125,6 +131,7 @@ async def test_a_late_follower_of_a_stream_gets_the_replay_and_then_the_live_tai
 
 
 async def test_a_stream_does_not_wait_for_a_document_but_a_document_for_a_stream() -> None:
+    """A stream's client wants its first token now; a document is complete only at the end."""
     flights = SingleFlight()
     document, stream = joined(flights, b"d"), joined(flights, b"s", stream=True)
     assert flights.join(b"d", stream=True) is None
@@ -138,6 +145,7 @@ async def test_a_stream_does_not_wait_for_a_document_but_a_document_for_a_stream
 
 
 async def test_a_stream_longer_than_the_buffer_takes_no_newcomers_and_cuts_off_who_lags() -> None:
+    """Memory is bounded by FRAMES_BYTES_MAX, while a quick reader gets every byte."""
     flights = SingleFlight()
     leader = joined(flights, stream=True)
     quick, slow = joined(flights, stream=True), joined(flights, stream=True)
@@ -170,6 +178,7 @@ def guarded(leader: Flight) -> Task:
 
 
 async def test_a_leader_whose_client_leaves_goes_on_until_its_last_follower_leaves() -> None:
+    """The paid call is cancelled as soon as no client wants it, and not a moment before."""
     flights = SingleFlight()
     leader = joined(flights, stream=True)
     followers = [joined(flights, stream=True) for _ in range(2)]
@@ -183,6 +192,7 @@ async def test_a_leader_whose_client_leaves_goes_on_until_its_last_follower_leav
 
 
 async def test_nobody_follows_a_leader_that_was_cancelled_and_is_still_being_booked() -> None:
+    """A newcomer would wait for a stream that never ends well, so it leads its own."""
     flights = SingleFlight()
     leader = joined(flights, stream=True)
     task = asyncio.create_task(asyncio.sleep(60))
@@ -196,6 +206,7 @@ async def test_nobody_follows_a_leader_that_was_cancelled_and_is_still_being_boo
 
 
 async def test_a_leader_without_followers_ends_at_once_and_a_finished_one_never() -> None:
+    """A client that leaves alone stops the paid call; a call that is closing is left alone."""
     flights = SingleFlight()
     leader = joined(flights)
     task = guarded(leader)
@@ -236,6 +247,7 @@ async def wait_for(pause: Awaitable[None] | None) -> None:
 
 
 async def test_a_leader_nobody_follows_is_waited_for_like_any_other() -> None:
+    """Its slow client holds the provider back, so that nothing piles up in memory."""
     leader = joined(SingleFlight(), stream=True)
     reader = Reader()
     own = LeadersClient(leader, reader.write)
@@ -287,6 +299,7 @@ async def test_a_leader_that_lags_too_far_behind_is_waited_for() -> None:
 
 
 async def test_a_leader_whose_client_has_gone_still_serves_those_who_follow() -> None:
+    """The leader stops at the write after its last follower left, and frames stay complete."""
     flights = SingleFlight()
     leader = joined(flights, stream=True)
     follower = joined(flights, stream=True)
