@@ -66,6 +66,7 @@ def cents(policy: Policy) -> int:
 
 
 def test_an_edit_comes_into_force_once_the_files_are_at_rest(world: World) -> None:
+    """Half a second without change, so that no half-copied set of files is ever loaded."""
     holder = world.start()
     world.write(budget("20.00"))
     holder.poll(10.0)
@@ -80,6 +81,7 @@ def test_an_edit_comes_into_force_once_the_files_are_at_rest(world: World) -> No
 
 
 def test_files_that_rest_are_not_read_again(world: World) -> None:
+    """Five polls of unchanged files leave the very same policy object in force."""
     holder = world.start()
     before = holder.current
     for now in range(5):
@@ -88,6 +90,7 @@ def test_files_that_rest_are_not_read_again(world: World) -> None:
 
 
 def test_a_broken_edit_changes_nothing_and_says_why(world: World) -> None:
+    """A typo keeps the old policy, tells the likely name, and the next good edit clears it."""
     holder = world.start()
     before = holder.current
     world.write(BROKEN)
@@ -103,6 +106,7 @@ def test_a_broken_edit_changes_nothing_and_says_why(world: World) -> None:
 
 
 def test_a_request_to_load_a_broken_file_is_told_so(world: World) -> None:
+    """The operator who asks for a reload gets the reason, and the old policy goes on."""
     holder = world.start()
     world.write(BROKEN)
     with pytest.raises(PolicyError, match="there is no model 'smal'"):
@@ -121,6 +125,7 @@ def test_a_folder_that_vanishes_changes_nothing(world: World) -> None:
 
 
 def test_a_file_added_to_the_folder_is_noticed(world: World) -> None:
+    """A new tenant's file takes effect without a restart and without a change of the others."""
     holder = world.start()
     more = "apiVersion: tollhouse/v1\nkind: Tenants\nmetadata: {name: more}\ntenants: [{id: new}]\n"
     world.write(more, world.file.with_name("more.yaml"))
@@ -148,6 +153,7 @@ def test_a_swapped_symbolic_link_is_noticed(world: World, tmp_path: Path) -> Non
 
 
 def test_subscribers_know_a_policy_before_requests_can_see_it(world: World) -> None:
+    """Limits and budgets are ready when the first request runs under it, on rollback too."""
     holder = world.start()
     seen: list[tuple[int, int]] = []
     holder.subscribe(lambda policy: seen.append((cents(policy), cents(holder.current))))
@@ -160,6 +166,7 @@ def test_subscribers_know_a_policy_before_requests_can_see_it(world: World) -> N
 def test_a_restart_with_broken_files_begins_with_the_last_good_policy(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """A crash after a bad edit must not become an outage; the log says what was done."""
     first = world.start()
     world.write(budget("20.00"))
     first.reload()
@@ -172,6 +179,7 @@ def test_a_restart_with_broken_files_begins_with_the_last_good_policy(
 
 
 def test_a_strict_start_refuses_broken_files(world: World) -> None:
+    """A deployment that checks its policy fails at once instead of running the old one."""
     world.start()
     world.write(BROKEN)
     with pytest.raises(PolicyError, match="there is no model 'smal'"):
@@ -179,12 +187,14 @@ def test_a_strict_start_refuses_broken_files(world: World) -> None:
 
 
 def test_a_first_start_with_broken_files_fails(world: World) -> None:
+    """Without any good version on record there is nothing safe to begin with."""
     world.write(BROKEN)
     with pytest.raises(PolicyError, match="there is no model 'smal'"):
         world.start()
 
 
 def test_a_rollback_holds_until_the_files_change(world: World) -> None:
+    """The bad file on disk does not creep back in; the next edit ends the rollback."""
     holder = world.start()
     good = holder.current.version
     world.write(budget("20.00"))
@@ -216,6 +226,7 @@ def test_a_rollback_survives_a_restart_and_a_new_mount(world: World) -> None:
 
 
 def test_a_rollback_ends_with_a_change_made_while_nobody_looked(world: World) -> None:
+    """An edit during a restart counts like any other and is not hidden by the old rollback."""
     holder = world.start()
     world.write(budget("20.00"))
     holder.reload()
@@ -226,6 +237,7 @@ def test_a_rollback_ends_with_a_change_made_while_nobody_looked(world: World) ->
 
 
 def test_loading_the_files_by_hand_ends_a_rollback(world: World) -> None:
+    """A reload is the operator's word that the files are right again."""
     holder = world.start()
     world.write(budget("20.00"))
     holder.reload()
@@ -250,6 +262,7 @@ def test_a_rollback_does_not_hide_that_the_files_are_broken(world: World) -> Non
 
 
 def test_any_version_on_record_can_be_returned_to(world: World) -> None:
+    """Not only the one before: of three versions the very first comes back."""
     holder = world.start()
     first = holder.current.version
     for dollars in ("20.00", "30.00"):
@@ -262,6 +275,7 @@ def test_any_version_on_record_can_be_returned_to(world: World) -> None:
 
 @pytest.mark.parametrize("version", ["000000000000", "../policies", "", "history.json"])
 def test_a_version_nobody_knows_is_refused(world: World, version: str) -> None:
+    """A path instead of a version reads no file, and the current policy stays in force."""
     holder = world.start()
     with pytest.raises(KeyError):
         holder.rollback(version)
@@ -269,6 +283,7 @@ def test_a_version_nobody_knows_is_refused(world: World, version: str) -> None:
 
 
 def test_there_is_nothing_before_the_first_policy(world: World) -> None:
+    """A rollback right after installation says so and changes nothing."""
     with pytest.raises(KeyError, match="no earlier version"):
         world.start().rollback(None)
 
@@ -283,6 +298,7 @@ def test_no_secret_is_kept_in_the_history(world: World) -> None:
 
 
 def test_a_damaged_record_is_no_reason_not_to_start(world: World) -> None:
+    """The files are sound, so a spoilt history costs old versions and no service."""
     world.start()
     (world.state_dir / "history.json").write_bytes(b'{"entries": [\xff')
     assert cents(world.start().current) == 12_50
@@ -302,6 +318,7 @@ def test_a_policy_comes_into_force_even_if_it_cannot_be_recorded(
 
 
 def test_the_history_forgets_its_oldest_versions(tmp_path: Path) -> None:
+    """VERSIONS_MAX are kept, on disk too, so that frequent edits do not fill it."""
     versions = Versions(tmp_path)
     for number in range(VERSIONS_MAX + 3):
         versions.remember(f"v{number}", [], number)
@@ -312,6 +329,7 @@ def test_the_history_forgets_its_oldest_versions(tmp_path: Path) -> None:
 
 
 def test_a_version_that_came_back_is_not_forgotten(tmp_path: Path) -> None:
+    """A version used again counts as new, and the next oldest goes in its place."""
     versions = Versions(tmp_path)
     for number in range(VERSIONS_MAX):
         versions.remember(f"v{number}", [], number)
@@ -321,6 +339,7 @@ def test_a_version_that_came_back_is_not_forgotten(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_a_part_cannot_adopt_does_not_come_into_force(world: World) -> None:
+    """One part on new rules and another on old ones would be worse than the old policy."""
     holder = world.start()
     world.write(budget("20.00"))
 

@@ -29,6 +29,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def test_all_of_it_arrives_at_the_provider(tmp_path: Path, authority: Authority) -> None:
+    """Proxy, authority and client certificate are read, and no secret of them shows in a repr."""
     certificate, key = authority.issue("client")
     environ = {**ENVIRON, "PROXY": f"http://us%40er:{PASSWORD}@proxy.corp:3128/"}
     policy = load(
@@ -49,17 +50,20 @@ def test_all_of_it_arrives_at_the_provider(tmp_path: Path, authority: Authority)
 
 
 def test_certificate_and_key_may_be_one_file(tmp_path: Path, authority: Authority) -> None:
+    """Many tools issue them as one PEM, which works as client_cert without a client_key."""
     both = tmp_path / "mtls.pem"
     both.write_text("".join(path.read_text() for path in authority.issue("client")))
     assert load(tmp_path, f'client_cert: "${{file:{both}}}"').providers["big"].network.client_pem
 
 
 def test_a_proxy_without_a_password_may_stand_in_the_file(tmp_path: Path) -> None:
+    """An address alone is no secret, so it needs no reference; IPv6 in brackets works."""
     network = load(tmp_path, 'proxy: "http://[::1]:3128"').providers["big"].network
     assert network.proxy == Proxy(host="::1", port=3128)
 
 
 def test_a_proxys_password_does_not_change_the_policys_version(tmp_path: Path) -> None:
+    """A rotated password is no edit of the policy, and the version tells nothing of it."""
     versions = {
         load(tmp_path, 'proxy: "${env:PROXY}"', {**ENVIRON, "PROXY": f"http://u:{p}@h:1"}).version
         for p in ("one", "two")
@@ -101,6 +105,7 @@ def test_a_proxys_password_does_not_change_the_policys_version(tmp_path: Path) -
 def test_what_would_fail_at_a_request_is_refused_at_load_time_with_its_place(
     tmp_path: Path, authority: Authority, network: str, place: str, message: str
 ) -> None:
+    """Each mistake is told by file, line and column, and never with the password."""
     files = {
         "EMPTY": "nothing\n",
         "BROKEN": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
@@ -123,6 +128,7 @@ def test_what_would_fail_at_a_request_is_refused_at_load_time_with_its_place(
 
 
 def test_a_key_without_its_certificate_is_refused(tmp_path: Path, authority: Authority) -> None:
+    """A forgotten client_cert would otherwise fail at the provider in a TLS alert."""
     key = authority.issue("client")[1]
     with pytest.raises(PolicyError, match="a client_key needs a client_cert"):
         load(tmp_path, f'client_key: "${{file:{key}}}"')
@@ -130,12 +136,14 @@ def test_a_key_without_its_certificate_is_refused(tmp_path: Path, authority: Aut
 
 @pytest.mark.parametrize("key", ["ca_file", "client_cert"])
 def test_tls_of_ones_own_needs_https(tmp_path: Path, authority: Authority, key: str) -> None:
+    """With http the certificate would be ignored in silence and the traffic sent in the clear."""
     values = {"ca_file": f"{authority.certificate}", "client_cert": '"${env:KEY}"'}
     with pytest.raises(PolicyError, match=f"{key} is of use with a base_url of https"):
         load(tmp_path, f"{key}: {values[key]}", url="    base_url: http://api.example.com/v1\n")
 
 
 def test_the_local_provider_has_no_network(tmp_path: Path) -> None:
+    """A proxy for the model in our own process is a misunderstanding, told at load time."""
     file = tmp_path / "policy.yaml"
     file.write_text(
         POLICY.replace("    api: local\n", '    api: local\n    network: {proxy: "http://h:1"}\n')
