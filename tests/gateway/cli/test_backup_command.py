@@ -131,6 +131,7 @@ def with_member(source: Path, target: Path, member: tarfile.TarInfo) -> Path:
 def test_a_bad_archive_is_refused_in_one_sentence_and_leaves_the_folder_empty(
     state: Path, tmp_path: Path
 ) -> None:
+    """Cut, changed or hostile, it writes no file, and the right archive still fits afterwards."""
     good = tmp_path / "good.tar.gz"
     run(backup, good, state)
     whole = good.read_bytes()
@@ -183,6 +184,7 @@ def test_what_a_killed_backup_left_is_removed_by_the_next(state: Path, tmp_path:
 
 
 def test_a_folder_without_a_ledger_is_not_backed_up(tmp_path: Path) -> None:
+    """A mistyped path must not give an empty archive that passes for a backup."""
     done = run(backup, tmp_path / "b.tar.gz", tmp_path)
     assert done.exit_code == 1
     assert "holds no ledger" in done.output

@@ -11,6 +11,7 @@ CORE_2 = "processor\t: 0\nmodel name\t: Core 2\nflags\t\t: fpu sse2 ssse3 cx16\n
 
 
 def test_an_old_cpu_gets_a_sentence_that_names_what_it_lacks(tmp_path: Path) -> None:
+    """Without it the first model call would end in an illegal instruction without a word."""
     (tmp_path / "cpuinfo").write_text(CORE_2)
     with pytest.raises(click.ClickException, match=r"lacks popcnt, sse4_1, sse4_2: .* x86-64-v2"):
         cpu.check(tmp_path / "cpuinfo")
@@ -22,6 +23,7 @@ def test_an_old_cpu_gets_a_sentence_that_names_what_it_lacks(tmp_path: Path) -> 
     ids=["new enough", "another family", "empty"],
 )
 def test_any_other_is_let_pass(tmp_path: Path, text: str) -> None:
+    """An ARM machine, an empty cpuinfo or none at all is no proof of an old CPU."""
     (tmp_path / "cpuinfo").write_text(text)
     cpu.check(tmp_path / "cpuinfo")
     cpu.check(tmp_path / "none")

@@ -57,6 +57,7 @@ def test_a_key_made_offline_is_known_to_the_store(tmp_path: Path) -> None:
 
 
 def test_without_a_key_and_without_offline_the_command_says_what_it_needs() -> None:
+    """An operator without any key reads that one is needed, and gets exit status 2."""
     refused = run("list")
     assert refused.exit_code == 2
     assert "an admin key is needed" in refused.output
@@ -77,6 +78,7 @@ def test_a_folder_of_another_user_is_left_alone(tmp_path: Path) -> None:
 def test_a_lost_admin_key_is_replaced_while_the_gateway_runs(
     tmp_path: Path, provider: ProviderThread
 ) -> None:
+    """The owner of the state folder gets back in within five seconds and without a restart."""
     with running_gateway(tmp_path, provider.base_url) as gateway:
         made = run(
             "create", "--offline", "--config", gateway.config, "--admin-role", "admin",
@@ -114,6 +116,7 @@ def test_a_hash_from_the_command_opens_the_gateway_from_a_policy_file(
 
 @pytest.mark.parametrize("text", ["", "th_short", "tha_" + "x" * 43, "sk-" + "x" * 43])
 def test_what_is_no_api_key_has_no_hash(tmp_path: Path, text: str) -> None:
+    """An admin key or a foreign key is refused, and the command does not repeat it."""
     refused = run("hash", "-", "--state-dir", tmp_path, stdin=text + "\n")
     assert refused.exit_code == 1
     assert text not in refused.output or not text
@@ -132,6 +135,7 @@ def first_start(gateway: RunningGateway, settings: str = "") -> None:
 def test_the_first_admin_key_comes_from_a_file_and_is_never_shown(
     tmp_path: Path, provider: ProviderThread
 ) -> None:
+    """An automated installation chooses the key itself and finds no key in its logs."""
     gateway, token = RunningGateway(tmp_path, provider.base_url), new_token("admin")
     file = tmp_path / "admin.key"
     file.write_text(token + "\n")
@@ -150,6 +154,7 @@ def test_the_first_admin_key_comes_from_a_file_and_is_never_shown(
 def test_the_first_admin_key_comes_from_a_variable(
     tmp_path: Path, provider: ProviderThread
 ) -> None:
+    """TOLLHOUSE_ADMIN_KEY opens the admin port of a new installation, and no log shows it."""
     gateway, token = RunningGateway(tmp_path, provider.base_url), new_token("admin")
     gateway.environment["TOLLHOUSE_ADMIN_KEY"] = token
     first_start(gateway)
@@ -164,6 +169,7 @@ def test_the_first_admin_key_comes_from_a_variable(
 def test_a_key_file_that_does_not_exist_is_written_and_closed_to_others(
     tmp_path: Path, provider: ProviderThread
 ) -> None:
+    """The gateway makes the key itself, with mode 0600, and shows it nowhere else."""
     gateway, file = RunningGateway(tmp_path, provider.base_url), tmp_path / "made.key"
     text = gateway.config.read_text().replace("admin: {port:", "admin: {key_file: made.key, port:")
     gateway.config.write_text(text)
@@ -180,6 +186,7 @@ def test_a_key_file_that_does_not_exist_is_written_and_closed_to_others(
 def test_a_key_file_with_something_else_in_it_ends_the_start_with_a_sentence(
     tmp_path: Path,
 ) -> None:
+    """The wrong file is named, its contents are not, and there is no traceback."""
     gateway = RunningGateway(tmp_path, "http://127.0.0.1:9/v1")
     for path in gateway.state_dir.iterdir():
         path.unlink()

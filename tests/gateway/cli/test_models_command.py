@@ -34,6 +34,7 @@ def copied_models_dir(tmp_path: Path) -> Path:
 
 
 def test_the_list_says_what_is_here_and_what_is_not(copied_models_dir: Path) -> None:
+    """State, size, licence, publisher and source of each model are shown, fetched or not."""
     result = CliRunner(env={"COLUMNS": "200"}).invoke(
         models, ["list", "--models-dir", str(copied_models_dir)]
     )
@@ -53,6 +54,7 @@ def test_the_list_says_what_is_here_and_what_is_not(copied_models_dir: Path) -> 
 
 
 def test_verify_names_the_damaged_file_and_fails(copied_models_dir: Path) -> None:
+    """A script can rely on the exit status, and a person sees the file to fetch again."""
     arguments = ["verify", MODEL, "--models-dir", str(copied_models_dir)]
     sound = CliRunner().invoke(models, arguments)
     assert (sound.exit_code, sound.output) == (0, f"{MODEL}: sound\n")
@@ -63,6 +65,7 @@ def test_verify_names_the_damaged_file_and_fails(copied_models_dir: Path) -> Non
 
 
 def test_pull_of_a_complete_model_fetches_nothing(copied_models_dir: Path) -> None:
+    """Repeating the command is harmless: it says where the model is and succeeds."""
     result = CliRunner().invoke(models, ["pull", MODEL, "--models-dir", str(copied_models_dir)])
     assert result.exit_code == 0
     assert f"{MODEL}: complete in {copied_models_dir / MODEL}" in result.output
@@ -104,6 +107,7 @@ def test_pull_without_names_takes_what_the_settings_use(tmp_path: Path) -> None:
 
 
 def test_pull_with_every_source_off_says_which_are(tmp_path: Path) -> None:
+    """An offline site reads which setting forbids it; a mistyped source lists the known ones."""
     arguments = ["pull", SMALLEST, "--sources", "none", "--models-dir", str(tmp_path)]
     result = CliRunner().invoke(models, arguments)
     assert result.exit_code == 1
@@ -115,6 +119,7 @@ def test_pull_with_every_source_off_says_which_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["pull", "verify"])
 def test_an_unknown_name_is_told_with_the_known_ones(tmp_path: Path, verb: str) -> None:
+    """Pulling and verifying gpt-9 fail with the list of models instead of a traceback."""
     result = CliRunner().invoke(models, [verb, "gpt-9", "--models-dir", str(tmp_path)])
     assert result.exit_code == 1
     assert "there is no model 'gpt-9'; known are" in result.output

@@ -13,6 +13,7 @@ COMMAND = [sys.executable, "-m", "gateway", "simulate"]
 
 
 def test_it_serves_until_sigterm_and_exits_cleanly() -> None:
+    """The printed URL answers, marked as simulated, and a supervisor sees exit status 0."""
     with subprocess.Popen([*COMMAND, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -26,6 +27,7 @@ def test_it_serves_until_sigterm_and_exits_cleanly() -> None:
 
 
 def test_a_taken_port_is_one_clear_sentence_and_exit_status_1() -> None:
+    """The message is compared to the letter: address and port, and no traceback."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -38,5 +40,6 @@ def test_a_taken_port_is_one_clear_sentence_and_exit_status_1() -> None:
 
 
 def test_the_help_names_every_fault() -> None:
+    """A fault that the help leaves out would never be rehearsed."""
     shown = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, timeout=20).stdout
     assert [name for name in FAULTS if f"  {name} " not in shown] == []
