@@ -51,6 +51,7 @@ def check(prior: Prior, router: Router, text: str) -> None:
 def test_any_text_has_the_features_and_the_score_of_the_plain_way(
     prior: Prior, router: Router, text: str
 ) -> None:
+    """400 texts full of odd signs: the fast code must not judge other than the readable one."""
     check(prior, router, text)
 
 
@@ -75,5 +76,6 @@ def test_words_and_figures_are_those_of_one_pattern(text: str) -> None:
 
 
 def test_a_long_prompt_is_judged_by_its_beginning_and_its_end() -> None:
+    """3,000 characters and the last 1,000, where the task stands, bound the time to score."""
     text = "a" * 3_000 + "b" * 6_000 + "c" * 1_000
     assert excerpt(text) == "a" * 3_000 + "\n" + "c" * 1_000

@@ -150,6 +150,7 @@ def test_while_no_quality_is_measured_easy_prompts_go_large_and_are_known_as_eas
 
 
 def test_a_stricter_target_never_sends_more_to_the_small_model(router: Router) -> None:
+    """Raising quality or confidence can only cost more, over nine qualities and two confidences."""
     qualities = [0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.99, 1.0]
     counts = [
         sum(goes_small(router, text, at(quality)) for text in EASY + HARD) for quality in qualities
@@ -185,6 +186,7 @@ def test_a_share_target_is_met_on_the_traffic_seen(name: str) -> None:
 
 
 def test_the_reason_names_gap_and_threshold_and_claims_no_measured_share(router: Router) -> None:
+    """An operator can recompute the decision and is not promised a measured quality."""
     score = router.score("What is the capital of Italy?", uncertain_around=DEFAULT)
     decision = router.decide(score, DEFAULT)
     assert decision.difficulty == pytest.approx(score.p_large - score.p_small)
@@ -194,6 +196,7 @@ def test_the_reason_names_gap_and_threshold_and_claims_no_measured_share(router:
 
 
 def test_an_embedding_changes_nothing_that_the_prior_has_not_learnt(router: Router) -> None:
+    """A prior trained without embeddings keeps its score whatever the vector says."""
     score = router.score("Why is the sky blue?", uncertain_around=DEFAULT)
     assert not score.uncertain
     assert router.refine(score, "Why is the sky blue?", np.ones(384, dtype=np.float32)) == score
@@ -202,6 +205,7 @@ def test_an_embedding_changes_nothing_that_the_prior_has_not_learnt(router: Rout
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=300))
 def test_any_text_has_finite_features_and_a_score(router: Router, text: str) -> None:
+    """No prompt breaks routing: 200 random texts give finite features and two probabilities."""
     assert len(extract(text)) == len(NAMES)
     assert all(map(math.isfinite, extract(text)))
     score = router.score(text, uncertain_around=DEFAULT)
@@ -216,6 +220,7 @@ def test_any_text_has_finite_features_and_a_score(router: Router, text: str) -> 
 def test_a_mark_or_a_capital_does_not_turn_the_decision(
     router: Router, one: str, other: str
 ) -> None:
+    """A user sees no other model because of a question mark or a small letter."""
     assert goes_small(router, one) == goes_small(router, other)
 
 

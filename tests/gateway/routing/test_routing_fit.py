@@ -25,6 +25,7 @@ def test_a_head_finds_the_weights_that_made_the_labels() -> None:
 
 
 def test_platt_scaling_undoes_overconfidence() -> None:
+    """Logits three times too steep and shifted by one are mapped back, with error below 0.02."""
     truth = RNG.standard_normal(20_000)
     labels = (RNG.random(20_000) < sigmoid(truth)).astype(float)
     slope, intercept = platt(3.0 * truth + 1.0, labels, np.ones(20_000))
@@ -36,6 +37,7 @@ def test_platt_scaling_undoes_overconfidence() -> None:
 
 
 def test_a_rescaled_head_gives_rescaled_logits() -> None:
+    """Calibration is folded into the weights, so it costs nothing at a request."""
     rows = RNG.standard_normal((50, 2))
     head = fit(
         rows,
@@ -63,6 +65,7 @@ def test_metrics_of_rankings_known_beforehand() -> None:
 
 
 def test_a_random_ranking_scores_a_half_within_its_interval() -> None:
+    """A router that guesses must not look good: 0.5 lies inside an interval narrower than 0.2."""
     small = (RNG.random(2_000) < 0.5).astype(float)
     large = np.maximum(small, (RNG.random(2_000) < 0.6).astype(float))
     low, high = bootstrap(apgr, RNG.random(2_000), small, large, rng=RNG, rounds=200)
@@ -95,6 +98,7 @@ def test_a_small_table_promises_nothing() -> None:
 
 
 def test_a_vocabulary_survives_its_spelling() -> None:
+    """Encoded and read again, it knows its words, counts repeats, and no text gives zero."""
     words = ["apple", "pear"]
     vocabulary = Vocabulary.decoded(Vocabulary.of(words).encoded())
     assert vocabulary.known_share(words) == 1.0
@@ -104,6 +108,7 @@ def test_a_vocabulary_survives_its_spelling() -> None:
 
 
 def test_a_vocabulary_answers_the_same_however_many_words_it_remembers() -> None:
+    """A full memory of strangers must not change the share of known words in a prompt."""
     vocabulary = Vocabulary.of(["apple"])
     strangers = [f"word {number}" for number in range(REMEMBERED_WORDS_MAX + 10)]
     first = vocabulary.known_share(strangers)
