@@ -47,6 +47,7 @@ class Disk:
 
 
 async def test_the_first_few_are_logged_at_once_and_a_flood_in_one_record() -> None:
+    """10,000 refusals cost one record, and the count is exact after each flush."""
     disk = Disk()
     for number in range(AT_ONCE_MAX):
         disk.counter.count(refused())
@@ -66,6 +67,7 @@ async def test_the_first_few_are_logged_at_once_and_a_flood_in_one_record() -> N
 
 
 async def test_a_full_disk_delays_the_count_and_does_not_change_it() -> None:
+    """Seven refusals that could not be written are one record of seven afterwards."""
     disk = Disk()
     disk.full = True
     for _ in range(7):
@@ -78,6 +80,7 @@ async def test_a_full_disk_delays_the_count_and_does_not_change_it() -> None:
 
 
 async def test_no_number_of_tenants_fills_the_memory() -> None:
+    """While nothing can be written, at most KINDS_MAX different refusals are held."""
     disk = Disk()
     disk.full = True
     for number in range(KINDS_MAX + 500):
@@ -130,6 +133,7 @@ def test_the_books_say_who_was_turned_away_and_why(store: LedgerStore, tmp_path:
 
 
 def test_a_closed_month_takes_no_more_refusals(store: LedgerStore, tmp_path: Path) -> None:
+    """A late count goes to the next month, and an impossible date is set aside for inspection."""
     store.close_period("2026-11", now_us=NOW_US, by="finance")
     log = WriteAheadLog(tmp_path / "wal", boot_id="a")
     log.append_refused(refused())

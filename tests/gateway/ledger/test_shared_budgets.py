@@ -140,6 +140,7 @@ async def test_four_workers_give_out_exactly_the_budget(
 async def test_a_refusal_says_what_all_processes_together_have_spent(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
+    """Another worker's 3 USD spent and 1 reserved are in the message that a client reads."""
     budget = Budget(name="monthly", amount_pico=5 * USD)
     async with node(tmp_path, redis_server.url, budget) as made:
         one, other = made.worker(), made.worker()
@@ -155,6 +156,7 @@ async def test_a_refusal_says_what_all_processes_together_have_spent(
 async def test_a_hard_budget_refuses_until_it_is_counted_and_a_soft_one_goes_on(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
+    """After Redis lost its data, spending waits for the first count and leaves no hold."""
     hard, soft = Budget(name="h", amount_pico=USD), Budget(name="s", amount_pico=1, enforce="soft")
     async with node(tmp_path / "hard", redis_server.url, hard) as made:
         worker = made.worker()
@@ -170,6 +172,7 @@ async def test_a_hard_budget_refuses_until_it_is_counted_and_a_soft_one_goes_on(
 async def test_without_redis_a_hard_budget_refuses_and_a_soft_one_goes_on(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
+    """A hard limit cannot be kept blindly, so the client gets a 503 that it may retry."""
     nowhere = "redis://127.0.0.1:9"
     async with node(tmp_path / "hard", nowhere, Budget(name="h", amount_pico=USD)) as made:
         with pytest.raises(BudgetUnavailable, match="cannot be reached") as caught:
@@ -245,6 +248,7 @@ async def test_nothing_is_counted_while_a_living_worker_does_not_answer(
 async def test_what_a_killed_worker_held_becomes_what_was_booked(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
+    """33 of 40 were spent, 50 were never sent and come back, and the living one keeps its 10."""
     async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
         doomed, other = made.worker(), made.worker()
         await made.recount.tick()
@@ -335,6 +339,7 @@ async def test_damage_in_redis_is_dropped_and_the_recount_goes_on(
 async def test_a_request_that_is_given_up_while_it_waits_holds_nothing(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
+    """A client that leaves in mid-reservation must not use up its tenant's budget."""
     async with node(tmp_path, redis_server.url, Budget(name="b", amount_pico=100)) as made:
         worker = made.worker()
         await made.recount.tick()
@@ -458,6 +463,7 @@ async def test_the_next_period_is_counted_before_it_begins_and_starts_at_nothing
 async def test_every_budget_that_covers_a_request_holds_it_or_none_does(
     tmp_path: Path, redis_server: RedisServer
 ) -> None:
+    """A refusal by the feature's budget leaves the tenant's own as it was."""
     budgets = (
         Budget(name="all", amount_pico=1000),
         Budget(name="import", amount_pico=50, tags={"feature": "import"}),
