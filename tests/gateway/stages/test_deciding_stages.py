@@ -150,6 +150,7 @@ def resolved(
 
 
 def test_an_alias_answers_as_its_own_route_says(gateway: Gateway) -> None:
+    """The name fast takes a tenant's private route and is pinned to that route's small model."""
     exchange = resolved(gateway, "fast")
     assert exchange.route.name == "private-alias"
     assert exchange.way.pinned is gateway.policies.current.models["small"]
@@ -163,6 +164,7 @@ def test_an_alias_of_others_goes_where_the_rest_goes(gateway: Gateway) -> None:
 
 
 def test_a_model_named_explicitly_is_the_one_that_is_asked(gateway: Gateway) -> None:
+    """The router must not replace it: the request is pinned and takes the general route."""
     exchange = resolved(gateway, "small")
     assert exchange.route.name == "rest"
     assert exchange.way.pinned is gateway.policies.current.models["small"]
@@ -192,6 +194,7 @@ async def test_who_asks_for_another_sample_gets_one_where_sampled_answers_are_de
 def test_the_semantic_cache_is_skipped_where_skip_when_holds(
     gateway: Gateway, text: str, tags: bytes
 ) -> None:
+    """A tag or a long prompt keeps a request out, and its trace says that the route did so."""
     exchange = resolved(gateway, "auto", text=text, tags=tags)
     assess(exchange, gateway.services)
     assert exchange.semantic_reason == "the route's skip_when holds"
@@ -206,6 +209,7 @@ def test_the_semantic_cache_is_asked_where_skip_when_does_not_hold(gateway: Gate
 
 
 def test_deciding_is_timed_where_there_was_something_to_decide(gateway: Gateway) -> None:
+    """A pinned model shows zero microseconds, so routing overhead is honestly measured."""
     exchange = resolved(gateway, "auto", text="What is a prime number?")
     assess(exchange, gateway.services)
     assert exchange.deciding_us > 0

@@ -45,16 +45,19 @@ def charged(first: Usage | None, last: Usage) -> int:
 
 
 def test_a_failed_attempt_costs_what_it_used() -> None:
+    """Ten tokens of a broken stream are charged beside the answer; an unused attempt is free."""
     assert charged(None, ANSWER) == 10 * 2_500_000 + 5 * 15_000_000
     used = Usage(prompt_tokens=10, source="partial_stream")
     assert charged(used, ANSWER) == charged(None, ANSWER) + 10 * 100_000
 
 
 def test_an_absurd_claim_of_a_failed_attempt_costs_what_was_held_for_it() -> None:
+    """A quadrillion tokens reported by a provider cannot empty a tenant's budget."""
     assert charged(ABSURD, ANSWER) == charged(None, ANSWER) + HELD_FOR_THE_FIRST
 
 
 def test_an_absurd_claim_of_the_last_one_costs_what_was_held_for_it() -> None:
+    """Even if every attempt lies, the tenant pays at most the whole hold."""
     assert charged(None, ABSURD) == HELD - HELD_FOR_THE_FIRST
     assert charged(ABSURD, ABSURD) == HELD
 
