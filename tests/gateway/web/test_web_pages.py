@@ -210,6 +210,7 @@ def world_figures(world: World) -> tuple[object, ...]:
 
 
 def test_a_possible_cost_is_shown_beside_the_charge(world: World) -> None:
+    """A timeout may still cost the tenant 3 USD, told apart from the charges of its month."""
     world.book(
         attempt(31, state="possible", status=504, cost_pico=0, charge_pico=0, baseline_pico=0,
                 possible_cost_pico=2 * USD, possible_charge_pico=3 * USD)
