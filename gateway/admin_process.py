@@ -66,7 +66,7 @@ _COUNT_SECONDS_MAX = 1.0  # a new policy does not wait longer for its budgets
 _log = logging.getLogger("tollhouse")
 
 
-class Headquarters:
+class AdminSide:
     """What the state folder holds, and the workers that use it."""
 
     def __init__(self, settings: Settings, lock: int) -> None:
@@ -260,14 +260,12 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
     stop = Stop(settings)
     stop.listen()
     with starting(settings.state_dir):
-        headquarters = Headquarters(settings, lock)
-        admin_key = first_admin_key(settings, headquarters.keys)
-    policies = headquarters.policies
+        admin_side = AdminSide(settings, lock)
+        admin_key = first_admin_key(settings, admin_side.keys)
+    policies = admin_side.policies
     loop.add_signal_handler(signal.SIGHUP, lambda: reload_soon(policies))
-    await headquarters.open(node_socket)
-    pages = AsgiHandler(
-        create_admin_app(headquarters.services()), settings.limits.admin_requests_max
-    )
+    await admin_side.open(node_socket)
+    pages = AsgiHandler(create_admin_app(admin_side.services()), settings.limits.admin_requests_max)
     await pages.startup()
     _, for_admin = limits_of_ports(settings.limits)
     server = Server(pages, for_admin)
@@ -275,18 +273,16 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
     background = [
         loop.create_task(server.sweep()),
         loop.create_task(poll_policies(policies)),
-        loop.create_task(watch_keys(headquarters.keys)),
-        loop.create_task(save_late(headquarters.keys, headquarters.switches)),
-        loop.create_task(
-            watch_departures(settings, headquarters.keys, policies, headquarters.purge)
-        ),
-        loop.create_task(headquarters.recount.run()),
-        loop.create_task(_announce_once(headquarters, admin_key)),
+        loop.create_task(watch_keys(admin_side.keys)),
+        loop.create_task(save_late(admin_side.keys, admin_side.switches)),
+        loop.create_task(watch_departures(settings, admin_side.keys, policies, admin_side.purge)),
+        loop.create_task(admin_side.recount.run()),
+        loop.create_task(_announce_once(admin_side, admin_key)),
     ]
     await stop.told.wait()
-    headquarters.draining = True
+    admin_side.draining = True
     # The workers were told to stop as well; each is gone when its log is complete.
-    await stop.within(_without_workers(headquarters))
+    await stop.within(_without_workers(admin_side))
     listening.close()
     await stop.within(server.drain(_DRAIN_SECONDS))
     await pages.shutdown()
@@ -294,18 +290,18 @@ async def _serve(settings: Settings, admin_fd: int, node_socket: Path, lock: int
     for task in background:
         task.cancel()
     await asyncio.gather(*background, return_exceptions=True)
-    await headquarters.close()
+    await admin_side.close()
     return 0
 
 
-async def _without_workers(headquarters: Headquarters) -> bool:
-    while headquarters.hub.peers:  # noqa: ASYNC110 - the supervisor sets the deadline
+async def _without_workers(admin_side: AdminSide) -> bool:
+    while admin_side.hub.peers:  # noqa: ASYNC110 - the supervisor sets the deadline
         await asyncio.sleep(0.02)
     return True
 
 
-async def _announce_once(headquarters: Headquarters, admin_key: str | None) -> None:
-    while not headquarters.ready().ok:  # noqa: ASYNC110 - of four parts, in three processes
+async def _announce_once(admin_side: AdminSide, admin_key: str | None) -> None:
+    while not admin_side.ready().ok:  # noqa: ASYNC110 - of four parts, in three processes
         await asyncio.sleep(0.05)
-    version = headquarters.policies.current.version
-    await asyncio.to_thread(announce, headquarters.settings, version, admin_key)
+    version = admin_side.policies.current.version
+    await asyncio.to_thread(announce, admin_side.settings, version, admin_key)

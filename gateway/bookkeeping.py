@@ -88,7 +88,7 @@ def keep_books(
 
 
 def keep_journal(settings: Settings, redis: Redis | None) -> Bookkeeping:
-    """For one of several workers."""
+    """Build the books of one of several workers."""
     assert redis is not None, "load_settings refuses several workers without Redis"
     return Bookkeeping(_sharing(settings, redis)[0])
 

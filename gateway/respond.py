@@ -18,7 +18,7 @@ from gateway.wire.openai import Endpoint
 
 # A proxy keeps no event back: nginx reads the second, and no other header, for that.
 _LIVE = b"cache-control: no-cache\r\nx-accel-buffering: no\r\n"
-_NOTABLE_SECONDS = 50e-6  # a stage that took less is not worth its bytes
+_SHOWN_SECONDS_MIN = 50e-6  # a stage that took less is not worth its bytes
 
 
 class Call(Protocol):
@@ -209,7 +209,7 @@ def _server_timing(exchange: Exchange) -> str:
     previous = exchange.started
     notable = ""
     for name, at in exchange.marks:
-        if at - previous >= _NOTABLE_SECONDS:
+        if at - previous >= _SHOWN_SECONDS_MIN:
             notable += f"{', ' if notable else ''}{name};dur={(at - previous) * 1e3:.2f}"
         previous = at
     return notable

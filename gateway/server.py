@@ -241,15 +241,16 @@ class Server:
 class GuardedProtocol(asyncio.Protocol):
     """One client connection.
 
-    At any time the client owes us a request, its headers, its body, nothing (while we answer) or,
-    once refused, its end. A parser callback refuses by raising; that stops the parser at once.
+    It is in one of five states, named by what we wait for: a request, its headers, its body,
+    nothing (while we answer) or, once it was refused, its end. A parser callback refuses by
+    raising an error, which stops the parser at once.
     """
 
     __slots__ = (
-        "_beside", "_body_bytes", "_calls", "_deaf", "_head_bytes", "_headers", "_headers_count",
+        "_body_bytes", "_calls", "_discarding", "_head_bytes", "_headers", "_headers_count",
         "_last", "_limits", "_owed", "_parser", "_patience_seconds", "_read_deadline",
         "_read_paused", "_refusal", "_served", "_silent_bytes", "_target", "_unread_bytes",
-        "_write_deadline", "drained", "server", "transport",
+        "_upgrade_body_left", "_write_deadline", "drained", "server", "transport",
     )  # fmt: skip
 
     def __init__(self, server: Server) -> None:
@@ -272,8 +273,8 @@ class GuardedProtocol(asyncio.Protocol):
         self._target = b""
         self._silent_bytes = 0  # swallowed by the parser since it last told us something
         self._served = False  # a request of the present read has been handed on
-        self._beside = 0  # bytes to come of a body that the parser does not read
-        self._deaf = False  # what still comes is thrown away
+        self._upgrade_body_left = 0  # bytes to come of a body that the parser does not read
+        self._discarding = False  # what still comes is thrown away
         self._refusal: GatewayError | None = None
 
     # asyncio.Protocol
@@ -306,10 +307,10 @@ class GuardedProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, unless this connection is already refused."""
-        if self._deaf:
+        if self._discarding:
             return
-        if self._beside:
-            self._read_beside(data)
+        if self._upgrade_body_left:
+            self._read_upgrade_body(data)
             return
         self._served = False
         self._silent_bytes += len(data)
@@ -318,7 +319,7 @@ class GuardedProtocol(asyncio.Protocol):
         except httptools.HttpParserUpgrade as upgrade:
             # Not taken up, and the answer closes. But the parser stops at the head, while an HTTP/2
             # client that asks in passing (RFC 7540 §3.2) sends its HTTP/1.1 body all the same.
-            self._read_beside(data[upgrade.args[0] :])
+            self._read_upgrade_body(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
             cause = error.__context__
@@ -394,7 +395,7 @@ class GuardedProtocol(asyncio.Protocol):
         modern = self._check_framing()
         keeps = modern and parser.should_keep_alive() and not parser.should_upgrade()
         if parser.should_upgrade():
-            self._beside = int(headers.get(b"content-length", b"0"))
+            self._upgrade_body_left = int(headers.get(b"content-length", b"0"))
             if b"transfer-encoding" in headers:
                 raise InvalidRequest("A request with 'upgrade' must state its content-length.")
         call = self._last = Call(self, parser.get_method(), self._target, headers, keeps, modern)
@@ -433,8 +434,8 @@ class GuardedProtocol(asyncio.Protocol):
             call.body += body
 
     def on_message_complete(self) -> None:
-        """The client has done its part."""
-        if self._beside:
+        """Hand on a request that has arrived completely."""
+        if self._upgrade_body_left:
             return  # says the parser, which does not see the body
         self._silent_bytes = 0
         call, self._last = self._last, None
@@ -450,12 +451,12 @@ class GuardedProtocol(asyncio.Protocol):
             else:
                 self.transport.close()
 
-    def _read_beside(self, data: bytes) -> None:
+    def _read_upgrade_body(self, data: bytes) -> None:
         """A part of the body of a request that asked for an upgrade; what follows is not read."""
-        part = data[: self._beside]
-        complete = not self._beside
-        self._beside -= len(part)
-        self._deaf = not self._beside
+        part = data[: self._upgrade_body_left]
+        complete = not self._upgrade_body_left
+        self._upgrade_body_left -= len(part)
+        self._discarding = not self._upgrade_body_left
         if complete:
             return
         try:
@@ -463,7 +464,7 @@ class GuardedProtocol(asyncio.Protocol):
         except GatewayError as error:
             self._refuse(error)
             return
-        if not self._beside:
+        if not self._upgrade_body_left:
             self.on_message_complete()
 
     # Turns
@@ -474,7 +475,7 @@ class GuardedProtocol(asyncio.Protocol):
             return
         keeps = call.keep_alive
         if not call.received and b"expect" in call.headers:
-            # Who is refused may hold the body back, and nobody knows where the next head begins.
+            # A client we refuse may never send its body: where the next head begins is unknown.
             call.keep_alive = False
         wanted = self.server.handler.head(call)
         if not wanted or call.answered:
@@ -618,7 +619,7 @@ class GuardedProtocol(asyncio.Protocol):
         """Answer with ``error`` once all before it is answered, then close. Reads no more."""
         if self.transport.is_closing():
             return
-        self._refusal, self._deaf = error, True
+        self._refusal, self._discarding = error, True
         call, self._last = self._last, None
         if call is not None:
             if call.started:

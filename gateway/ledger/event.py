@@ -26,7 +26,7 @@ IMPLAUSIBLE = "implausible_usage"  # the error of an event beyond them
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
-    """Who asked for what, and why it went where it went. Complete: a field more would move all."""
+    """Who asked for what, and why it went there. Add no field: positions in the log would shift."""
 
     event_id: str  # request_id + "/" + attempt: the idempotency key, minted by us
     tags: dict[str, str] = {}
@@ -37,7 +37,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fa
     client_request_id: str | None = None
     reason: str = ""
     difficulty: float | None = None
-    # From here on what a configuration decides, and many events share.
+    # The fields below depend on policy and key only: many events share them.
     tenant_id: str
     project_id: str
     key_id: str

@@ -88,7 +88,7 @@ class Journal:
             self._append_later()
 
     def durable(self) -> Awaitable[None] | None:
-        """Until all of the above survives a power cut; None where the settings do not ask that."""
+        """Wait until every record so far is on the disk; None where the settings do not ask."""
         return self._wal.durable() if self._wal.power_safe else None
 
     @property

@@ -40,7 +40,7 @@ _summed_of = itemgetter(*map(_FACT_COLUMNS.index, _SUMMED))
 CONTEXTS_MAX = 1_024  # remembered
 _FACTS_AT_ONCE = 32
 _GROUPS_PER_BREATH = 8
-_BREATH_SECONDS = 50e-6
+_YIELD_SECONDS = 50e-6
 _LINE_PICO_MAX = 2**62
 _FIND_CONTEXT = (
     "SELECT context_id FROM usage_context WHERE "  # noqa: S608 - constants
@@ -94,9 +94,9 @@ PROJECTION = (
 )
 
 
-def breathe() -> None:
+def yield_interpreter() -> None:
     """Let the thread that serves requests run: it waits while this one computes."""
-    time.sleep(_BREATH_SECONDS)  # 0 would take the interpreter's lock again at once
+    time.sleep(_YIELD_SECONDS)  # 0 would take the interpreter's lock again at once
 
 
 class Contexts:
@@ -195,7 +195,7 @@ class Booking:
         accounts: dict[str, int] = {}
         for number, group in enumerate(groups, start=1):
             if number % _GROUPS_PER_BREATH == 0:
-                breathe()
+                yield_interpreter()
             sums = _sums(group)
             rollups.append((*group.key, *sums.values()))
             for account, amount in _postings(group.example, sums):

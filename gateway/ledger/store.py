@@ -300,7 +300,7 @@ class _Batch:
             self.end = end
             self.size += 1
             if self.size % _RECORDS_PER_BREATH == 0:
-                rows.breathe()
+                rows.yield_interpreter()
         return False
 
     def book(self, connection: sqlite3.Connection, contexts: rows.Contexts) -> None:

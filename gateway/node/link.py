@@ -17,7 +17,7 @@ _log = logging.getLogger("tollhouse.node")
 
 
 class Worker(Protocol):
-    """Who answers."""
+    """The worker's side of the link."""
 
     def connected(self) -> None:
         """There is an admin process, perhaps a new one: what the last one said is void."""

@@ -23,7 +23,7 @@ _log = logging.getLogger("tollhouse.policy")
 
 
 class Adopted(msgspec.Struct, frozen=True):
-    """What was put in force last: the how-manieth it is, and its sources."""
+    """The policy that was put in force last: its serial number and its sources."""
 
     serial: int
     files: tuple[SourceFile, ...]

@@ -31,7 +31,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     intercept: float
 
 
-class _Met(dict[str, int]):
+class _SeenWords(dict[str, int]):
     """Whether a word was met, 1 or 0, remembered: a prompt's words are mostly yesterday's.
 
     Bounded in words and in their length, some 1 MB when full; what came first stays.
@@ -54,7 +54,7 @@ class Vocabulary:
 
     def __init__(self, bits: bytes) -> None:
         self._bits = bits
-        self._met = _Met(bits)
+        self._met = _SeenWords(bits)
 
     @classmethod
     def of(cls, words: list[str]) -> "Vocabulary":

@@ -53,9 +53,11 @@ def exact(exchange: Exchange, services: Services) -> Awaitable[None] | None:
     entry = services.exact.get(key, exchange.started_us)
     if entry is not None and _fresh_enough(exchange.started_us - entry.stored_us, control):
         services.metrics.cache_lookups_total.inc(("exact", "hit"))
-        if exchange.deployment is None and not exchange.large:  # else the body does not say all
+        if exchange.deployment is None and not exchange.large:  # Azure's path holds the model, too
             services.repeats.learn(exchange.tenant.id, bytes(exchange.raw), exchange.request)
-        return serve_hit(exchange, services, entry, "hit-exact")  # or a cheaper model answers
+        return serve_hit(
+            exchange, services, entry, "hit-exact"
+        )  # None: a budget wants a cheaper model
     if services.shared_exact is not None:
         return _ask_others(exchange, services, services.shared_exact, key, control)
     return _miss(exchange, services, key)

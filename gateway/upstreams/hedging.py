@@ -41,25 +41,25 @@ class Hedged:
 
     @property
     def healthy(self) -> bool:
-        """As the inner one."""
+        """Ask the upstream that is hedged."""
         return self._inner.healthy
 
     @property
     def slots(self) -> Bulkhead:
-        """The inner one's."""
+        """Those of the upstream that is hedged."""
         return self._inner.slots
 
     @property
     def retries(self) -> RetryBudget:
-        """The inner one's."""
+        """Those of the upstream that is hedged."""
         return self._inner.retries
 
     def report(self, outcome: Outcome) -> None:
-        """As the inner one."""
+        """Pass the outcome on."""
         self._inner.report(outcome)
 
     async def close(self) -> None:
-        """As the inner one."""
+        """Close the upstream that is hedged."""
         await self._inner.close()
 
     async def send(self, request: UpstreamRequest) -> UpstreamResponse:

@@ -207,7 +207,7 @@ class Http1Response:
         return data
 
     def wait(self) -> "asyncio.Future[None]":
-        """Until something has come, or will not."""
+        """Wait for data, the end or an error."""
         self._waiter = waiter = self._loop.create_future()
         return waiter
 
@@ -279,7 +279,7 @@ class _Connection(asyncio.BufferedProtocol):
         self.on_header = self._headers.__setitem__
         self._parser = httptools.HttpResponseParser(self)
         self._response: Http1Response | None = None
-        self._barren_bytes = 0  # since the last of a body: head, chunk lines, trailers
+        self._bytes_without_body = 0  # since the last of a body: head, chunk lines, trailers
         self._began = 0.0
         self._heard = False  # any byte of the present answer
         self._lost = False
@@ -304,7 +304,7 @@ class _Connection(asyncio.BufferedProtocol):
         """Write a request and wait for its answer until ``due`` (monotonic seconds)."""
         self._response = response
         self._heard = self._complete = False
-        self._barren_bytes = 0
+        self._bytes_without_body = 0
         self._began = time.monotonic()
         if self._timer is None or due < self._timer_due:
             self._wait_until(due)
@@ -381,14 +381,14 @@ class _Connection(asyncio.BufferedProtocol):
             return
         self._heard = True
         received_bytes = response.received_bytes
-        self._barren_bytes += nbytes
+        self._bytes_without_body += nbytes
         error: UpstreamError | None = None
         try:
             self._parser.feed_data(_read_buffer[:nbytes])
             # The parser keeps what it has of an unfinished header, chunk line or trailer.
             if response.received_bytes > received_bytes:
-                self._barren_bytes = 0
-            elif self._barren_bytes > HEAD_BYTES_MAX and not self._complete:
+                self._bytes_without_body = 0
+            elif self._bytes_without_body > HEAD_BYTES_MAX and not self._complete:
                 error = _too_much_head()
         except httptools.HttpParserUpgrade:
             error = UpstreamProtocolError("The provider switched protocols.")
@@ -462,7 +462,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def _judge(self, headers: dict[bytes, bytes]) -> None:
         """Note whether the body's end is told; refuse a head too large or a coded body."""
-        if self._barren_bytes > HEAD_BYTES_MAX:
+        if self._bytes_without_body > HEAD_BYTES_MAX:
             size = sum(len(name) + len(value) for name, value in headers.items())
             if size > HEAD_BYTES_MAX:
                 raise _too_much_head()
