@@ -62,7 +62,7 @@ def test_what_is_not_clearly_worse_is_let_pass(
 
 
 def test_rows_not_measured_this_time_keep_their_figures(tmp_path: Path) -> None:
-    """A run of one row must not forget what the other rows are held to."""
+    """A run of one row must not forget the figures of the others."""
     file = kept(tmp_path)
     keep([DIRECT], {"direct": {"requests_per_second": [1.0, 1.0, 1.0]}}, {}, file)
     assert worse([PINNED], {"pinned": {"cpu_us_per_request": [90.0, 90.0, 90.0]}}, file)

@@ -77,7 +77,7 @@ def test_a_token_may_come_as_bearer_and_beta_features_by_query(
 
 
 def test_an_error_is_the_clients_own_exception(claude: Any, dialects: RunningGateway) -> None:
-    """Unknown models, foreign dialects, overload and wrong keys raise what agents already catch."""
+    """Unknown models, foreign dialects, overload and wrong keys each raise their exception."""
     with pytest.raises(anthropic.NotFoundError, match="nobody"):
         claude.messages.create(model="nobody", max_tokens=9, messages=ASKED)
     with pytest.raises(anthropic.BadRequestError, match="does not translate"):

@@ -218,7 +218,7 @@ def test_unpriced_stays_unpriced_in_cost_charge_and_savings() -> None:
 
 
 def test_an_unpriced_baseline_leaves_the_saving_unknown_and_the_cost_known() -> None:
-    """What was paid is still booked exactly; only the comparison is left out."""
+    """The money paid is still booked exactly; only the comparison is left out."""
     event = booked(Usage(prompt_tokens=5), baseline=UNPRICED)
     assert event.cost_pico == 5 * 100_000
     assert event.baseline_pico is None

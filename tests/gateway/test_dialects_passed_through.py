@@ -226,7 +226,7 @@ CUTS = ["cut-after-40", "stall-after-20", "malformed-event-after-10", "error-eve
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_broken_stream_ends_with_an_error_in_its_dialect(path: str, acme: Asked) -> None:
-    """No completion event is made up, and what was delivered is booked as an estimate."""
+    """No completion event is made up, and the delivered part is booked as an estimate."""
     answers = {fault: acme.post(path, with_fault(path, fault, stream=True)) for fault in CUTS}
     for fault, answer in answers.items():
         assert answer.status_code == 200

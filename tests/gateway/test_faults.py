@@ -140,7 +140,7 @@ def test_a_provider_that_echoes_our_key_does_not_leak_it(plain: RunningGateway) 
 def test_a_broken_stream_ends_with_an_error_event_and_without_done(
     plain: RunningGateway, fault: str
 ) -> None:
-    """A client cannot take it for whole, and pays an estimate of what was delivered."""
+    """A client cannot take it for whole, and the delivered part is booked as an estimate."""
     answer = chat(plain, plain.key("acme"), {"stream": True, **prompt(f"Break. [[fault:{fault}]]")})
     events = [line for line in answer.text.split("\n\n") if line]
     assert answer.status_code == 200

@@ -190,7 +190,7 @@ def test_the_attack_was_answered_and_refused_both_ways(spender: Spender) -> None
 def test_no_content_of_very_many_exceeds_a_hard_budget(
     spender: Spender, drawn: tuple[str, Any]
 ) -> None:
-    """Drawn at random in great number, each is refused or charged within what was held."""
+    """Very many contents, drawn at random, are each refused or charged within the sum held."""
     spender.spend(*drawn)
 
 

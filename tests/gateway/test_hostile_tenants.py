@@ -107,7 +107,7 @@ def test_a_fallbacks_answer_is_not_kept_for_when_the_target_is_back(
 
 
 def test_a_header_cannot_override_a_tag_that_an_admin_has_fixed(plain: RunningGateway) -> None:
-    """Costs stay with the fixed environment, whatever a caller writes in its header."""
+    """Costs stay with the fixed environment though a caller's header names another."""
     answer = ask(plain, plain.key("tagged"), {}, **{"x-tollhouse-tags": "feature=x,env=staging"})
     (event,) = plain.events(answer.headers["x-request-id"])
     assert event.tags == {"feature": "x", "env": "prod"}

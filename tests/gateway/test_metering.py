@@ -90,7 +90,7 @@ def test_a_tier_that_was_asked_for_served_unless_the_answer_names_another(
 def test_what_a_chat_is_billed_for_beside_its_tokens_is_foreseen(
     body: dict[str, Any], target: Any, expected: dict[str, Any]
 ) -> None:
-    """Web searches and other fees are found in the request, whatever each provider calls them."""
+    """Web searches and other fees are found in the request under each provider's own name."""
     told = Usage(prompt_tokens=1, completion_tokens=1)
     assert booked(told, body, target=target) == msgspec.structs.replace(told, **expected)
 

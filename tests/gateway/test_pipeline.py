@@ -96,7 +96,7 @@ async def wait_for_ever(exchange: Exchange, services: Services) -> None:
 
 
 async def test_a_client_that_leaves_ends_the_forward_list_and_closing_is_not_cancelled() -> None:
-    """Otherwise a disconnect could skip the booking of what was spent."""
+    """Otherwise a disconnect could leave an answer unbooked."""
     world = World(wait_for_ever)
     task = asyncio.create_task(world.run())
     await asyncio.sleep(0)
@@ -185,7 +185,7 @@ async def test_a_list_that_ends_without_an_answer_is_our_mistake() -> None:
 
 
 async def test_a_client_gone_before_the_first_stage_still_ends_in_closing() -> None:
-    """What was reserved for the request is given back, though nothing ran."""
+    """Its reservations are given back, though no stage ran."""
     world = World(wait_for_ever)
     world.call.leave()
     assert isinstance(await world.run(), ClientClosed)

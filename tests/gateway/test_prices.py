@@ -94,7 +94,7 @@ def test_costs_equal_the_list_calculation(provider: str, model: str) -> None:
 
 @pytest.mark.parametrize(("provider", "model"), MODELS)
 def test_the_worst_case_bounds_every_smaller_request(provider: str, model: str) -> None:
-    """A hard budget holds only if no answer costs more than what was reserved for it."""
+    """A hard budget holds only if no answer costs more than its reservation."""
     rng = random.Random(model)
     schedule = listed(provider, model)
     for _ in range(100):
@@ -355,7 +355,7 @@ def test_a_contract_is_exact_and_its_tier_multiplies_all_rates() -> None:
 def test_a_bad_contract_is_refused_with_a_sentence(
     changes: dict[str, object], message: str
 ) -> None:
-    """An operator reads what is wrong with a price before anything is billed by it."""
+    """An operator reads the mistake in a price before anything is billed by it."""
     with pytest.raises(ValueError, match=message):
         contract(**changes)
 

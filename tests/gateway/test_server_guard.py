@@ -355,7 +355,7 @@ async def test_chunks_arrive_as_one_body_and_trailers_never_pass_for_headers(
 
 @guarded_server
 async def test_a_header_given_twice_is_one_list_and_neither_value_is_lost(guard: Guarded) -> None:
-    """Two cache directives both count, in whatever case their names come."""
+    """Two cache directives both count, though their names differ in case."""
     await guard.answers(request("Cache-Control: no-store\r\ncache-control: max-age=5\r\n"))
     assert guard.application.asked[0][1][b"cache-control"] == b"no-store, max-age=5"
 
@@ -494,7 +494,7 @@ async def test_a_slow_body_is_answered_408_and_its_application_hears_that_the_cl
 
 @guarded_server
 async def test_connections_that_ask_nothing_are_closed_without_an_answer(guard: Guarded) -> None:
-    """Silent, blank or idle after one answer: none may use up the connections of others."""
+    """A silent, blank or idle connection must not use up the room of others."""
     for first in (b"", b"\r\n\r\n", GET):
         received, closed = await guard.talk(first)
         assert closed, first
@@ -552,7 +552,7 @@ async def test_a_client_that_never_reads_and_asks_for_more_is_cut(guard: Guarded
 async def test_413_is_seen_by_a_client_that_sends_everything_first(
     guard: Guarded, head: str, version: str
 ) -> None:
-    """Not a reset after 11 MiB: its user would look for a network fault."""
+    """A reset after 11 MiB would send the user after a fault of the network."""
     size = 11 << 20
     line = f"POST /early {version}"
     received, _ = await guard.talk(
@@ -586,7 +586,7 @@ async def test_a_body_that_never_ends_after_an_early_answer_is_closed(guard: Gua
 
 @guarded_server
 async def test_pipelined_requests_are_answered_in_order(guard: Guarded) -> None:
-    """As many as may wait: an answer out of order would go to another request."""
+    """A full pipeline keeps its order, for a swapped answer would go to another request."""
     answers = await guard.answers(
         b"".join(request(line=f"GET /{n} HTTP/1.1") for n in range(PIPELINE_MAX))
     )

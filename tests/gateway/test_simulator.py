@@ -202,7 +202,7 @@ async def test_a_tool_is_called_until_its_result_is_there() -> None:
 
 
 async def test_a_json_schema_is_obeyed() -> None:
-    """An independent validator accepts what the simulator makes up."""
+    """An independent validator accepts the document that the simulator makes up."""
     async with asking() as (_, client):
         answer = await client.chat.completions.create(
             model="m",
@@ -216,7 +216,7 @@ async def test_a_json_schema_is_obeyed() -> None:
 
 
 async def test_usage_of_a_stream_comes_only_when_asked_for() -> None:
-    """As at OpenAI: a client that did not ask sees no extra chunk."""
+    """A client that did not ask sees no extra chunk, as at OpenAI."""
     async with asking() as (_, client):
         stream = await client.chat.completions.create(model="m", messages=QUESTION, stream=True)
         assert all([chunk.choices and chunk.usage is None async for chunk in stream])

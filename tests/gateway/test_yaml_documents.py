@@ -200,7 +200,7 @@ class Outer(BaseModel):
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_explained_at_its_place(text: str, problem: str) -> None:
-    """The key, what was expected and what was found stand in one message."""
+    """The key, the expected type and the value found stand in one message."""
     (document,) = parse_documents(text.encode(), PATH, {})
     with pytest.raises(PolicyError) as refusal:
         validate(document, Outer)

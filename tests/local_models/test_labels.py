@@ -43,7 +43,7 @@ def test_a_score_is_the_sum_of_the_label_s_log_probabilities(engine: Engine) -> 
 
 
 def test_scores_do_not_depend_on_who_shares_the_batch(engine: Engine) -> None:
-    """Four requests together, one of them a story, get bit for bit what each gets alone."""
+    """Four requests together, one of them a story, get the scores and texts of each alone."""
     requests = [
         scoring("a", ASK),
         request("b", "Tell a story.", 12, temperature=0.9, seed=3),

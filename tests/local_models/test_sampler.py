@@ -50,7 +50,7 @@ def test_a_nucleus_wider_than_the_first_guess_is_not_cut_short() -> None:
 
 @given(seed=st.integers())
 def test_every_integer_is_a_seed_and_gives_the_same_tokens_again(seed: int) -> None:
-    """Negative and huge seeds are no error, for clients send what they like."""
+    """Negative and huge seeds are no error, for a client may choose any integer."""
     params = SamplingParams(max_tokens=1, temperature=1.5, top_p=0.95, seed=seed)
     first, second = (Sampler(params) for _ in range(2))
     assert [first.choose(LOGITS) for _ in range(8)] == [second.choose(LOGITS) for _ in range(8)]
@@ -74,7 +74,7 @@ def test_a_large_vocabulary_is_drawn_from_evenly() -> None:
 
 
 def test_log_probabilities_are_the_models_own() -> None:
-    """Neither a shift of all logits nor sampling changes what a client reads."""
+    """A constant added to all logits changes no log probability that a client reads."""
     chosen, best = log_probabilities(LOGITS + 5, 2, 2)
     assert chosen == pytest.approx(np.log(0.15), abs=1e-6)
     assert [token for token, _ in best] == [0, 1]
