@@ -17,7 +17,12 @@ from tests.gateway.running import POLICY, ProviderThread, RunningGateway, runnin
 
 TENANTS = ("red", "green", "blue", "white")
 MODELS = ("small", "little")
+UNSHARED = "-unshared"
+"""Ends the name by which each model shares no beginnings of prompts."""
+
 AT_ONCE_MAX = 32
+# Every tenant has it, so that what is shared across tenants would be noticed.
+_SYSTEM = "You are the guide of a region with rivers, hills and towns. Say what you know, briefly."
 _SCHEMA = {
     "type": "object",
     "properties": {
@@ -54,6 +59,8 @@ class Asked(msgspec.Struct, frozen=True):
 def mixture(count: int, seed: int, tools: frozenset[str] = frozenset()) -> list[Asked]:
     """Requests of every length and kind; each has a word in it that no other tenant has.
 
+    Half of them begin with a system prompt that all tenants have.
+
     tools: models that can call them.
     """
     rng = random.Random(seed)
@@ -63,10 +70,11 @@ def mixture(count: int, seed: int, tools: frozenset[str] = frozenset()) -> list[
         words = [f"{tenant}-{number}"] + [rng.choice(("river", "hill", "town", "sea"))] * (
             rng.choice((1, 5, 40, 150))
         )
+        system = [{"role": "system", "content": _SYSTEM}] * rng.choice((0, 1))
         body: dict[str, Any] = {
             "model": rng.choice(MODELS),
-            "max_tokens": rng.choice((1, 4, 12, 30)),
-            "messages": [{"role": "user", "content": f"Tell me of {' '.join(words)}."}],
+            "max_tokens": rng.choice((1, 3, 8, 16)),
+            "messages": [*system, {"role": "user", "content": f"Tell me of {' '.join(words)}."}],
             **rng.choice(({"temperature": 0}, {"temperature": 0.9, "seed": number})),
         }
         kind = rng.choice(("text", "text", "schema", "tool", "penalty", "stop", "leaves"))
@@ -76,9 +84,9 @@ def mixture(count: int, seed: int, tools: frozenset[str] = frozenset()) -> list[
             case "schema":
                 form = {"name": "place", "schema": _SCHEMA, "strict": True}
                 body["response_format"] = {"type": "json_schema", "json_schema": form}
-                body["max_tokens"] = 60
+                body["max_tokens"] = 40
             case "tool":
-                body |= {"tools": [_TOOL], "tool_choice": "required", "max_tokens": 60}
+                body |= {"tools": [_TOOL], "tool_choice": "required", "max_tokens": 40}
             case "penalty":
                 body |= {"frequency_penalty": 0.7, "logit_bias": {"42": -50}}
             case "stop":
@@ -106,12 +114,14 @@ async def ask(client: httpx.AsyncClient, key: str, asked: Asked) -> Any:
         for call in choice["message"].get("tool_calls") or ():
             del call["id"]
     usage = document["usage"]
-    return document["choices"], usage["prompt_tokens"], usage["completion_tokens"]
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    return (document["choices"], usage["prompt_tokens"], usage["completion_tokens"]), cached
 
 
-async def answers(gateway: RunningGateway, requests: list[Asked], at_once: int) -> list[Any]:
+async def answers(
+    gateway: RunningGateway, keys: dict[str, str], requests: list[Asked], at_once: int
+) -> list[Any]:
     """Every answer, with so many requests under way."""
-    keys = {tenant: gateway.key(tenant) for tenant in TENANTS}
     limits = httpx.Limits(max_connections=at_once)
     async with httpx.AsyncClient(
         base_url=gateway.base_url, trust_env=False, timeout=300, limits=limits
@@ -126,12 +136,19 @@ async def answers(gateway: RunningGateway, requests: list[Asked], at_once: int) 
 
 
 def policy(second: str) -> str:
-    """Two local models, nothing cached, four tenants, and patience for slow machines."""
+    """Two local models, nothing cached, four tenants, and patience for slow machines.
+
+    Each model also under a second name, with the same process: there it shares no beginnings.
+    """
     models = POLICY.replace(
         "- {name: onbox, api: local}\n",
         "- {name: onbox, api: local, timeouts: {first_byte: 5m, idle: 5m}}\n"
         "  - name: second\n    api: local\n    timeouts: {first_byte: 5m, idle: 5m}\n"
-        f"    runtime: {{model: {second}, slots: 3, context: 1024}}\n",
+        f"    runtime: {{model: {second}, slots: 3, context: 1024}}\n"
+        "  - name: onbox-unshared\n    api: local\n    timeouts: {first_byte: 5m, idle: 5m}\n"
+        "    runtime: {prefix_scope: none}\n"
+        "  - name: second-unshared\n    api: local\n    timeouts: {first_byte: 5m, idle: 5m}\n"
+        f"    runtime: {{model: {second}, slots: 3, context: 1024, prefix_scope: none}}\n",
     ).replace(
         "  - name: embedder\n",
         "  - name: little\n    provider: second\n    upstream_model: little\n"
@@ -139,21 +156,54 @@ def policy(second: str) -> str:
         "  - name: embedder\n",
     )
     models = models.replace("[chat, completions]", "[chat, tools, json_schema]")
+    start, end = models.index("  - name: small\n"), models.index("  - name: embedder\n")
+    again = models[start:end]
+    for name in ("small", "little"):
+        again = again.replace(f"name: {name}\n", f"name: {name}{UNSHARED}\n")
+    for provider in ("onbox", "second"):
+        again = again.replace(f"provider: {provider}\n", f"provider: {provider}-unshared\n")
+    models = models[:end] + again + models[end:]
     models = models.replace("    cache: {exact: {ttl: 1h}}\n", "")
     tenants = "".join(f"  - {{id: {tenant}}}\n" for tenant in TENANTS)
     return models + tenants
 
 
-def check(gateway: RunningGateway, requests: list[Asked]) -> None:
-    """Ask all at once, then one by one."""
-    together = asyncio.run(answers(gateway, requests, AT_ONCE_MAX))
+def unshared(asked: Asked) -> Asked:
+    """The same request to the same model, which gets nothing that was read before."""
+    return Asked(asked.tenant, {**asked.body, "model": asked.body["model"] + UNSHARED}, False)
+
+
+async def one_by_one(
+    gateway: RunningGateway, keys: dict[str, str], requests: list[Asked]
+) -> list[Any]:
+    """The answers where each request has its model's process to itself."""
+    parts = [
+        [number for number, asked in enumerate(requests) if asked.body["model"] == model]
+        for model in MODELS
+    ]
+    found = await asyncio.gather(
+        *(answers(gateway, keys, [unshared(requests[n]) for n in part], 1) for part in parts)
+    )
+    seen: list[Any] = [None] * len(requests)
+    for part, each in zip(parts, found, strict=True):
+        for number, answer in zip(part, each, strict=True):
+            seen[number] = answer
+    return seen
+
+
+def check(gateway: RunningGateway, requests: list[Asked]) -> int:
+    """Ask all at once, then one by one; how many tokens were shared when all were asked."""
+    keys = {tenant: gateway.key(tenant) for tenant in TENANTS}
+    together = asyncio.run(answers(gateway, keys, requests, AT_ONCE_MAX))
     staying = [asked for asked in requests if not asked.leaves]
-    alone = asyncio.run(answers(gateway, staying, 1))
+    alone = asyncio.run(one_by_one(gateway, keys, staying))
     shared = [seen for asked, seen in zip(requests, together, strict=True) if not asked.leaves]
-    assert shared == alone
+    assert [seen for seen, _ in shared] == [seen for seen, _ in alone]
+    assert not any(cached for _, cached in alone)
     for asked, seen in zip(staying, shared, strict=True):
         text = json.dumps(seen)
         assert not any(f"{tenant}-" in text for tenant in TENANTS if tenant != asked.tenant), text
+    return sum(cached for _, cached in shared)
 
 
 @pytest.mark.slow
@@ -164,7 +214,7 @@ def test_mixed_requests_of_four_tenants_and_two_models_are_answered_as_alone(
     with running_gateway(
         tmp_path, provider.base_url, local=True, policy=policy("smollm2-135m-instruct")
     ) as gateway:
-        check(gateway, mixture(40, seed=3))
+        assert check(gateway, mixture(40, seed=3)) > 0
 
 
 @pytest.mark.long
@@ -185,4 +235,5 @@ def test_a_thousand_mixed_requests_are_answered_as_alone(
         environment={"TOLLHOUSE_LOCAL_NICE": "0", "TOLLHOUSE_LOCAL_SLOTS": "8"},
     ) as gateway:
         count = int(os.environ.get("TESTS_MIXED_REQUESTS", "1000"))
-        check(gateway, mixture(count, seed=8, tools=frozenset({"little"})))
+        shared = check(gateway, mixture(count, seed=8, tools=frozenset({"little"})))
+        assert shared > count
