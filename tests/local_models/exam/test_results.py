@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from local_models.catalogue import load_catalogue
-from local_models.exam import evidence, results
+from local_models.exam import evidence, report, results
 from local_models.exam.detect import DETECTABLE
 from local_models.exam.kinds import KINDS
 from local_models.exam.statistics import lower_bound
@@ -118,3 +118,31 @@ def test_an_exam_in_parts_is_kept_as_one(tmp_path: Path) -> None:
     }  # fmt: skip
     results.write(part("capital", "free", 7, engine="another"), tmp_path)
     assert [*results.decode(path.read_bytes(), "0" * 64).kinds] == ["capital"]
+
+
+def test_the_readme_shows_what_is_shipped() -> None:
+    """The table of local_models/README.md is the one that the results give."""
+    readme = (Path(results.__file__).parents[1] / "README.md").read_text()
+    shown = readme.split("<!-- exam: python -m local_models.exam.report -->\n")[1]
+    assert shown.split("<!-- end -->")[0] == report.markdown(report.shipped_results())
+
+
+def test_bold_is_what_is_proven() -> None:
+    """126 answers without a mistake are, 125 are not; an empty cell was not asked."""
+
+    def asked(tasks: int, right: int) -> dict[Form, results.Count]:
+        wordings = ((tasks, right),)
+        return {
+            "free": results.Count(tasks=tasks, lenient=right, strict=0, wordings=wordings),
+        }
+
+    result = results.Result(
+        model="m", sha256="0" * 64, generator=GENERATOR_VERSION, seed=1, day="2026-01-01",
+        engine="e", kinds={"capital": asked(126, 126), "element": asked(125, 125)},
+    )  # fmt: skip
+    table = report.markdown([result])
+    assert "| capital | **126 of 126, ≥ 0.950** |" in table
+    assert "| element | 125 of 125, ≥ 0.949 |" in table
+    assert "| spelling |  |" in table
+    assert "| kinds proven | 1 |" in table
+    assert "constrained" not in table
