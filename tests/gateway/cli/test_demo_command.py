@@ -103,6 +103,7 @@ def test_the_options_choose_the_models(
 
 
 def test_a_model_that_is_not_known_is_told_with_those_that_are() -> None:
+    """A typo in --model gives one sentence with the four names to choose from."""
     with pytest.raises(click.ClickException, match=r"no model 'gpt-9' .* 135m, 0\.5b, 1\.5b, smol"):
         choose("gpt-9", False, {})
 
@@ -267,6 +268,7 @@ def test_the_demo_takes_the_smallest_model_where_the_better_one_cannot_be_had(
 def test_every_answer_of_qwens_that_the_demo_shows_is_right(
     options: tuple[str, ...], sizes: tuple[str, ...], memory_gib: float
 ) -> None:
+    """Alone or as a pair, all kinds of tasks are solved within the stated memory and 40 lines."""
     for size in sizes:
         qwen_model_dir(size)
     with demo("--exit", *options) as shown:
