@@ -62,11 +62,12 @@ def demo(exit_after: bool, model: str, pair: str | None, port: int, admin_port: 
             "The demo's policies are in the repository: run it from a clone."
         )
     choice = choose(model, pair is not None, os.environ)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else its processes would stay
+    for number in (signal.SIGTERM, signal.SIGHUP):  # else its processes would stay
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
     with contextlib.ExitStack() as stack:
         try:
-            for number in (port, admin_port):
-                bind("127.0.0.1", number).close()
+            for wanted in (port, admin_port):
+                bind("127.0.0.1", wanted).close()
             state_dir, scratch = make_scratch("th-demo-")
             stack.callback(leave_scratch, state_dir, scratch)
             environment = without_settings(os.environ)

@@ -4,16 +4,46 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from gateway.cli import demo_tasks
+from gateway.cli.demo_grid import Column, Grid
 from gateway.cli.demo_workload import TENANTS, Step
 from gateway.ledger import reports
 from gateway.ledger.store import LedgerStore
 from gateway.money import format_usd
 
 _SHIPPED_SECONDS = 10.0
+_REQUESTS = (
+    Column("#", 2, rank=6, right=True),
+    Column("tenant", 7, rank=4),
+    Column("what it shows", 30),
+    Column("answered by", 17),
+    Column("cache", 12),
+    Column("tokens", 6, rank=1),
+    Column("ms", 5, rank=5, right=True),
+    Column("USD", 8, right=True),
+    Column("why", 14, rank=7, rest=True),
+)
+_TASKS = (
+    Column("asked", 30, rest=True, folds=True),
+    Column("small answers", 20, folds=True),
+    Column("which is", 8),
+    Column("exam", 10, rank=1),
+    Column("computed ms", 11, rank=3, right=True),
+    Column("USD", 8, rank=2, right=True),
+)
+_TENANTS = (
+    Column("tenant", 7),
+    *(Column(name, 8, right=True) for name in ("requests", "refused")),
+    *(Column(name, 13, rank=2, right=True) for name in ("prompt tokens", "answer tokens")),
+    Column("cost USD", 9, right=True),
+    Column("baseline USD", 12, right=True),
+    Column("deciding USD", 12, rank=3, right=True),
+    Column("saved USD", 9, right=True),
+    Column("exact", 5, rank=1, right=True),
+    Column("semantic", 8, rank=4, right=True),
+    Column("small", 5, rank=1, right=True),
+)
 _CACHE = {"hit-exact": "exact hit", "hit-semantic": "semantic hit", "miss": "miss", "bypass": "-"}
 
 
@@ -29,33 +59,29 @@ class Report:
     def requests(self, steps: list[Step], *, heading: bool) -> None:
         """Print one line per request: where it went and why, and what it cost."""
         rows = self._booked(steps)
-        table = _table(
-            "#>:2,tenant:7,what it shows:30,answered by:17,cache:12,tokens:6,ms>:5,USD>:8,why"
-        )
-        table.show_header = heading
-        # By hand: else a long reason makes all other columns narrower.
-        room = self._console.width - sum((column.width or 0) + 2 for column in table.columns)
+        grid = Grid(_REQUESTS, self._console.width, heading=heading)
         for step in steps:
             row = rows.get(step.request_id)
-            table.add_row(
-                str(step.number),
-                step.tenant,
-                step.shows,
-                self._name(step.model) if step.status < 400 else f"HTTP {step.status}",
-                _CACHE.get(step.cache, step.cache),
-                step.tokens,
-                f"{step.milliseconds:.0f}",
-                _usd(row.cost_pico) if row is not None else "",
-                Text(shorten(row.reason if row is not None else step.answer, max(room, 12))),
+            grid.add(
+                (
+                    str(step.number),
+                    step.tenant,
+                    step.shows,
+                    self._name(step.model) if step.status < 400 else f"HTTP {step.status}",
+                    _CACHE.get(step.cache, step.cache),
+                    step.tokens,
+                    f"{step.milliseconds:.0f}",
+                    _usd(row.cost_pico) if row is not None else "",
+                    row.reason if row is not None else step.answer,
+                ),
                 style="red" if step.status >= 400 else "green" if "hit" in step.cache else None,
             )
-        self._console.print(table)
+        grid.print(self._console)
 
     def local(self, pairs: list[tuple[Step, Step]], model: str) -> None:
         """Print the small model's answers with their verdicts, and whom ``auto`` asked."""
         rows = self._booked([step for pair in pairs for step in pair])
-        table = _table("asked,small answers,which is,exam,computed ms>,USD>")
-        table.columns[0].no_wrap = False
+        grid = Grid(_TASKS, self._console.width)
         by_exam: list[str] = []
         for pinned, routed in pairs:
             task, row = pinned.task, rows.get(pinned.request_id)
@@ -65,16 +91,18 @@ class Report:
             proof = rows.get(routed.request_id)
             if proof is not None and routed.model == "small":
                 by_exam.append(proof.reason.removeprefix("by exam: "))
-            table.add_row(
-                Text(" ".join(task.prompt.split())),
-                Text(answer),
-                "right" if right else "wrong",
-                demo_tasks.counted(model, task.kind),
-                f"{row.compute_us / 1e3:.0f}" if row is not None else "",
-                _usd(row.cost_pico) if row is not None else "",
+            grid.add(
+                (
+                    " ".join(task.prompt.split()),
+                    answer,
+                    "right" if right else "wrong",
+                    demo_tasks.counted(model, task.kind),
+                    f"{row.compute_us / 1e3:.0f}" if row is not None else "",
+                    _usd(row.cost_pico) if row is not None else "",
+                ),
                 style=None if right else "red",
             )
-        self._console.print(table)
+        grid.print(self._console)
         proven = f", by exam: {'; '.join(by_exam)}" if by_exam else ""
         self._console.print(
             f"The same left to auto: {len(by_exam)} of {len(pairs)} went to small{proven};"
@@ -84,23 +112,18 @@ class Report:
 
     def tenants(self) -> None:
         """Print what each tenant's month came to."""
-        table = _table(
-            "tenant,requests>,refused>,prompt tokens>,answer tokens>,cost USD>,baseline USD>,"
-            "deciding USD>,saved USD>,exact>,semantic>,small>"
-        )
+        grid = Grid(_TENANTS, self._console.width)
         store = LedgerStore(self._state_dir / "ledger.sqlite")
         try:
             summaries = {row.key: row for row in reports.tenant_summary(store, _this_month())}
         finally:
             store.close()
         for row in (summaries[tenant] for tenant in TENANTS if tenant in summaries):
-            table.add_row(
-                row.key,
-                *map(str, (row.requests, row.refused, row.prompt_tokens, row.completion_tokens)),
-                *map(_usd, (row.cost_pico, row.baseline_pico, row.overhead_pico, row.saved_pico)),
-                *map(str, (row.exact_hits, row.semantic_hits, row.small)),
-            )
-        self._console.print(table)
+            counts = (row.requests, row.refused, row.prompt_tokens, row.completion_tokens)
+            money = (row.cost_pico, row.baseline_pico, row.overhead_pico, row.saved_pico)
+            small = (row.exact_hits, row.semantic_hits, row.small)
+            grid.add((row.key, *map(str, counts), *map(_usd, money), *map(str, small)))
+        grid.print(self._console)
 
     def _booked(self, steps: list[Step]) -> dict[str, reports.EventRow]:
         """The last ledger event of each request, once the shipper has carried them over.
@@ -128,25 +151,6 @@ class Report:
 
     def _name(self, model: str) -> str:
         return self._large if model == "large" else model
-
-
-def _table(columns: str) -> Table:
-    """Columns by ``name``; ``name>`` is right-aligned, ``name:7`` so wide."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in columns.split(","):
-        name, _, width = column.partition(":")
-        table.add_column(
-            name.rstrip(">"),
-            justify="right" if name.endswith(">") else "left",
-            no_wrap=True,
-            width=int(width) if width else None,
-        )
-    return table
-
-
-def shorten(text: str, width: int) -> str:
-    """Cut a text to a width, with an ellipsis where something is missing."""
-    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _this_month() -> str:

@@ -177,10 +177,7 @@ class Show:
 
 
 def _entered() -> bool:
-    """Whether somebody at a terminal has pressed Enter."""
+    """Whether somebody at a terminal has pressed Enter; an end of input is no answer."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
-    if not select.select([sys.stdin], [], [], 0)[0]:
-        return False
-    sys.stdin.readline()
-    return True
+    return bool(select.select([sys.stdin], [], [], 0)[0] and sys.stdin.readline())

@@ -1,12 +1,17 @@
 """What ``tollhouse demo`` takes from its caller's environment, what it runs, and what it tells."""
 
 import contextlib
+import io
 import os
+import pty
 import re
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +23,7 @@ from rich.console import Console
 
 from gateway.cli import demo_tasks
 from gateway.cli.demo_choice import SHORT, choose
+from gateway.cli.demo_grid import Column, Grid
 from gateway.cli.demo_processes import POLICIES, without_settings, write_config
 from gateway.cli.demo_report import Report
 from gateway.cli.demo_workload import Step
@@ -120,7 +126,9 @@ def test_each_task_of_the_demo_is_the_shortest_and_its_ideal_answer_is_right() -
 class Demo:
     """A running ``tollhouse demo``."""
 
-    def __init__(self, *options: str, **environment: str) -> None:
+    def __init__(
+        self, options: tuple[str, ...], stdin: int, stdout: int, **environment: str
+    ) -> None:
         environ = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
         ports = ["--port", str(free_port()), "--admin-port", str(free_port())]
         self.began = time.monotonic()
@@ -128,7 +136,8 @@ class Demo:
             [sys.executable, "-m", "gateway", "demo", *ports, *options],
             env=environ | environment,
             cwd=ROOT,
-            stdout=subprocess.PIPE,
+            stdin=stdin,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
         )
@@ -175,16 +184,21 @@ class Demo:
 
 
 @contextlib.contextmanager
-def demo(*options: str, **environment: str) -> Iterator[Demo]:
-    running = Demo(*options, **environment)
+def demo(
+    *options: str,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int = subprocess.PIPE,
+    **environment: str,
+) -> Iterator[Demo]:
+    running = Demo(options, stdin, stdout, **environment)
     try:
         yield running
     finally:
         if running.process.poll() is None:
             running.process.terminate()
             running.process.wait(30)
-        assert running.process.stdout is not None
-        running.process.stdout.close()
+        if running.process.stdout is not None:
+            running.process.stdout.close()
 
 
 @pytest.mark.slow
@@ -254,6 +268,50 @@ def test_the_demo_takes_the_smallest_model_where_the_better_one_cannot_be_had(
         assert shown.process.wait(30) == 0
     assert f"Pinned to {SHORT['135m']}," in shown.text
     assert len(shown.verdicts) == len(demo_tasks.KINDS)
+
+
+@pytest.mark.slow
+def test_enter_skips_a_download_that_takes_too_long(tmp_path: Path) -> None:
+    """What is shown before and after needs no model; the gateway goes on loading."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and never answers
+        terminal, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (50, 170))
+        mirror = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = {"TOLLHOUSE_MODELS": str(tmp_path), "TOLLHOUSE_MODELS_MIRROR": mirror}
+        with demo("--exit", stdin=theirs, stdout=theirs, **environment) as shown:
+            os.close(theirs)
+            text = ""
+            while "Your policy:" not in text:
+                ready, _, _ = select.select([terminal], [], [], 60)
+                assert ready, text
+                text += os.read(terminal, 65_536).decode()
+                if "HTTP 429" in text and "\n" not in text.partition("Enter skips)")[2]:
+                    os.write(terminal, b"\n")
+            assert shown.process.wait(30) == 0
+        os.close(terminal)
+    assert "491 MB to fetch" in text
+    assert "default goes on by itself, without a show: loading" in text
+    assert "Pinned to" not in text
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_ones() -> None:
+    """The highest rank is left out first; a long word is folded, not lost."""
+    columns = (
+        Column("question", 12, rest=True, folds=True),
+        Column("answer", 8, rank=1),
+        Column("USD", 8, rank=2, right=True),
+    )
+    for width, expected in (
+        (38, "question          answer         USD\na-very-long-word  abcdefg…  0.000001\n"),
+        (24, "question      answer\na-very-long-  abcdefg…\nword\n"),
+        (14, "question\na-very-long-\nword\n"),
+    ):
+        console = Console(record=True, width=width, file=io.StringIO())
+        grid = Grid(columns, width)
+        grid.add(("a-very-long-word", "abcdefghi", "0.000001"))
+        grid.print(console)
+        shown = "".join(f"{line.rstrip()}\n" for line in console.export_text().splitlines())
+        assert shown == expected
 
 
 @pytest.mark.long
