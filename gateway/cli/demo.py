@@ -27,7 +27,7 @@ from gateway.supervisor import StartError, bind
 from local_models.fit import is_here
 from local_models.messages import DEFAULT
 
-_WIDTH = 170
+_WIDTH = 200
 """Where there is no terminal."""
 
 

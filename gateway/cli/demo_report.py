@@ -26,7 +26,7 @@ _REQUESTS = (
 )
 _TASKS = (
     Column("asked", 30, rest=True, folds=True),
-    Column("small answers", 20, folds=True),
+    Column("small answers", 24, folds=True),
     Column("which is", 8),
     Column("exam", 10, rank=1),
     Column("computed ms", 11, rank=3, right=True),

@@ -81,7 +81,6 @@ class Show:
             self._requests(with_embedder(), heading=False)
         if self._small:
             self._tasks()
-        self._console.print()
         self._report.tenants()
         self._say(_METHOD.format(price=_LARGE_PRICE[self._choice.large]))
 

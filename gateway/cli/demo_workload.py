@@ -117,14 +117,11 @@ def _support(client: Client, step: Step) -> None:
 
 
 def with_small() -> Iterator[tuple[Task, Planned, Planned]]:
-    """Each task of the exam, pinned to the small model and left to ``auto``.
-
-    ``auto`` is asked with what OpenAI's API knows: it may send the request on to OpenAI.
-    """
+    """Each task of the exam, pinned to the small model and left to ``auto``."""
     for task in demo_tasks.chosen():
         form = demo_tasks.form_of(task)
         pinned = _chat(model="small", max_tokens=task.max_tokens + 8, **form)
-        routed = _chat(**{name: value for name, value in form.items() if name != "extra_body"})
+        routed = _chat(max_tokens=task.max_tokens + 8, **form)
         yield (
             task,
             ("globex", "pinned to the small model", task.prompt, pinned),

@@ -166,7 +166,7 @@ class Demo:
         at = next(n for n, line in enumerate(self.lines) if line.split()[:1] == [head])
         found = []
         for line in self.lines[at + 1 :]:
-            if not line.strip():
+            if not line.strip() or line.startswith(("The same", "Cost by hand")):
                 break
             found.append(re.split(r"\s{2,}", line.strip()))
         return found
