@@ -62,6 +62,9 @@ check: $(READY) ## formatting, types, layers, docstrings
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/interrogate -q --fail-under 100 -c pyproject.toml gateway local_models
+	@$(BIN)/interrogate -q --fail-under 100 -c pyproject.toml -M -w '^test_' tests || \
+		{ $(BIN)/interrogate -vv --no-color -c pyproject.toml -M -w '^test_' tests | grep MISSED; \
+		echo "each test says in its docstring what it promises (CONTRIBUTING.md, 5)"; exit 1; }
 
 format: $(READY) ## let ruff format everything
 	@$(BIN)/ruff format .
