@@ -53,6 +53,10 @@ def calling_of(source: str) -> Calling:
 def decoded(source: str) -> Any:
     """A constraint's source as a value. Raises InvalidPrompt."""
     try:
-        return json.loads(source)
+        return json.loads(source, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise InvalidPrompt("the schema is not JSON, or too deep") from error
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")

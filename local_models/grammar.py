@@ -25,6 +25,7 @@ from llguidance import (
 from local_models import tool_calls
 from local_models.constraints import calling_of, check, decoded
 from local_models.endings import endings
+from local_models.json_schema import for_grammar
 from local_models.messages import Constraint, InvalidPrompt
 from local_models.tokenizer import Tokenizer
 
@@ -43,6 +44,7 @@ _LIMITS = LLParserLimits(
     initial_lexer_fuel=500_000,
     step_lexer_fuel=100_000,
     step_max_items=20_000,
+    max_items_in_row=4_000,  # of an object with 900 properties that may be left out; 30 ms, once
     max_lexer_states=20_000,
     max_grammar_size=100_000,
     verbose_errors=False,
@@ -290,8 +292,9 @@ def _grammar(constraint: Constraint) -> str:
         if isinstance(schema, bool):
             schema = {} if schema else {"enum": []}
         try:
-            return LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=_STYLE)
-        except ValueError as error:
+            written = json.dumps(for_grammar(schema))
+            return LLMatcher.grammar_from_json_schema(written, overrides=_STYLE)
+        except (ValueError, RecursionError) as error:
             raise InvalidPrompt(_reason(str(error))) from error
     if constraint.kind == "calls":
         calling = calling_of(constraint.source)

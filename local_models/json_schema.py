@@ -4,8 +4,10 @@ A pure check by names: a keyword that the grammar cannot enforce is refused by i
 passed over. Knows no grammar and no model, so that a router may ask it.
 """
 
+import math
 from typing import Any
 
+from local_models import patterns
 from local_models.messages import InvalidPrompt
 
 SCHEMA_BYTES_MAX = 128 << 10
@@ -18,6 +20,18 @@ SCHEMA_NODES_MAX = 4_000
 ENUM_VALUES_MAX = 2_000
 REPEATS_MAX = 10_000
 """Of minLength, maxLength, minItems and maxItems."""
+
+MULTIPLE_MAX = 10_000
+"""Of multipleOf: the grammar has a state for each remainder, and a million of them take 18 s."""
+
+PROPERTIES_MAX = 900
+"""Of one object: the grammar's row holds four items for each that may be left out."""
+
+EXACT_MAX = 1 << 53
+"""Largest integer that is exact as a double, which the grammar takes numbers for."""
+
+_PLACE_CHARACTERS_MAX = 300
+_SMALLEST = 1e-9  # Numbers nearer to 0 are not written where 0 itself is left out.
 
 _TYPES = ("string", "number", "integer", "boolean", "null", "array", "object")
 # Enforced by the grammar. The tests hold each against an independent validator.
@@ -39,7 +53,12 @@ FORMATS = frozenset({
 
 def refuse_unsupported(schema: Any) -> None:
     """Raise InvalidPrompt, with the place, for a schema that the grammar would not enforce."""
-    _Walk().schema(schema, "schema", 0)
+    try:
+        _Walk().schema(schema, "schema", 0)
+    except InvalidPrompt as refusal:
+        # A key of the schema may be half a character, or all of its bytes.
+        words = str(refusal).encode(errors="replace").decode()
+        raise InvalidPrompt(words[-_PLACE_CHARACTERS_MAX:]) from None
 
 
 class _Walk:
@@ -72,13 +91,15 @@ class _Walk:
         elif keyword in _MAPS:
             for name, part in _checked(value, dict, place, "an object").items():
                 self.schema(part, f"{place}.{name}", depth + 1)
+            if keyword == "properties" and len(value) > PROPERTIES_MAX:
+                raise InvalidPrompt(f"{place} has over {PROPERTIES_MAX} names")
         elif keyword in _COUNTS:
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InvalidPrompt(f"{place} must be an integer of 0 or more")
             if value > REPEATS_MAX:
                 raise InvalidPrompt(f"{place} is over {REPEATS_MAX}")
         elif keyword in _NUMBERS:
-            _number(value, place)
+            _bound(keyword, value, place)
         elif keyword in _PLAIN:
             _plain(keyword, value, place)
         elif keyword not in ANNOTATIONS:
@@ -95,18 +116,23 @@ def _plain(keyword: str, value: Any, place: str) -> None:
             _checked(value, list, place, "a list")
             if not 0 < len(value) <= ENUM_VALUES_MAX:
                 raise InvalidPrompt(f"{place} must have 1 to {ENUM_VALUES_MAX} values")
+            _exact(value, place, 0)
+        case "const":
+            _exact(value, place, 0)
         case "required":
             if not all(isinstance(name, str) for name in _checked(value, list, place, "a list")):
                 raise InvalidPrompt(f"{place} must be a list of names")
         case "format":
-            if value not in FORMATS:
+            if not isinstance(value, str) or value not in FORMATS:
                 raise InvalidPrompt(f"{place} {value!r} is not supported")
         case "multipleOf":
             # Of a fraction, validators disagree: 0.3 is no multiple of 0.1 in binary.
-            if _number(value, place) <= 0 or value != int(value):
-                raise InvalidPrompt(f"{place} is supported for positive integers only")
+            if not 0 < _number(value, place) <= MULTIPLE_MAX or value != int(value):
+                raise InvalidPrompt(
+                    f"{place} is supported for positive integers only, up to {MULTIPLE_MAX}"
+                )
         case "pattern":
-            _checked(value, str, place, "a text")
+            patterns.refuse_unsure(_checked(value, str, place, "a text"), place)
         case "$ref":
             if not _checked(value, str, place, "a text").startswith("#"):
                 raise InvalidPrompt(f"{place} is supported within the schema only: '#/$defs/name'")
@@ -120,6 +146,44 @@ def _refuse_unsure(schema: dict[str, Any], place: str) -> None:
         raise InvalidPrompt(
             f"{place}.minProperties is not supported above the number of required properties"
         )
+    for pattern in schema.get("patternProperties", ()):
+        where = f"{place}.patternProperties.{pattern}"
+        patterns.refuse_unsure(pattern, where)
+        # A key that the grammar takes for another one would have a value by another schema.
+        closed = schema.get("additionalProperties") is False
+        if not pattern or patterns.names_characters(pattern, complements=closed):
+            raise InvalidPrompt(f"{where} is not supported: not all validators match the same keys")
+
+
+def for_grammar(schema: Any) -> Any:
+    """A checked schema as the grammar reads it right: no wider than the one that was asked for."""
+    if isinstance(schema, list):
+        return [for_grammar(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {}
+    for keyword, value in schema.items():
+        if keyword in _ONE or keyword in _LISTS:
+            value = for_grammar(value)
+        elif keyword in _MAPS:
+            value = {name: for_grammar(part) for name, part in value.items()}
+        elif keyword == "pattern":
+            value = patterns.narrowed(value)
+        found[keyword] = value
+    _without_zero(found)
+    return found
+
+
+def _without_zero(schema: dict[str, Any]) -> None:
+    """Bounds that leave out 0: beside another bound below 1 the grammar would let it pass."""
+    for exclusive, bound, sign in (
+        ("exclusiveMinimum", "minimum", 1),
+        ("exclusiveMaximum", "maximum", -1),
+    ):
+        if schema.get(exclusive) == 0:
+            del schema[exclusive]
+            also = schema.get(bound)
+            schema[bound] = sign * (_SMALLEST if also is None else max(sign * also, _SMALLEST))
 
 
 def _checked(value: Any, kind: type, place: str, words: str) -> Any:
@@ -128,7 +192,35 @@ def _checked(value: Any, kind: type, place: str, words: str) -> Any:
     return value
 
 
+def _bound(keyword: str, value: Any, place: str) -> None:
+    """A bound that the grammar keeps to the last digit, or InvalidPrompt."""
+    number = _number(value, place)
+    exact = abs(number) < EXACT_MAX or (isinstance(value, int) and _in_64_bits(value))
+    if keyword.startswith("exclusive"):
+        exact = abs(number) < EXACT_MAX
+    if not exact:
+        raise InvalidPrompt(f"{place} is over {EXACT_MAX}, where numbers are not exact any more")
+
+
+def _in_64_bits(value: int) -> bool:
+    """Whether it is the largest or smallest 64-bit integer, or one that a double holds exactly."""
+    return -(1 << 63) <= value < 1 << 63 and (value == int(float(value)) or value == (1 << 63) - 1)
+
+
+def _exact(value: Any, place: str, depth: int) -> None:
+    """Refuse a value with numbers that the grammar would write as others."""
+    if depth > SCHEMA_DEPTH_MAX:
+        raise InvalidPrompt(f"{place} is over {SCHEMA_DEPTH_MAX} levels deep")
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            _exact(part, place, depth + 1)
+    elif isinstance(value, int | float) and not abs(value) <= EXACT_MAX:
+        raise InvalidPrompt(f"{place} has a number over {EXACT_MAX}, which would not be exact")
+
+
 def _number(value: Any, place: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
         raise InvalidPrompt(f"{place} must be a number")
     return value

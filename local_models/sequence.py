@@ -47,6 +47,7 @@ class Sequence:
         self.guide: Future[Guide] | None = None
         """Of a request with a constraint; it has a result before the first token is chosen."""
         self.message = ""
+        self.refused = False
         self.scores: tuple[float, ...] = ()
         self.prompt_logits: npt.NDArray[np.float32] | None = None
         """float32 [vocabulary] after the prompt, of a request in a group."""
@@ -85,6 +86,8 @@ class Sequence:
             token = self._choose(logits, guide)
         except GrammarFailed as error:
             self.reason, self.message = "error", str(error)
+            # Nothing can begin by it, whoever is asked: a value that must hold itself, for one.
+            self.refused = not self.completion_tokens
             return
         self.last_token = token
         self.completion_tokens += 1
@@ -131,7 +134,7 @@ class Sequence:
             completion_tokens=self.completion_tokens,
             compute_us=round(self.compute_seconds * 1e6),
             message=message or self.message,
-            refused=refused,
+            refused=refused or self.refused,
             scores=self.scores,
             cached_tokens=self.shared_tokens,
         )

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from local_models.json_schema import refuse_unsupported
+from local_models.json_schema import for_grammar, refuse_unsupported
 from local_models.messages import InvalidPrompt
 from local_models.stopping import overlap
 
@@ -67,7 +67,7 @@ def grammar(calling: Calling, style: dict[str, Any]) -> str:
     lines = []
     for number, tool in enumerate(calling.tools):
         head = json.dumps(f'{{"name": "{tool.name}", "arguments": ')
-        schema = json.dumps({**tool.parameters, "x-guidance": style})
+        schema = json.dumps({**for_grammar(tool.parameters), "x-guidance": style})
         lines += [f'call{number}: {head} args{number} "}}"', f"args{number}: %json {schema}"]
     more = f'("\\n{BEGIN}\\n" body "\\n{END}")*' if calling.parallel else ""
     lines += [f'rest: "\\n" body "\\n{END}" {more}', f"body: {_any_of('call', calling)}"]
@@ -89,7 +89,7 @@ def _unmarked(calling: Calling, style: dict[str, Any]) -> list[str]:
     start = f"start: TEXT | marked rest | {_any_of('bare', calling)} | {_any_of('fenced', calling)}"
     lines = [start, f"marked[lazy]: /(.|\\n)*{BEGIN}/ & {unlike}", f"TEXT: /(.|\\n)*/ & {unlike}"]
     for number, tool in enumerate(calling.tools):
-        schema = json.dumps({**tool.parameters, "x-guidance": loose})
+        schema = json.dumps({**for_grammar(tool.parameters), "x-guidance": loose})
         # One lexeme from the first character on: a shorter one would lose to TEXT, which is longer.
         head = f'\\{{\\s*"name"\\s*:\\s*"{tool.name}"\\s*,\\s*"arguments"\\s*:\\s*'
         lines += [
@@ -143,6 +143,8 @@ class Reader:
         held, self._held = self._held, ""
         if self._within == "arguments":
             return [Called(self.calls - 1, arguments=held)] if held else []
+        if self._within == "head":
+            return []  # The limit cut a call before its name was whole.
         if not self._said and not self.calls:
             bare = _bare_calls(held, self._names)
             if bare:

@@ -128,6 +128,11 @@ def test_the_whole_answer_matches_a_regex(
             assert re.fullmatch(expression, answer.decode(), re.DOTALL)
 
 
+def nested_lists(depth: int) -> Any:
+    """A value of many levels."""
+    return [nested_lists(depth - 1)] if depth else []
+
+
 @pytest.mark.parametrize(
     ("schema", "named"),
     [
@@ -150,14 +155,78 @@ def test_the_whole_answer_matches_a_regex(
         ({"type": "string", "pattern": "(?=a)b"}, "look-a"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "minimum"),
         ([], "schema"),
+        ({"format": []}, "schema.format"),
+        ({"multipleOf": 1_000_003}, "schema.multipleOf"),
+        ({"multipleOf": float("inf")}, "not JSON"),
+        ({"minimum": float("nan")}, "not JSON"),
+        ({"enum": [1, {"a": [2**53 + 1]}]}, "schema.enum"),
+        ({"const": 12345678901234567890}, "schema.const"),
+        ({"const": nested_lists(40)}, "schema.const"),
+        ({"type": "integer", "exclusiveMaximum": 10**17}, "schema.exclusiveMaximum"),
+        ({"type": "integer", "minimum": 2**53 + 1}, "schema.minimum"),
+        ({"pattern": "^[[:alpha:]]$"}, "schema.pattern"),
+        ({"pattern": "^[a-z&&[^b]]$"}, "schema.pattern"),
+        ({"pattern": "^a*+a$"}, "schema.pattern"),
+        ({"pattern": r"^\p{L}$"}, "schema.pattern"),
+        ({"patternProperties": {r"^\w$": {"type": "null"}}}, "schema.patternProperties"),
+        ({"patternProperties": {"": {}}, "additionalProperties": False}, "patternProperties"),
+        ({"properties": {str(n): {} for n in range(901)}}, "schema.properties has over"),
+        ({"\ud800": 1}, "schema"),
     ],
 )
 def test_a_schema_that_cannot_be_kept_is_refused_by_name(
     compiler: Compiler, schema: Any, named: str
 ) -> None:
     """Never silently passed over: the answer would look valid and not be."""
-    with pytest.raises(InvalidPrompt, match=named):
+    with pytest.raises(InvalidPrompt, match=named) as refusal:
         guide_of(compiler, json_form(schema))
+    assert len(str(refusal.value).encode()) < 600
+
+
+def accepts(compiler: Compiler, tokenizer: Tokenizer, schema: Any, answer: str) -> bool:
+    """Whether an answer by the schema may be this one."""
+    guide = guide_of(compiler, json_form(schema))
+    for token in tokenizer.encode(answer):
+        if not guide.allowed()[token]:
+            return False
+        guide.accept(token)
+    return guide.complete or bool(guide.allowed()[[*tokenizer.end_tokens]].any())
+
+
+@pytest.mark.parametrize(
+    ("schema", "kept", "not_kept"),
+    [
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}, "0.25", "0"),
+        ({"type": "number", "exclusiveMinimum": 0.0, "minimum": 0.125, "maximum": 0.5},
+         "0.125", "0.0625"),
+        ({"type": "number", "minimum": -0.5, "exclusiveMaximum": 0}, "-0.25", "-0"),
+        ({"type": "integer", "exclusiveMinimum": 0}, "1", "0"),
+        ({"type": "integer", "maximum": 2**63 - 1}, "5", str(2**63)),
+        ({"type": "string", "pattern": r"^\W$"}, '"-"', '"é"'),
+        ({"type": "string", "pattern": r"^[^\w]$"}, '"-"', '"é"'),
+        ({"type": "string", "pattern": r"^[\D]$"}, '"a"', '"٣"'),
+        ({"type": "string", "pattern": r"^[^\d-]$"}, '"a"', '"٣"'),
+        ({"type": "string", "pattern": r"^[]\S]$"}, '"]"', '"\u00a0"'),
+    ],
+)  # fmt: skip
+def test_what_a_validator_would_refuse_is_no_answer(
+    compiler: Compiler, tokenizer: Tokenizer, schema: Any, kept: str, not_kept: str
+) -> None:
+    """Where the grammar's library reads numbers or patterns otherwise than ``jsonschema`` does."""
+    validator = jsonschema.Draft202012Validator(schema)
+    assert validator.is_valid(json.loads(kept))
+    assert not validator.is_valid(json.loads(not_kept))
+    assert accepts(compiler, tokenizer, schema, kept)
+    assert not accepts(compiler, tokenizer, schema, not_kept)
+
+
+def test_an_object_may_have_many_properties_that_may_be_left_out(
+    compiler: Compiler, tokenizer: Tokenizer
+) -> None:
+    """As many as are not refused: an answer never fails at its first name."""
+    names = {f"k{n}": {"type": "integer"} for n in range(900)}
+    schema = {"type": "object", "properties": names, "additionalProperties": False}
+    assert accepts(compiler, tokenizer, schema, '{"k1": 5, "k899": 6}')
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -292,6 +361,14 @@ def test_a_form_that_cannot_be_kept_ends_its_own_request(engine: Engine) -> None
     assert (finished.reason, finished.refused) == ("error", True)
     assert "look-ahead" in finished.message
     assert outcomes["good"].finished.reason in ("stop", "length")
+
+
+def test_a_form_without_a_first_token_is_refused_as_the_requests_own(engine: Engine) -> None:
+    """A value that must hold itself: told when the first token is to be chosen."""
+    endless = {"type": "object", "properties": {"x": {"$ref": "#"}}, "required": ["x"]}
+    finished = run(engine, [constrained("e", "Go on.", json_form(endless))])["e"].finished
+    assert (finished.reason, finished.refused, finished.completion_tokens) == ("error", True, 0)
+    assert "cannot be followed" in finished.message
 
 
 def test_a_form_in_the_waiting_line_can_be_cancelled(engine: Engine) -> None:
