@@ -86,6 +86,16 @@ def test_every_cut_of_an_answer_reads_alike(
         assert [(name, json.loads(arguments)) for name, arguments in found] == calls
 
 
+@pytest.mark.parametrize(
+    "head", ["", "\n", '\n{"na', '\n{"name": "weather', '\n{"name": "weather", "ar']
+)
+def test_a_call_that_is_cut_before_its_name_is_no_text(head: str) -> None:
+    """The limit of tokens may end an answer anywhere."""
+    whole = written("stop", {})
+    assert read([whole, "\n<tool_call>" + head]) == ("", [("stop", "{}")])
+    assert read(["So:\n<tool_call>" + head]) == ("So:", [])
+
+
 @given(st.text())
 def test_a_text_without_a_call_stays_what_it_is(text: str) -> None:
     """The filter of calls neither eats nor changes a letter of ordinary text."""
