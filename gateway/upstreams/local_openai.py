@@ -79,7 +79,8 @@ def read_body(body: bytes) -> Body:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise refuse("body", "is not JSON", "invalid_json") from error
+        # orjson's words: half a surrogate pair and 1e999 are JSON that no text or double can hold.
+        raise refuse("body", f"cannot be read: {error}", "invalid_json") from error
     if not isinstance(document, dict):
         raise refuse("body", "is not a JSON object", "invalid_json")
     return document
@@ -162,13 +163,16 @@ def _params(body: Body, chat: bool, context_tokens: int) -> SamplingParams:
 
 
 def _answers(first: GenerationRequest, count: int) -> tuple[GenerationRequest, ...]:
-    """One request for each answer. Given one seed, the n-th answer's is that seed plus n."""
+    """One request for each answer. Given one seed, the n-th answer's is that seed plus n.
+
+    After the largest seed, which has 64 bits, comes 0.
+    """
     if count == 1:
         return (first,)
     group, params = first.request_id, first.params
     found = []
     for number in range(count):
-        seed = None if params.seed is None else params.seed + number
+        seed = None if params.seed is None else (params.seed + number) % 2**64
         found.append(
             msgspec.structs.replace(
                 first,
@@ -275,12 +279,13 @@ def _messages(body: Body) -> tuple[Body, ...]:
 
 
 def _message(message: Any, field: str) -> Body:
-    if not isinstance(message, dict) or message.get("role") not in _ROLES:
+    said = message.get("role") if isinstance(message, dict) else None
+    if not isinstance(said, str) or said not in _ROLES:
         raise refuse(f"{field}.role", f"must be one of {', '.join(_ROLES)}")
     for extra in ("function_call", "audio"):
         if message.get(extra):
             raise refuse(f"{field}.{extra}", "is not supported")
-    role, content = _ROLES[message["role"]], message.get("content")
+    role, content = _ROLES[said], message.get("content")
     if role == "assistant":
         calls = read_calls(message.get("tool_calls"), field)
         if content is None:

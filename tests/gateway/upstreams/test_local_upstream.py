@@ -31,7 +31,7 @@ from gateway.errors import (
 from gateway.upstreams.base import COMPUTE_HEADER, Upstream, UpstreamRequest, UpstreamResponse
 from gateway.upstreams.local import LocalUpstream, ModelProcessClient
 from gateway.upstreams.local_labels import score_labels
-from gateway.upstreams.local_openai import refusal
+from gateway.upstreams.local_openai import read_call, refusal
 from local_models.catalogue import ensure
 from local_models.embedder import Embedder
 from local_models.messages import Delta, Finished, GenerationRequest, SamplingParams
@@ -383,6 +383,10 @@ async def test_an_answer_that_loops_is_ended_and_said_to_be(client: ModelProcess
         ({"n": 8, "presence_penalty": 1}, None),
         ({"n": 9}, "n must be"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages[0].role"),
+        ({"response_format": schema_format({"format": []})}, "schema.format"),
+        ({"structured_outputs": {"json": '{"multipleOf": 1e999}'}}, "schema.multipleOf"),
+        ({"structured_outputs": {"json": '{"\\ud800": 1}'}}, "schema.?"),
     ],
 )
 def test_a_router_hears_what_cannot_be_served_before_it_chooses(
@@ -391,6 +395,16 @@ def test_a_router_hears_what_cannot_be_served_before_it_chooses(
     """The same checks as of the request itself, without a model."""
     reason = refusal({**CHAT, **fields}, chat=True)
     assert reason is None if told is None else told in (reason or "")
+
+
+def test_the_largest_seed_leaves_room_for_several_answers() -> None:
+    """Seeds travel in 64 bits: the one after the largest is 0."""
+    body = {**CHAT, "seed": 2**64 - 1, "n": 2}
+    call = read_call(
+        body, chat=True, request_id="r", model="m", context_tokens=64, deadline=1.0
+    )  # fmt: skip
+    assert [each.params.seed for each in call.requests] == [2**64 - 1, 0]
+    assert msgspec.msgpack.encode(call.requests)
 
 
 async def test_labels_are_scored_with_calibration(client: ModelProcessClient) -> None:
@@ -474,6 +488,8 @@ async def test_penalties_and_biases_change_the_answer(upstream: Upstream) -> Non
         ("messages", {"messages": None}),
         ("messages[0].role", {"messages": [{"role": "function", "content": "x"}]}),
         ("messages[0].role", {"messages": ["x"]}),
+        ("messages[0].role", {"messages": [{"role": {}, "content": "x"}]}),
+        ("response_format", {"response_format": schema_format({"format": {}})}),
         ("messages[0].content", {"messages": [{"role": "user"}]}),
         (
             "messages[0].content",
