@@ -241,7 +241,10 @@ class Engine:
             raise InvalidPrompt("a request has either messages or a prompt")
         self._refuse_what_can_never_fit([request.prompt, request.messages, request.tools])
         if request.messages is not None:
-            return self._chat.encode(request.messages, request.tools)
+            tokens = self._chat.encode(request.messages, request.tools)
+            if not tokens:
+                raise InvalidPrompt("the model's chat template makes an empty prompt of this")
+            return tokens
         return self._raw_tokens(request.prompt or "")
 
     def _refuse_what_can_never_fit(self, prompt: Any) -> None:

@@ -100,7 +100,9 @@ class _Reader:
         """Models of the family that compute something else than the graph would."""
         experts = self._metadata.get(f"{self._family}.expert_count", 0)
         if experts:
-            raise InvalidModel(f"models of {experts} experts are not supported, only dense ones")
+            raise InvalidModel(
+                f"models of {str(experts)[:40]} experts are not supported, only dense ones"
+            )
         scaling = self._metadata.get(f"{self._family}.rope.scaling.type", "none")
         if scaling != "none":
             raise InvalidModel(f"rotary scaling {str(scaling)[:40]!r} is not supported")

@@ -123,6 +123,8 @@ class GgufFile:
         self.metadata = {}
         for _ in range(entry_count):
             key = self._name()
+            if key in self.metadata:
+                raise self._broken(f"its metadata say {key[:60]} twice")
             self.metadata[key] = self._value(self._number("I"), depth=0)
         headers = [self._tensor_header() for _ in range(tensor_count)]
         alignment = self.metadata.get("general.alignment", 32)
@@ -132,6 +134,15 @@ class GgufFile:
         self.tensors = {header[0]: self._tensor(start, *header) for header in headers}
         if len(self.tensors) != tensor_count:
             raise self._broken("two tensors have one name")
+        self._refuse_overlaps()
+
+    def _refuse_overlaps(self) -> None:
+        """A small file whose tensors share their bytes would become a graph of any size."""
+        end = 0
+        for tensor in sorted(self.tensors.values(), key=lambda tensor: tensor.offset):
+            if tensor.offset < end:
+                raise self._broken(f"tensor {tensor.name} begins within another one")
+            end = tensor.offset + tensor.stored.nbytes
 
     def _take(self, size_bytes: int) -> bytes:
         end = self._at + size_bytes

@@ -81,6 +81,10 @@ class Sequence:
 
         Sets ``reason`` when the sequence has ended.
         """
+        if not np.isfinite(logits.max()):
+            # Finite weights may still overflow; what would be chosen now means nothing.
+            self.reason, self.message = "error", "the model's numbers overflow: its file is damaged"
+            return
         guide = self.guide.result() if self.guide is not None else None
         try:
             token = self._choose(logits, guide)

@@ -98,8 +98,11 @@ class SandboxedTemplate:
             _refuse_what_is_not_listed(tree)
             _count_turns(tree)
             self._template = self._environment.from_string(tree)
-        except (TemplateError, SyntaxError, RecursionError) as error:
-            raise InvalidModel(f"the model's chat template cannot be used: {error}") from error
+        except (TemplateError, SyntaxError, RecursionError, ValueError, MemoryError) as error:
+            # A number of 5,000 digits is a ValueError of Python's, too many brackets an error of
+            # its parser's memory.
+            reason = " ".join(str(error).split())[:200]
+            raise InvalidModel(f"the model's chat template cannot be used: {reason}") from error
 
     def render(self, **values: Any) -> str:
         """The template's text. Raises InvalidPrompt where the template refuses, or needs too much.

@@ -25,6 +25,9 @@ _QWEN2_WORDS = (
 
 _CONTROL, _USER_DEFINED = 3, 4
 _MARK = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+MARKS_SQUARES_MAX = 1 << 21
+"""Characters of each control token's name, squared, in all: 2,048 names of 32 characters."""
+
 _END_NAMES = ("<|im_end|>", "<|endoftext|>")
 
 
@@ -60,8 +63,11 @@ class Tokenizer:
         self.marks = {
             piece: token
             for token, (piece, kind) in enumerate(zip(pieces, kinds, strict=True))
-            if kind == _CONTROL or (kind == _USER_DEFINED and _MARK.fullmatch(piece))
+            if piece and (kind == _CONTROL or (kind == _USER_DEFINED and _MARK.fullmatch(piece)))
         }
+        # Every part of a mark is kept, to break it wherever a text holds it.
+        if sum(len(mark) ** 2 for mark in self.marks) > MARKS_SQUARES_MAX:
+            raise InvalidModel("the vocabulary's control tokens are too many, or too long")
         self.token_bytes_max = max(map(len, self._bytes), default=0)
         self._pieces = pieces
         self._bpe = self._build(merges, kinds, metadata.get("tokenizer.ggml.pre"))
@@ -81,7 +87,8 @@ class Tokenizer:
         try:
             model = BPE(vocab=self._ids, merges=[(left, right) for left, right in merges])
         except Exception as error:  # tokenizers raises Exception itself, with a message.
-            raise InvalidModel(f"the vocabulary's merges cannot be used: {error}") from error
+            reason = str(error)[:200]
+            raise InvalidModel(f"the vocabulary's merges cannot be used: {reason}") from error
         bpe = BpeTokenizer(model)
         bpe.pre_tokenizer = pre_tokenizer(split)
         defined = [
@@ -149,7 +156,9 @@ def pre_tokenizer(name: Any) -> PreTokenizer:
         case "gpt-2" | "default" | None:
             return words
         case _:
-            raise InvalidModel(f"the vocabulary splits text in the manner {name!r}: not supported")
+            raise InvalidModel(
+                f"the vocabulary splits text in the manner {str(name)[:40]!r}: not supported"
+            )
 
 
 def _strings(metadata: dict[str, Any], key: str) -> list[str]:
