@@ -277,7 +277,9 @@ def test_an_exact_repeat_is_answered_from_the_cache_in_either_form(acme: openai.
 def test_another_tenant_never_gets_the_answer(plain: RunningGateway, acme: openai.OpenAI) -> None:
     """The same question of a second tenant is a miss: answers are one tenant's secret."""
     question: Any = [{"role": "user", "content": "A secret of acme's."}]
-    acme.chat.completions.create(model="large", messages=question)
+    for cached in ("miss", "hit-exact"):
+        own = acme.chat.completions.with_raw_response.create(model="large", messages=question)
+        assert own.headers["x-tollhouse-cache"] == cached
     with openai.OpenAI(base_url=plain.base_url, api_key=plain.key("globex")) as globex:
         raw = globex.chat.completions.with_raw_response.create(model="large", messages=question)
     assert raw.headers["x-tollhouse-cache"] == "miss"

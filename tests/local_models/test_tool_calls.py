@@ -100,7 +100,8 @@ def test_a_call_that_is_cut_before_its_name_is_no_text(head: str) -> None:
 def test_a_text_without_a_call_stays_what_it_is(text: str) -> None:
     """The filter of calls neither eats nor changes a letter of ordinary text."""
     said, calls = read(list(text))
-    if "<tool_call>" not in text and not calls:
+    if "<tool_call>" not in text:
+        assert calls == []
         assert said == ("" if text.isspace() else text)
 
 

@@ -64,11 +64,23 @@ def test_verify_names_the_damaged_file_and_fails(copied_models_dir: Path) -> Non
     assert "missing or damaged: config.json" in damaged.output
 
 
+def modified(folder: Path) -> dict[str, int]:
+    """When each file of a model changed last, but for the note on its origin."""
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in folder.iterdir()
+        if path.name != "origin.yaml"
+    }
+
+
 def test_pull_of_a_complete_model_fetches_nothing(copied_models_dir: Path) -> None:
     """Repeating the command is harmless: it says where the model is and succeeds."""
+    before = modified(copied_models_dir / MODEL)
     result = CliRunner().invoke(models, ["pull", MODEL, "--models-dir", str(copied_models_dir)])
     assert result.exit_code == 0
     assert f"{MODEL}: complete in {copied_models_dir / MODEL}" in result.output
+    after = modified(copied_models_dir / MODEL)
+    assert after == before
 
 
 def _mirror(tmp_path: Path) -> Path:

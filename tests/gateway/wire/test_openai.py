@@ -347,7 +347,7 @@ def test_a_secret_is_removed_even_where_the_message_is_cut() -> None:
     assert SECRET[:5] not in message
 
 
-@given(st.text())
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=7))
 def test_redaction_leaves_text_without_secrets_as_it_is(text: str) -> None:
-    """Any text comes back unchanged, unless a mark shows where something was taken out."""
-    assert redact(text, []) == text or "[redacted]" in redact(text, [])
+    """Seven characters hold no credential of any vendor: they come back as they are."""
+    assert redact(text, []) == text
