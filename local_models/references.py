@@ -76,6 +76,8 @@ def problem(reference: Reference) -> str:
     if len(named) != 1:
         found = " and ".join(named) or "none of them"
         return f"name a model by exactly one of model, path and hub, not by {found}"
+    if not str(reference).isprintable():
+        return f"{str(reference)!a}: a model's name has printable characters only"
     if reference.sha256 and not _SHA256.fullmatch(reference.sha256):
         return f"{reference}: a sha256 has 64 hexadecimal digits in lower case"
     if reference.model and reference.sha256:
@@ -172,7 +174,11 @@ def _resolve_default(
 def _resolve_path(reference: Reference, models_dir: Path) -> Resolved:
     """A folder of the models folder with a link to the file: graphs are kept beside the link."""
     file = Path(reference.path).expanduser().absolute()
-    if not file.is_file():
+    try:
+        found = file.is_file()
+    except OSError as error:  # A name that is too long, for one.
+        raise ModelUnavailable(f"{file} cannot be read: {error.strerror}") from error
+    if not found:
         raise ModelUnavailable(f"{file}: there is no such file")
     if reference.sha256 and not matches(file, Digest(file.stat().st_size, reference.sha256)):
         raise ModelUnavailable(f"{file} is not the pinned file: its sha256 differs")

@@ -176,6 +176,12 @@ class Runtime(Section):
             raise ValueError("give one of model, path and hub")
         if self.sha256 is not None and self.path is None and self.hub is None:
             raise ValueError("sha256 belongs to path or hub; the catalogue pins its own")
+        if not f"{self.path}{self.hub}".isprintable():
+            raise ValueError("path and hub have printable characters only")
+        # As local_models.references.problem, which the model process asks.
+        file = (self.hub or "").partition("@")[2].partition("/")[2]
+        if file.startswith("/") or ".." in file.split("/"):
+            raise ValueError("hub names a file within its repository")
         return self
 
 

@@ -46,6 +46,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
         (Reference(hub=f"someone/tiny@{REVISION}/../x"), "is written REPO@REV/FILE"),
         (Reference(hub=f"someone/tiny@{REVISION}//etc/x"), "is written REPO@REV/FILE"),
         (Reference(hub="someone/tiny@main/x.gguf"), "'main' may be another file tomorrow"),
+        (Reference(hub=f"someone/tiny@{REVISION}/x\0.gguf"), "x\\x00.gguf': a model's name has"),
+        (Reference(hub=f"someone/tiny@{REVISION}/\ud800.gguf"), "ud800.gguf': a model's name has"),
+        (Reference(path="/srv/x\n.gguf"), "x\\n.gguf': a model's name has printable characters"),
     ],
 )
 def test_a_reference_that_names_no_one_file_is_told_in_a_sentence(
@@ -84,6 +87,12 @@ def test_two_files_of_one_name_are_two_models(tmp_path: Path) -> None:
         file.write_bytes(WEIGHTS)
     folders = {resolve(Reference(path=str(file)), models_dir=tmp_path).folder for file in files}
     assert len(folders) == 2
+
+
+def test_a_name_that_no_disk_can_hold_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """Whatever the operating system says of it."""
+    with pytest.raises(ModelUnavailable, match=r"x\.gguf cannot be read: File name too long"):
+        resolve(Reference(path=f"/{'x' * 300}.gguf"), models_dir=tmp_path, sources=OFFLINE)
 
 
 def test_a_file_that_is_absent_or_not_the_pinned_one_is_refused(tmp_path: Path) -> None:

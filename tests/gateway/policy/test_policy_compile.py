@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.errors import PolicyError
 from gateway.money import PICO_PER_USD
 from gateway.policy.evaluate import evaluate
 from gateway.policy.lane import settle_lane
@@ -303,6 +304,25 @@ def test_a_model_that_any_route_may_answer_is_part_of_that_route_s_identity(
     text = changed("  - name: onbox", "  - name: onbox\n    runtime: {model: another}")
     after = load(tmp_path, text).routes
     assert after[2].identity != before[2].identity
+
+
+@pytest.mark.parametrize(
+    ("reference", "complaint"),
+    [
+        (f'hub: "a/b@{"0" * 40}/../x.gguf"', "a file within its repository"),
+        (f'hub: "a/b@{"0" * 40}//x.gguf"', "a file within its repository"),
+        (f'hub: "a/b@{"0" * 40}/x\\0.gguf"', "printable characters only"),
+        ('path: "/srv/x\\0.gguf"', "printable characters only"),
+        ("path: /srv/x.gguf, model: default", "one of model, path and hub"),
+    ],
+)
+def test_a_model_that_its_process_would_refuse_is_refused_by_the_check(
+    tmp_path: Path, reference: str, complaint: str
+) -> None:
+    """Before a gateway runs with it: the process would only say so in its log."""
+    text = changed("  - name: onbox", f"  - name: onbox\n    runtime: {{{reference}}}")
+    with pytest.raises(PolicyError, match=complaint):
+        load(tmp_path, text)
 
 
 def test_a_folder_is_its_yaml_files_in_order(tmp_path: Path) -> None:
