@@ -50,6 +50,17 @@ FORMATS = frozenset({
     "date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid",
 })  # fmt: skip
 
+_YEAR = r"(\d{3}[1-9]|\d{2}[1-9]0|\d[1-9]00|[1-9]000)"
+_FOURTH = "(0[48]|[2468][048]|[13579][26])"
+_DATE = "|".join((
+    rf"{_YEAR}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])",
+    rf"{_YEAR}-(0[13-9]|1[0-2])-(29|30)",
+    rf"{_YEAR}-(0[13578]|1[02])-31",
+    rf"(\d{{2}}{_FOURTH}|{_FOURTH}00)-02-29",
+))  # fmt: skip
+# The grammar knows no leap years, and begins with the year 0.
+_DATES = {"date": {"pattern": f"^({_DATE})$"}, "date-time": {"pattern": f"^({_DATE})[Tt]"}}
+
 
 def refuse_unsupported(schema: Any) -> None:
     """Raise InvalidPrompt, with the place, for a schema that the grammar would not enforce."""
@@ -170,6 +181,8 @@ def for_grammar(schema: Any) -> Any:
         elif keyword == "pattern":
             value = patterns.narrowed(value)
         found[keyword] = value
+    if isinstance(found.get("format"), str) and "pattern" not in found:
+        found |= _DATES.get(found["format"], {})
     _without_zero(found)
     return found
 

@@ -1,5 +1,6 @@
 """Answers keep the form that was asked for, and what cannot be kept is refused by name."""
 
+import datetime
 import json
 import random
 import re
@@ -201,6 +202,10 @@ def accepts(compiler: Compiler, tokenizer: Tokenizer, schema: Any, answer: str) 
          "0.125", "0.0625"),
         ({"type": "number", "minimum": -0.5, "exclusiveMaximum": 0}, "-0.25", "-0"),
         ({"type": "integer", "exclusiveMinimum": 0}, "1", "0"),
+        ({"type": "string", "format": "date"}, '"2024-02-29"', '"2023-02-29"'),
+        ({"type": "string", "format": "date"}, '"2000-02-29"', '"1900-02-29"'),
+        ({"type": "string", "format": "date"}, '"9999-12-31"', '"2026-11-31"'),
+        ({"type": "string", "format": "date"}, '"0001-01-01"', '"0000-01-01"'),
         ({"type": "integer", "maximum": 2**63 - 1}, "5", str(2**63)),
         ({"type": "string", "pattern": r"^\W$"}, '"-"', '"é"'),
         ({"type": "string", "pattern": r"^[^\w]$"}, '"-"', '"é"'),
@@ -213,11 +218,30 @@ def test_what_a_validator_would_refuse_is_no_answer(
     compiler: Compiler, tokenizer: Tokenizer, schema: Any, kept: str, not_kept: str
 ) -> None:
     """Where the grammar's library reads numbers or patterns otherwise than ``jsonschema`` does."""
-    validator = jsonschema.Draft202012Validator(schema)
+    formats = jsonschema.FormatChecker()
+    validator = jsonschema.Draft202012Validator(schema, format_checker=formats)
     assert validator.is_valid(json.loads(kept))
     assert not validator.is_valid(json.loads(not_kept))
     assert accepts(compiler, tokenizer, schema, kept)
     assert not accepts(compiler, tokenizer, schema, not_kept)
+
+
+def test_each_day_that_there_is_and_no_other_is_a_date(
+    compiler: Compiler, tokenizer: Tokenizer
+) -> None:
+    """Every 29th to 31st of some years, with a time, too: as ``datetime`` has it."""
+    for year in (1, 4, 100, 400, 1900, 2000, 2023, 2024):
+        for month in range(1, 13):
+            for day in range(29, 32):
+                written = f"{year:04}-{month:02}-{day:02}"
+                try:
+                    there_is = bool(datetime.date.fromisoformat(written))
+                except ValueError:
+                    there_is = False
+                for form, rest in (("date", ""), ("date-time", "T12:00:00Z")):
+                    schema = {"type": "string", "format": form}
+                    answer = f'"{written}{rest}"'
+                    assert accepts(compiler, tokenizer, schema, answer) == there_is
 
 
 def test_an_object_may_have_many_properties_that_may_be_left_out(
