@@ -84,8 +84,9 @@ _SAMPLE = 16
 def asked_so(kind: str, schema: object) -> bool:
     """Whether a request's JSON Schema is of the form in which the exam asked this kind.
 
-    One string field with a pattern, or with as many values as there are choices (where the kind's
-    are always the same, with those); or a document whose fields have the same types.
+    One string field with the exam's own pattern, or with as many values as there are choices (where
+    the kind's are always the same, with those); or a document of fields that are described alike.
+    Another pattern is another question: of "September 10, 2023", DD/MM/YYYY made 0.5B "20/09/2023".
     """
     properties = schema.get("properties") if isinstance(schema, dict) else None
     if not isinstance(schema, dict) or not isinstance(properties, dict) or not properties:
@@ -95,14 +96,15 @@ def asked_so(kind: str, schema: object) -> bool:
         return False
     samples = _samples(kind)
     if samples[0].type == "json_schema":
-        return any(_types(each.schema) == _types(schema) for each in samples)
-    field = next(iter(properties.values()))
+        return any(_fields(each.schema) == _fields(schema) for each in samples)
+    field = _described(next(iter(properties.values())))
     if len(properties) != 1 or not isinstance(field, dict) or field.get("type") != "string":
         return False
-    values = field.get("enum")
-    if values is None:
-        patterned = any(each.type == "regex" for each in samples)
-        return patterned and isinstance(field.get("pattern"), str)
+    if field.keys() == {"type", "pattern"}:
+        return field["pattern"] in _patterns(kind)
+    if field.keys() != {"type", "enum"}:
+        return False
+    values = field["enum"]
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         return False
     offered = {tuple(sorted(each.choices)) for each in samples if each.type == "choice"}
@@ -116,12 +118,22 @@ def _samples(kind: str) -> tuple[Constraint, ...]:
     return tuple(task.constraint for task in tasks(kind, _SAMPLE))
 
 
-def _types(schema: dict[str, Any] | None) -> set[str]:
+@cache
+def _patterns(kind: str) -> frozenset[str]:
+    """The exam's, as it writes them, and as people do."""
+    own = {each.regex for each in _samples(kind) if each.type == "regex"}
+    return frozenset(way.format(each) for each in own for way in ("^(?:{})$", "^({})$", "^{}$"))
+
+
+_SAID = ("title", "description")
+"""Words on a field that forbid no answer, and that no local model reads."""
+
+
+def _described(field: object) -> dict[str, Any]:
+    return {k: v for k, v in field.items() if k not in _SAID} if isinstance(field, dict) else {}
+
+
+def _fields(schema: dict[str, Any] | None) -> set[str]:
+    """How the fields of a document are described, whatever their names."""
     properties = (schema or {}).get("properties", {})
-    return {
-        f"{field.get('type')} of {field['items'].get('type')}"
-        if isinstance(field.get("items"), dict)
-        else str(field.get("type"))
-        for field in properties.values()
-        if isinstance(field, dict)
-    }
+    return {json.dumps(_described(field), sort_keys=True) for field in properties.values()}

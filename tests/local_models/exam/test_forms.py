@@ -27,6 +27,12 @@ def _one(name: str, field: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"type": "object", "properties": {name: field}, "required": [name], **more}
 
 
+_DATE = {
+    "type": "string",
+    "pattern": f"^(?:{tasks('extract_date', 1)[0].constraint.regex})$",
+}
+
+
 @pytest.mark.parametrize(
     ("kind", "schema"),
     [
@@ -38,14 +44,30 @@ def _one(name: str, field: dict[str, Any], **more: Any) -> dict[str, Any]:
         ("sentiment", _one("sentiment", {"enum": ["positive", "negative", "neutral"]})),
         ("sentiment", {**_one("sentiment", {"type": "string", "enum": []}), "required": []}),
         ("extract_email", _one("email", {"type": "string"})),
+        (
+            "extract_date",
+            _one("date", {"type": "string", "pattern": "^[0-9]{2}/[0-9]{2}/[0-9]{4}$"}),
+        ),
+        ("extract_date", _one("date", {"type": "string", "pattern": "^(yes|no)$"})),
+        ("extract_date", _one("date", {**_DATE, "minLength": 20})),
         ("extract_email", _one("email", {"type": "array", "items": {"type": "string"}})),
         ("list_to_json", _one("items", {"type": "string"})),
         ("record_to_json", _one("age", {"type": "integer"})),
+        ("record_to_json", _one("City", {"type": "string", "pattern": "^[A-Z]{2}$"})),
+        ("record_to_json", _one("City", {"type": "string", "enum": ["Rome"]})),
     ],
 )
 def test_another_schema_is_another_question(kind: str, schema: object) -> None:
-    """The exam did not ask for reasons beside the label, nor for other labels."""
+    """The exam did not ask for reasons beside the label, nor for other labels or patterns."""
     assert not asked_so(kind, schema)
+
+
+def test_names_and_descriptions_of_fields_do_not_make_another_question() -> None:
+    """The same pattern under another name, with a title, is what the exam asked."""
+    assert asked_so("extract_date", _one("when", {**_DATE, "title": "Day", "description": "Of it"}))
+    grouped = {"type": "string", "pattern": f"^({tasks('extract_date', 1)[0].constraint.regex})$"}
+    assert asked_so("extract_date", _one("date", grouped))
+    assert asked_so("record_to_json", _one("City", {"type": "string", "title": "City"}))
 
 
 def test_a_call_is_read_as_the_gateway_reads_it() -> None:
