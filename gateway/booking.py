@@ -238,11 +238,15 @@ def worst_cases_pico(
 def _baseline(exchange: Exchange) -> Model | None:
     """The model a request would have paid for without us: of its own route, else the policy's.
 
-    A pinned model is its own baseline: nothing is saved by doing as one is told.
+    A pinned model is its own baseline: nothing is saved by doing as one is told. So is the one that
+    is meant where the baseline cannot be asked at this endpoint, and would have cost nothing.
     """
     if exchange.way.pinned is not None:
         return exchange.way.pinned
-    return exchange.policy.baseline or exchange.route.large
+    baseline = exchange.policy.baseline or exchange.route.large
+    if baseline is None or exchange.endpoint in baseline.paths:
+        return baseline
+    return exchange.way.usual[0] if exchange.way.usual else baseline
 
 
 def _baseline_pico(

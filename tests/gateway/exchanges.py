@@ -39,7 +39,7 @@ def contract(name: str, **per_mtok: str) -> PriceSchedule:
 def model(name: str, prices: PriceSchedule | None) -> Model:
     return Model(
         name=name, provider=Provider(name=f"{name}-provider", api="openai"),
-        upstream_model=name, prices=prices,
+        upstream_model=name, prices=prices, paths={"chat": "/chat/completions"},
     )  # fmt: skip
 
 

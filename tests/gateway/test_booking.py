@@ -159,6 +159,14 @@ def test_the_route_s_large_model_is_the_baseline_where_the_policy_names_none() -
     assert booked(usage, LARGE, baseline=None).baseline_pico == dollars("large", usage) * 10**12
 
 
+def test_a_baseline_that_cannot_be_asked_saves_nothing() -> None:
+    """Of a decision that only the local model can make, no saving over a chat model is claimed."""
+    other = msgspec.structs.replace(LARGE, name="other", paths={"responses": "/responses"})
+    event = booked(Usage(prompt_tokens=10, completion_tokens=10), LARGE, baseline=other)
+    assert event.baseline_pico == event.cost_pico
+    assert gross_saved_pico(event) == 0
+
+
 @given(usages(), PPM, PPM)
 def test_a_cached_answer_costs_nothing_and_is_charged_its_tariff_s_share_of_the_baseline(
     usage: Usage, markup_ppm: int, tariff_ppm: int

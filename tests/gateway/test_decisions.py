@@ -176,10 +176,12 @@ def test_the_same_question_gets_the_same_answer_from_the_model_and_from_the_cach
 
 @pytest.mark.slow
 def test_auto_asks_the_local_model(gateway: RunningGateway, key: str) -> None:
-    """No other model of its route speaks decisions."""
+    """No other model of its route speaks decisions, so none would have cost more."""
     answer = ask(gateway, key, body(model="auto"))
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-tollhouse-model"] == "small"
+    (event,) = gateway.events(answer.headers["x-request-id"])
+    assert event.baseline_pico == event.cost_pico
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ MISTAKES = [
     ("    large: large", "    large: «{split: {large: 90, small: 10}}", "routes.0.large: a split of the traffic is not supported yet; name one model"),
     # dialects
     ("  - name: onbox\n    api: local", "  - «name: onbox\n    api: azure", "providers.1: a provider with api: azure needs a base_url"),
-    ("  - name: onbox\n    api: local", "  - «name: onbox\n    api: local\n    dialects: [messages]", "providers.1: a local provider speaks chat, and has no dialects to set"),
+    ("  - name: onbox\n    api: local", "  - «name: onbox\n    api: local\n    dialects: [messages]", "providers.1: a local provider speaks chat and decisions, and has no dialects to set"),
     ("  - name: big\n    api: openai", "  - «name: big\n    api: openai\n    api_version: 2024-10-21", "providers.0: only a provider with api: azure has an api_version"),
     ("auth: {bearer: \"${env:KEY}\"}", "auth: «{bearer: \"${env:KEY}\", key: \"${env:KEY}\"}", "providers.0.auth: give either bearer or key"),
     ("  - name: big\n    api: openai\n    base_url: https://api.example.com/v1\n    auth: {bearer:", "  - «name: big\n    api: openai\n    base_url: https://api.example.com/v1\n    auth: {key:", "providers.0: a provider with api: openai takes auth: {bearer: ...}"),
