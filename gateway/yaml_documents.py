@@ -494,9 +494,15 @@ def dotted(where: Where) -> str:
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` or nothing."""
-    near = difflib.get_close_matches(word[:200], list(known), n=1, cutoff=0.6)
+    """``; did you mean 'x'?`` or nothing. The one word that begins so goes before a similar one."""
+    words = list(known)
+    begun = [each for each in words if len(word) >= _BEGINNING_MIN and each.startswith(word)]
+    near = begun if len(begun) == 1 else difflib.get_close_matches(word[:200], words, 1, 0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+_BEGINNING_MIN = 3
+"""Letters of a beginning that tell which word was meant."""
 
 
 # pydantic's error types in our words; {…} are the error's own particulars.

@@ -106,9 +106,12 @@ def exam(
 def _show_shipped(name: str) -> None:
     from local_models.exam import command
 
-    entry = load_catalogue().get(name)
-    if entry is None or "model.gguf" not in entry.files:
-        raise click.ClickException(f"there is no model {name!r} that answers")
+    known = {each: entry for each, entry in load_catalogue().items() if "model.gguf" in entry.files}
+    entry = known.get(name)
+    if entry is None:
+        raise click.ClickException(
+            f"there is no model {name!r} that answers; known are {', '.join(known)}"
+        )
     try:
         result = results.shipped(entry.files["model.gguf"].sha256)
     except LocalModelError as error:

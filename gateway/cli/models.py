@@ -64,7 +64,11 @@ models.add_command(exam)
 @config_option
 def list_models(models_dir: Path | None, config: Path | None) -> None:
     """Show the catalogue: which models are here, whose they are and where they came from."""
-    table = Table("model", "state", "size", "license", "publisher", "revision", "source")
+    table = Table(box=None, pad_edge=False)
+    for column in ("model", "state", "size"):  # to be typed and read at a glance: in one piece
+        table.add_column(column, no_wrap=True)
+    for column in ("license", "publisher", "revision", "source"):
+        table.add_column(column, overflow="fold")
     folder = _models_dir(models_dir, _settings(config))
     for name, entry in load_catalogue().items():
         state = _state(name, folder)

@@ -52,6 +52,7 @@ def check(paths: tuple[Path, ...], config: Path | None, form: str) -> None:
     except PolicyError as error:
         _report(error.problems, form)
         sys.exit(1)
+    noted = (*found.warnings, *_unknown_models(found))
     counts = {
         "version": found.version,
         "providers": len(found.providers),
@@ -60,14 +61,14 @@ def check(paths: tuple[Path, ...], config: Path | None, form: str) -> None:
         "tenants": len(found.tenants),
     }
     if form == "json":
-        warnings = _listed(found.warnings)
+        warnings = _listed(noted)
         told = {"ok": True, **counts, "not_set": sorted(environ.missing), "warnings": warnings}
         click.echo(json.dumps(told))
         return
     for name in sorted(environ.missing):
         click.echo(f"note: the environment variable {name} is not set here", err=True)
-    _tell(found.warnings, form, "warning")
-    noticed = f", {len(found.warnings)} warnings" if found.warnings else ""
+    _tell(noted, form, "warning")
+    noticed = f", {len(noted)} warnings" if noted else ""
     click.echo(
         f"policy {found.version}: {counts['models']} models, {counts['routes']} routes,"
         f" {counts['tenants']} tenants; no problems{noticed}"
@@ -245,6 +246,22 @@ def _load(paths: tuple[Path, ...], config: Path | None, environ: Mapping[str, st
         file_bytes_max = settings.limits.policy_file_bytes_max
     return load_policy(
         paths, environ=environ, now_us=time.time_ns() // 1000, file_bytes_max=file_bytes_max
+    )
+
+
+def _unknown_models(found: Any) -> tuple[str, ...]:
+    """Local models that this version's catalogue lacks: accepted, and failed when they load."""
+    from gateway.yaml_documents import suggest
+    from local_models.catalogue import load_catalogue
+    from local_models.messages import DEFAULT
+
+    known = {DEFAULT, *load_catalogue()}
+    named = {each.name: each.runtime.model for each in found.providers.values()}
+    return tuple(
+        f"provider {name}: runtime.model: this version's catalogue has no model"
+        f" '{model}'{suggest(model, known)}"
+        for name, model in named.items()
+        if model and model not in known
     )
 
 

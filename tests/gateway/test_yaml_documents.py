@@ -231,6 +231,12 @@ def test_the_nearest_word_is_suggested_or_none() -> None:
     assert suggest("xyz", ["large", "small"]) == ""
 
 
+def test_a_beginning_goes_before_a_similar_word() -> None:
+    """Who writes "json" means "json_schema", and not "vision"; one letter says nothing."""
+    assert suggest("json", ["vision", "json_schema"]) == "; did you mean 'json_schema'?"
+    assert suggest("s", ["small", "tools"]) == ""
+
+
 @given(st.text(max_size=200) | st.text("ab:-[]{}\"'&*!|>#%@` \n\t${}", max_size=60))
 def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
     """No input crashes the reader, and no message is without file, line and column."""

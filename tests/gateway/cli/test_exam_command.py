@@ -57,4 +57,4 @@ def test_a_shipped_result_is_shown_without_asking_anything() -> None:
     assert re.search(r"^capital +\| +\d+ +\d\.\d{3} ", shown.output, re.M)
     refused = CliRunner().invoke(cli, ["models", "exam", "all-minilm-l6-v2", "--shipped"])
     assert refused.exit_code == 1
-    assert "Error: there is no model 'all-minilm-l6-v2' that answers" in refused.output
+    assert "Error: there is no model 'all-minilm-l6-v2' that answers; known are " in refused.output

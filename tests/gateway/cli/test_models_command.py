@@ -40,9 +40,9 @@ def test_the_list_says_what_is_here_and_what_is_not(copied_models_dir: Path) -> 
     )
     assert result.exit_code == 0
     rows = {
-        cells[0].strip(): [cell.strip() for cell in cells[1:]]
+        cells[0]: cells[1:]
         for line in result.output.splitlines()
-        if len(cells := line.strip("│").split("│")) > 5
+        if len(cells := re.split(" {2,}", line.strip())) > 5
     }
     state, size, license, publisher, _, source = rows[MODEL]
     assert (state, size, source) == ("complete", "92 MB", "this machine")
@@ -51,6 +51,15 @@ def test_the_list_says_what_is_here_and_what_is_not(copied_models_dir: Path) -> 
     assert rows["qwen2.5-coder-1.5b-instruct"] == large
     assert rows[SMALLEST][0] == "absent"
     assert str(copied_models_dir) in result.output
+
+
+def test_a_narrow_terminal_still_shows_names_that_can_be_typed(tmp_path: Path) -> None:
+    """Two models whose names begin alike are told apart in 80 columns, too."""
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(
+        models, ["list", "--models-dir", str(tmp_path)]
+    )
+    assert all(name in result.output for name in load_catalogue())
+    assert "…" not in result.output
 
 
 def test_verify_names_the_damaged_file_and_fails(copied_models_dir: Path) -> None:

@@ -124,6 +124,20 @@ def test_what_is_not_measured_is_a_warning_in_every_format(policy_file: Path) ->
     assert f"::warning file={policy_file},line=32,col=51::routes.0.target" in github.stdout
 
 
+def test_a_local_model_that_the_catalogue_lacks_is_a_warning(policy_file: Path) -> None:
+    """A slip in its name is said before the model process fails on it, with the name meant."""
+    local = "  - {name: spare, api: local, runtime: {model: qwen2.5-coder-0.5b}}\n"
+    policy_file.write_text(POLICY.replace("providers:\n", f"providers:\n{local}", 1))
+    checked = run("policy", "check", policy_file, **ENVIRON)
+    assert checked.exit_code == 0, checked.output
+    assert (
+        "warning: provider spare: runtime.model: this version's catalogue has no model"
+        " 'qwen2.5-coder-0.5b'; did you mean 'qwen2.5-coder-0.5b-instruct'?"
+    ) in checked.stderr
+    policy_file.write_text(policy_file.read_text().replace("coder-0.5b}", "coder-0.5b-instruct}"))
+    assert "catalogue" not in run("policy", "check", policy_file, **ENVIRON).stderr
+
+
 def test_a_request_is_explained_from_its_body(policy_file: Path, tmp_path: Path) -> None:
     """Model, tools and length come from the file; tags from the command line."""
     request = tmp_path / "request.json"
