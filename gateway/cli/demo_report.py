@@ -25,8 +25,8 @@ _REQUESTS = (
     Column("why", 14, rank=7, rest=True),
 )
 _TASKS = (
-    Column("asked", 30, rest=True, folds=True),
-    Column("small answers", 24, folds=True),
+    Column("asked", 24, rest=True, folds=True),
+    Column("small answers", 30, folds=True),
     Column("which is", 8),
     Column("exam", 10, rank=1),
     Column("computed ms", 11, rank=3, right=True),

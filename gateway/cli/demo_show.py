@@ -29,7 +29,7 @@ from gateway.node.messages import serves
 
 _MODELS_SECONDS = 900.0
 _POLL_SECONDS = 0.1
-_LINE_SECONDS = 15.0
+_LINE_SECONDS = 30.0
 """Between two lines on a download, where there is no terminal."""
 
 _LARGE_PRICE: dict[Large, str] = {
