@@ -129,6 +129,8 @@ def targets(
     meant = way.small_first[0] if kind == "easy" else way.meant[0]
     if not candidates:
         raise _unspoken(lane, way.meant)
+    if kind == "hard" and lane.endpoint not in meant.paths:
+        reason = f"{meant.name} does not speak {lane.endpoint}: {candidates[0].name} instead"
     instead, degraded, remaining = "", "", candidates
     if decision is not None and decision.exam:
         instead = f"exam; kind={decision.exam}"

@@ -109,3 +109,12 @@ def test_what_does_not_fit_with_its_answer_goes_to_large_and_the_reason_says_so(
     )
     fitting = evaluate(policy, facts(input_tokens=40, output_tokens=60), judge)
     assert [model.name for model in fitting.targets] == ["small", "large"]
+
+
+def test_the_reason_names_the_large_model_that_does_not_speak_the_endpoint(tmp_path: Path) -> None:
+    """Where only the small one can answer, no property of the text is blamed for it."""
+    policy = load(tmp_path)
+    asked = facts(endpoint="decisions", ends_with_user_text=False)
+    outcome = evaluate(policy, asked, by_scores(Scores(0.99, 0.99)))
+    assert [model.name for model in outcome.targets] == ["small"]
+    assert outcome.reason == "large does not speak decisions: small instead"
