@@ -52,6 +52,8 @@ class LabelSequence(Sequence):
 
     def accept(self, logits: npt.NDArray[np.float32]) -> None:
         """Take the log-probabilities of what may follow, float32 [vocabulary]; go on elsewhere."""
+        if self._overflows(logits):
+            return
         shifted = logits.astype(np.float64) - logits.max()
         total = np.log(np.exp(shifted).sum())
         depth, following = len(self._place), set()

@@ -76,14 +76,22 @@ class Sequence:
         """Whether the whole prompt is in the cache."""
         return self.cached >= len(self.prompt)
 
+    def _overflows(self, logits: npt.NDArray[np.float32]) -> bool:
+        """End in an error where what would be chosen from the logits means nothing.
+
+        Finite weights may still overflow.
+        """
+        if np.isfinite(logits.max()):
+            return False
+        self.reason, self.message = "error", "the model's numbers overflow: its file is damaged"
+        return True
+
     def accept(self, logits: npt.NDArray[np.float32]) -> None:
         """Choose the next token from float32 [vocabulary], and deliver the text it makes certain.
 
         Sets ``reason`` when the sequence has ended.
         """
-        if not np.isfinite(logits.max()):
-            # Finite weights may still overflow; what would be chosen now means nothing.
-            self.reason, self.message = "error", "the model's numbers overflow: its file is damaged"
+        if self._overflows(logits):
             return
         guide = self.guide.result() if self.guide is not None else None
         try:

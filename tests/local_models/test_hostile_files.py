@@ -4,6 +4,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -102,6 +103,10 @@ def test_weights_whose_products_overflow_give_no_answer(tmp_path: Path) -> None:
         outcome = run(engine, [request("1", "ab", 4, logprobs=2, temperature=1.0)])["1"]
         assert (outcome.finished.reason, outcome.text) == ("error", "")
         assert "overflow" in outcome.finished.message
+        scored = msgspec.structs.replace(request("2", "ab"), labels=("a", "b"))
+        labelled = run(engine, [scored])["2"].finished
+        assert (labelled.reason, labelled.scores) == ("error", ())
+        assert "overflow" in labelled.message
     finally:
         engine.close()
 
