@@ -120,14 +120,19 @@ _PRICED = (
 )  # fmt: skip
 
 
+_EUROS, _DOLLARS = ("€", "eur", "euros"), ("$", "usd", "dollars")
+
+
 def _amount(rng: Random) -> Filling:
     whole, cents = rng.randint(23, 999), rng.randint(10, 99)
     number = f"{whole}.{cents}"
     forms = (f"${number}", f"{number} dollars", f"€{number}", f"{number} EUR", f"{number} euros")
     written = rng.choice(forms)
+    # A currency may be left out; another one is another amount.
+    others = _EUROS if written.startswith("$") or written.endswith("dollars") else _DOLLARS
     return Filling(
         slots={"text": _surrounded(rng, _PRICED, amount=written)},
-        truth=Names(accepted=(written, number), rivals=tuple(str(n) for n in range(6, 23))),
+        truth=Names(accepted=(written, number), rivals=(*(str(n) for n in range(6, 23)), *others)),
         constraint=matching(r"[$€]?[0-9]{1,4}\.[0-9]{2}( (EUR|USD|dollars|euros))?", "amount"),
     )
 

@@ -10,6 +10,7 @@ import pytest
 from local_models.exam.generate import TASKS, UnknownKind, tasks
 from local_models.exam.kinds import KINDS
 from local_models.exam.task import Verdict
+from local_models.exam.verdicts import Names
 
 
 def test_there_are_at_least_twenty_kinds_in_at_least_five_wordings() -> None:
@@ -84,3 +85,23 @@ def test_an_answer_chosen_blindly_is_rarely_right() -> None:
         made = tasks(kind.name, 200)
         hits = sum(task.judge(rng.choice(task.constraint.choices)).lenient for task in made)
         assert abs(hits / len(made) - kind.chance) < 0.12, kind.name
+
+
+@pytest.mark.parametrize(
+    ("written", "right", "wrong"),
+    [
+        ("€", ["{}", "€{}", "{} EUR", "{} euros"], ["${}", "{} dollars", "{} USD"]),
+        ("$", ["{}", "${}", "{} dollars"], ["€{}", "{} EUR", "{} euros"]),
+    ],
+)
+def test_an_amount_in_another_currency_is_another_amount(
+    written: str, right: list[str], wrong: list[str]
+) -> None:
+    """A copied number that gets a wrong sign would be booked wrongly by the reader."""
+    for task in tasks("extract_amount", 200):
+        assert isinstance(task.truth, Names)
+        said, number = task.truth.accepted
+        if not said.startswith(written):
+            continue
+        assert all(task.truth.lenient(form.format(number)) for form in right)
+        assert not any(task.truth.lenient(form.format(number)) for form in wrong)
