@@ -131,6 +131,8 @@ class Router:
             reason = f"prior, not measured: gap {gap:.2f} <= {threshold:.2f}, easy"
         else:
             reason = f"prior, not measured: gap {gap:.2f} > {threshold:.2f}, hard"
+            if target.until_then == "exam":
+                reason += ", and no exam proves this"
         easy = gap <= threshold
         if easy and target.unmeasured:
             # What the prior expects of a small model was never compared with this one's answers.
