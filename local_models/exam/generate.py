@@ -57,11 +57,13 @@ def stream(
             continue
         seen.add(prompt)
         repeats = 0
+        copies = wordings is None and wording in kind.verbatim
+        copied = filling.copied if copies else None
         yield Task(
             kind=kind.name,
             wording=wording,
             prompt=prompt,
-            truth=filling.truth,
+            truth=copied or filling.truth,
             constraint=filling.constraint,
             max_tokens=kind.max_tokens,
         )

@@ -199,15 +199,15 @@ def test_an_exam_proves_nothing_of_requests_that_it_did_not_ask(
 
 
 def test_a_form_is_proven_apart() -> None:
-    """0.5B, held to a field for the date that is to be copied, is right nearly always."""
+    """0.5B, held to a field for the number that is to be copied, is right nearly always."""
     sha256 = load_catalogue()["qwen2.5-coder-0.5b-instruct"].files["model.gguf"].sha256
     target = QualityTarget(quality=0.9, until_then="exam")
-    assert "extract_date" in kinds_proven(sha256, target, constrained=True)
-    task = next(task for task in tasks("extract_date", 9) if detect_text(task.prompt))
+    assert "extract_number" in kinds_proven(sha256, target, constrained=True)
+    task = next(task for task in tasks("extract_number", 9) if detect_text(task.prompt))
     schema = json.loads(engine_constraint(task.constraint).source)
     decision = _decided(sha256, target, {**_body(task.prompt), "temperature": 0, **_form(schema)})
     assert decision is not None
-    assert decision.exam == "extract_date"
+    assert decision.exam == "extract_number"
     schema["properties"]["reason"] = {"type": "string"}
     asked = {**_body(task.prompt), "temperature": 0, **_form(schema)}
     assert _decided(sha256, target, asked) is None

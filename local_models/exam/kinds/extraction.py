@@ -240,6 +240,7 @@ def _date(rng: Random) -> Filling:
     return Filling(
         slots={"text": text},
         truth=Exact(text=written, also=forms, similar=ANY_DATE),
+        copied=Exact(text=written, similar=ANY_DATE),
         constraint=matching(
             r"([0-9]{1,2} [A-Z][a-z]{2,8} [0-9]{4}|[A-Z][a-z]{2,8} [0-9]{1,2}, [0-9]{4}"
             r"|[0-9]{4}-[0-9]{2}-[0-9]{2})",
@@ -253,6 +254,7 @@ DATE = Kind(
     title="copy the date out of a sentence",
     max_tokens=40,
     fill=_date,
+    verbatim=(2, 4),
     wordings={
         "": (
             "Extract the date from this sentence: {text}",

@@ -16,11 +16,13 @@ class Filling(msgspec.Struct, frozen=True, kw_only=True):
     truth: Truth
     constraint: Constraint
     family: str = ""
+    copied: Truth | None = None  # in place of ``truth`` where a wording asks for the text as it is
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """wordings: templates per family; every family has the same number of them.
 
+    verbatim: numbers of the wordings that ask for a text as it is written.
     chance: share of right answers that guessing among the offered answers gives; 0 where there is
     nothing to guess from.
     """
@@ -30,6 +32,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int
     fill: Callable[[Random], Filling]
     wordings: dict[str, tuple[str, ...]]
+    verbatim: tuple[int, ...] = ()
     chance: float = 0.0
 
 

@@ -10,7 +10,7 @@ import pytest
 from local_models.exam.generate import TASKS, UnknownKind, tasks
 from local_models.exam.kinds import KINDS
 from local_models.exam.task import Verdict
-from local_models.exam.verdicts import Names
+from local_models.exam.verdicts import Exact, Names
 
 
 def test_there_are_at_least_twenty_kinds_in_at_least_five_wordings() -> None:
@@ -105,3 +105,18 @@ def test_an_amount_in_another_currency_is_another_amount(
             continue
         assert all(task.truth.lenient(form.format(number)) for form in right)
         assert not any(task.truth.lenient(form.format(number)) for form in wrong)
+
+
+def test_a_date_that_is_to_be_copied_is_right_only_as_it_is_written() -> None:
+    """Two wordings ask for the text itself: the same day in another form is no copy of it."""
+    kind, copied = KINDS["extract_date"], 0
+    for task in tasks("extract_date", 200):
+        assert isinstance(task.truth, Exact)
+        assert task.truth.lenient(task.truth.text)
+        if task.wording in kind.verbatim:
+            copied += 1
+            assert "as it is written" in task.prompt or "Copy the date" in task.prompt
+            assert task.truth.also == ()
+        else:
+            assert len(task.truth.also) > 1
+    assert copied > 30
