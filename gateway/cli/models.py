@@ -32,9 +32,10 @@ from local_models.catalogue import (
     load_catalogue,
     verify,
 )
-from local_models.messages import ModelUnavailable
+from local_models.messages import DEFAULT, ModelUnavailable
 from local_models.origins import read_origin
 from local_models.progress_lines import ProgressLines
+from local_models.references import default_candidate
 from local_models.sources import Sources, kind_of
 
 ALL = "all"
@@ -104,7 +105,10 @@ def pull(
     mirror: str | None,
     sources: str | None,
 ) -> None:
-    """Fetch models, by default those that the settings use. Goes on with what was interrupted."""
+    """Fetch models, by default those that the settings use. Goes on with what was interrupted.
+
+    `default` is the one that the default policy answers with on this machine.
+    """
     settings = _settings(config)
     known = Sources(mirror=settings.models.mirror, allowed=tuple(settings.models.sources))
     try:
@@ -117,7 +121,9 @@ def pull(
         names = tuple(
             name for name in (settings.local.generation, settings.local.embedding) if name
         )
-    fetch_models(_every(names), _models_dir(models_dir, settings), allowed)
+    folder = _models_dir(models_dir, settings)
+    names = tuple(default_candidate(folder)[0] if name == DEFAULT else name for name in names)
+    fetch_models(_every(names), folder, allowed)
 
 
 def fetch_models(names: tuple[str, ...], models_dir: Path, sources: Sources) -> None:

@@ -10,6 +10,7 @@ from gateway.cli.models import models
 from gateway.config import override_names
 from local_models.catalogue import ensure, load_catalogue, verify
 from local_models.origins import read_origin
+from local_models.references import DEFAULT_MODELS
 
 MODEL = "all-minilm-l6-v2"
 SMALLEST = "smollm2-135m-instruct"
@@ -144,3 +145,12 @@ def test_an_unknown_name_is_told_with_the_known_ones(tmp_path: Path, verb: str) 
     result = CliRunner().invoke(models, [verb, "gpt-9", "--models-dir", str(tmp_path)])
     assert result.exit_code == 1
     assert "there is no model 'gpt-9'; known are" in result.output
+
+
+def test_the_default_can_be_fetched_before_it_is_needed(tmp_path: Path) -> None:
+    """An image is filled with the model that the default policy will ask for, by that word."""
+    command = ["pull", "default", "--models-dir", str(tmp_path), "--sources", "none"]
+    result = CliRunner().invoke(models, command)
+    assert result.exit_code == 1
+    assert "there is no model" not in result.output
+    assert any(name in result.output for name in DEFAULT_MODELS)
