@@ -156,6 +156,7 @@ def _in_child(supervisor: int) -> None:
 def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
     """Become the process that runs the gateway until SIGTERM or SIGINT. Raises StartError."""
     from gateway.accepting import raise_file_limit
+    from gateway.interpreter import COSTS_MORE, is_profile_guided
     from gateway.model_processes import embedder
     from gateway.private_files import make_scratch
 
@@ -188,6 +189,8 @@ def supervise(settings: "Settings", config_path: Path | None) -> NoReturn:
             # Wanted in any case, so it need not wait until a worker has read the policy.
             name, arguments = embedder(settings).child(settings, run_dir)
             children.insert(0, _planned(name, arguments, []))
+    if not is_profile_guided():
+        _log.info(COSTS_MORE)
     grace_seconds = settings.unready_seconds + settings.drain_seconds
     os.set_inheritable(run_lock, True)  # the watcher's, as long as it lives
     _become_watcher(children, grace_seconds, (*public, admin), run_dir, settings)

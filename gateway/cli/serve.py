@@ -32,7 +32,6 @@ _PATH = click.Path(path_type=Path)
 def serve(config_path: Path | None) -> None:
     """Run the gateway until it is told to stop (SIGTERM drains, SIGHUP reloads the policy)."""
     from gateway.config import load_settings
-    from gateway.interpreter import COSTS_MORE, is_profile_guided
     from gateway.supervisor import StartError, supervise
 
     log_format = "text"
@@ -40,8 +39,6 @@ def serve(config_path: Path | None) -> None:
         settings = load_settings(config_path)
         log_format = settings.log.format
         configure("supervisor", log_format, settings.log.level)
-        if not is_profile_guided():
-            logging.getLogger("tollhouse.supervisor").info(COSTS_MORE)
         _check_first_policy(settings)
         supervise(settings, config_path)
     except (PolicyError, StartError) as error:
