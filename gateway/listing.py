@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.errors import ModelNotFound
 from gateway.money import divide_half_even, format_usd
-from gateway.policy.lane import settle_lane
+from gateway.policy.lane import make_lane
 from gateway.policy.snapshot import Model, Policy, RequestFacts, Tenant
 from gateway.prices import BUCKETS, Price, Rates
 
@@ -79,7 +79,7 @@ def _document(
 def _answering(policy: Policy, tenant: Tenant, name: str) -> Model | None:
     """Who answers a plain request for this name; None where its difficulty decides, or nobody."""
     facts = RequestFacts(tenant=tenant.id, key="", model=name, endpoint="chat", tags=tenant.tags)
-    lane = settle_lane(policy, tenant, key_id="", endpoint="chat", model=name, tags=tenant.tags)
+    lane = make_lane(policy, tenant, key_id="", endpoint="chat", model=name, tags=tenant.tags)
     try:
         return lane.find(facts).pinned
     except ModelNotFound:

@@ -10,7 +10,7 @@ import msgspec
 from gateway.errors import GatewayError
 from gateway.policy import schema
 from gateway.policy.capability import unfit
-from gateway.policy.lane import make_lane
+from gateway.policy.lane import make_lane, permit
 from gateway.policy.snapshot import Model, Policy, RequestFacts, Route
 from gateway.policy.targets import (
     Decision,
@@ -109,6 +109,7 @@ def evaluate(
         return Outcome(None, (), reason)
     route: Route | None = None
     try:
+        permit(policy, tenant, facts.model, facts.tags)
         lane = make_lane(
             policy,
             tenant,

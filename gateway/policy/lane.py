@@ -51,18 +51,10 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def make_lane(
-    policy: Policy,
-    tenant: Tenant,
-    *,
-    key_id: str,
-    endpoint: Endpoint,
-    model: str,
-    tags: Mapping[str, str],
-) -> Lane:
-    """Settle what can be settled. ``tags``: of tenant, key and request together.
+def permit(policy: Policy, tenant: Tenant, model: str, tags: Mapping[str, str]) -> None:
+    """Let a tenant ask for a model with these tags, or raise MissingTags or ModelNotFound.
 
-    Raises MissingTags, or ModelNotFound for a name that is unknown or not for this tenant.
+    ModelNotFound does not tell a name that is unknown from one that is not for this tenant.
     """
     missing = [tag for tag in tenant.required_tags if tag not in tags]
     if missing:
@@ -75,10 +67,9 @@ def make_lane(
             f"The model '{shown(model)}' does not exist or you do not have access to it.",
             param="model",
         )
-    return settle_lane(policy, tenant, key_id=key_id, endpoint=endpoint, model=model, tags=tags)
 
 
-def settle_lane(
+def make_lane(
     policy: Policy,
     tenant: Tenant,
     *,
@@ -87,9 +78,14 @@ def settle_lane(
     model: str,
     tags: Mapping[str, str],
 ) -> Lane:
-    """As ``make_lane``, for what is only listed: asks for no tag and no permission."""
-    ways = _ways(policy, tenant, key_id, endpoint, model, tags)
-    certain = ways[0] if ways and ways[0].when is None else None
+    """Settle what can be settled of permitted requests. tags: of tenant, key and request."""
+    known = RequestFacts(tenant=tenant.id, key=key_id, model=model, endpoint=endpoint, tags=tags)
+    ways: list[Way] = []
+    for route in policy.routes:
+        if route.names(model) and all(holds(known) for _, holds in route.matches.fixed):
+            ways.append(make_way(policy, route, endpoint, model))
+            if route.matches.when is None:
+                break  # it takes all that come so far
     return Lane(
         policy=policy,
         tenant=tenant,
@@ -97,28 +93,9 @@ def settle_lane(
         endpoint=endpoint,
         model=model,
         tags=tags,
-        ways=ways,
-        way=certain,
+        ways=tuple(ways),
+        way=ways[0] if ways and ways[0].when is None else None,
     )
-
-
-def _ways(
-    policy: Policy,
-    tenant: Tenant,
-    key_id: str,
-    endpoint: Endpoint,
-    model: str,
-    tags: Mapping[str, str],
-) -> tuple[Way, ...]:
-    """Every route that may take such a request, up to the first that takes all of them."""
-    known = RequestFacts(tenant=tenant.id, key=key_id, model=model, endpoint=endpoint, tags=tags)
-    ways: list[Way] = []
-    for route in policy.routes:
-        if route.names(model) and all(holds(known) for _, holds in route.matches.fixed):
-            ways.append(make_way(policy, route, endpoint, model))
-            if route.matches.when is None:
-                break
-    return tuple(ways)
 
 
 def make_way(policy: Policy, route: Route, endpoint: Endpoint, model: str) -> Way:
@@ -202,7 +179,7 @@ class Lanes:
         endpoint: Endpoint,
         model: str,
     ) -> Lane:
-        """The lane of requests without tags of their own. Raises as ``make_lane`` does."""
+        """The lane of requests without tags of their own. Raises as ``permit`` does."""
         if policy is not self._policy:
             self._lanes.clear()
             self._policy = policy
@@ -211,6 +188,7 @@ class Lanes:
         tags = {**tenant.tags, **key_tags} if key_tags else tenant.tags
         if lane is not None and lane.tenant is tenant and lane.tags == tags:
             return lane
+        permit(policy, tenant, model, tags)
         lane = make_lane(policy, tenant, key_id=key_id, endpoint=endpoint, model=model, tags=tags)
         if len(self._lanes) >= LANES_MAX:
             del self._lanes[next(iter(self._lanes))]

@@ -10,7 +10,7 @@ from gateway.aside import aside
 from gateway.errors import InvalidRequest
 from gateway.exchange import Exchange
 from gateway.policy.facts import facts_of
-from gateway.policy.lane import make_lane
+from gateway.policy.lane import make_lane, permit
 from gateway.services import Services
 from gateway.wire.canonical import cacheable, canonical_body
 from gateway.wire.dialects import DIALECTS
@@ -77,14 +77,16 @@ def _resolve(exchange: Exchange, services: Services) -> None:
             model=request.model,
         )
     else:  # its lane is its own: a client may send any number of tags
+        # What an admin has fixed wins.
+        tags = {**parse_tags(header), **exchange.tenant.tags, **key.tags}
+        permit(exchange.policy, exchange.tenant, request.model, tags)
         lane = make_lane(
             exchange.policy,
             exchange.tenant,
             key_id=key.id,
             endpoint=exchange.endpoint,
             model=request.model,
-            # What an admin has fixed wins.
-            tags={**parse_tags(header), **exchange.tenant.tags, **key.tags},
+            tags=tags,
         )
     exchange.lane, exchange.tags = lane, lane.tags
     exchange.facts = facts_of(request, tenant_id=exchange.tenant.id, key_id=key.id, tags=lane.tags)

@@ -6,7 +6,7 @@ import pytest
 
 from gateway.errors import MissingTags, ModelNotFound
 from gateway.policy.evaluate import Scores, by_scores, evaluate
-from gateway.policy.lane import LANES_MAX, Lane, Lanes, make_lane
+from gateway.policy.lane import LANES_MAX, Lane, Lanes
 from gateway.policy.snapshot import Policy
 from tests.gateway.policy.policy_texts import POLICY, changed, facts, load
 
@@ -88,9 +88,8 @@ def test_a_name_that_is_refused_leaves_no_lane(tmp_path: Path) -> None:
         tmp_path, changed("    tags: {unit: care}\n", "    required_tags: [team]\n", UNTESTED)
     )
     with pytest.raises(MissingTags, match="requires the tags team"):
-        make_lane(
-            strict, strict.tenants["acme"], key_id="k", endpoint="chat", model="auto", tags={}
-        )  # fmt: skip
+        lane(lanes, strict)
+    assert len(lanes) == 0
 
 
 def test_what_does_not_fit_with_its_answer_goes_to_large_and_the_reason_says_so(

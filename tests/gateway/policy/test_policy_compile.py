@@ -7,7 +7,7 @@ import pytest
 from gateway.errors import PolicyError
 from gateway.money import PICO_PER_USD
 from gateway.policy.evaluate import evaluate
-from gateway.policy.lane import settle_lane
+from gateway.policy.lane import make_lane
 from gateway.policy.load import load_policy
 from gateway.policy.snapshot import Policy, RequestFacts, Tenant
 from tests.gateway.policy.policy_texts import (
@@ -23,7 +23,7 @@ from tests.gateway.policy.policy_texts import (
 
 def route_of(policy: Policy, request: RequestFacts) -> str:
     """The name of the route that takes a request, whatever its tenant may use."""
-    lane = settle_lane(
+    lane = make_lane(
         policy, Tenant(id=request.tenant), key_id=request.key, endpoint=request.endpoint,
         model=request.model, tags=request.tags,
     )  # fmt: skip
